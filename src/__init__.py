@@ -1,0 +1,1 @@
+"""Source root; the package is imported as `src.mlops`."""

@@ -1,0 +1,210 @@
+"""`best_model.pth`: one file of tensors and plain values that says all about a model.
+
+It embeds the config, so it loads after the YAML changed, and it never runs code: it is read with torch's restricted
+unpickler, and the network is built from an allow-list of classes.
+"""
+
+import os
+import pickle
+import platform
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.mlops import ROOT
+from src.mlops.calibration import Calibration
+from src.mlops.data.signs import NUM_CLASSES, SIGNS
+from src.mlops.errors import CheckpointError, ConfigError
+from src.mlops.model import build_model
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model read from disk.
+
+    Attributes:
+        model: The network with its weights, in evaluation mode, on the CPU.
+        config: The whole resolved config of its training, nested plain values.
+        epoch: Epoch of the weights, counted from 1.
+        metrics: The metrics of that epoch.
+        calibration: Temperature and thresholds; the neutral ones where none were fitted.
+        provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `seed`.
+        history: The metrics of all epochs.
+    """
+
+    model: nn.Module
+    config: dict[str, Any]
+    epoch: int
+    metrics: dict[str, float]
+    calibration: Calibration
+    provenance: dict[str, Any]
+    history: list[dict[str, float]]
+
+    @property
+    def image_size(self) -> int:
+        """Side in px of the images that the model was trained on."""
+        return int(self.config["data"]["image_size"])
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    state_dict: dict[str, Tensor],
+    config: dict[str, Any],
+    epoch: int,
+    metrics: dict[str, float],
+    provenance: dict[str, Any],
+    calibration: Calibration,
+    history: list[dict[str, float]],
+) -> None:
+    """Writes a checkpoint; a kill or a full disk leaves the former file as it was.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    content = {
+        "format_version": FORMAT_VERSION,
+        "config": config,
+        "state_dict": {name: tensor.detach().cpu() for name, tensor in state_dict.items()},
+        "epoch": epoch,
+        "metrics": metrics,
+        "classes": [{"class_id": s.class_id, "number": s.number, "name": s.name} for s in SIGNS],
+        "calibration": calibration.to_dict(),
+        "history": history,
+        "provenance": provenance,
+    }
+    write_atomically(path, content)
+
+
+def write_atomically(path: Path, content: dict[str, Any]) -> None:
+    """Saves to a temporary name in the same folder, flushes to the disk, then renames.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            temporary = Path(file.name)
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # the temporary file is private, a model is for other users' services too
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise CheckpointError(f"expected to write {path}, found: {error}. The former file is untouched.") from error
+    finally:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and builds its model.
+
+    Args:
+        path: A file that `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: The file is absent, damaged, holds code, is of another format, or names a model outside the
+            allow-list. Nothing in the file is executed.
+    """
+    content = read_plain(path)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"expected a checkpoint of format {FORMAT_VERSION} at {path}, found format {version!r}. "
+            "Use the release that wrote it, or train anew."
+        )
+    try:
+        classes = [entry["name"] for entry in content["classes"]]
+        if classes != [sign.name for sign in SIGNS]:
+            raise CheckpointError(
+                f"expected the {NUM_CLASSES} classes of GTSRB in {path}, found {len(classes)} others."
+            )
+        checkpoint = Checkpoint(
+            model=_rebuild(content["config"]["model"], content["state_dict"]),
+            config=content["config"],
+            epoch=int(content["epoch"]),
+            metrics=dict(content["metrics"]),
+            calibration=Calibration.from_dict(content["calibration"]),
+            provenance=dict(content["provenance"]),
+            history=list(content["history"]),
+        )
+        _ = checkpoint.image_size
+    except ConfigError as error:
+        raise CheckpointError(f"refused {path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"expected a complete checkpoint at {path}, found one whose parts do not fit: {type(error).__name__}: "
+            f"{' '.join(line.strip() for line in reason[:2])}. Train anew or fetch the file again."
+        ) from error
+    return checkpoint
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """Reads a file of tensors and plain values without running anything in it.
+
+    Raises:
+        CheckpointError: The file is absent, damaged, or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"expected a checkpoint at {path}, found none. Train one: `inv train`.") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"refused {path}: it is damaged, or holds objects beyond tensors and plain values, which could run code. "
+            "Nothing was executed. Fetch it again from a source that you trust, or train anew."
+        ) from error
+    except Exception as error:  # torch's reader meets damaged bytes with almost any exception
+        raise CheckpointError(
+            f"expected a checkpoint at {path}, found a damaged or foreign file ({type(error).__name__}). "
+            "Fetch it again or train anew."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"expected a checkpoint at {path}, found a file that holds {type(content).__name__}.")
+    return content
+
+
+def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
+    """Tells where a model comes from: code, time, versions, data, seed."""
+    return {
+        "git_commit": _git_commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "data_fingerprint": data_fingerprint,
+        "seed": seed,
+    }
+
+
+def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
+    # On the meta device no memory is taken, whatever sizes a hostile config names; the file's own tensors become
+    # the weights, and they must fit.
+    with torch.device("meta"):
+        model = build_model(model_config)
+    model.load_state_dict(state_dict, assign=True)
+    return model.eval()
+
+
+def _git_commit() -> str | None:
+    """Returns the checkout's commit, with `+changes` where files differ from it; None outside a repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603

@@ -1,0 +1,207 @@
+"""The configuration: what may stand in `configshydra/`, and how a command line reads it.
+
+Values and their meaning live in the YAML files; types and ranges live here, and a key that is not here is refused.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+
+from src.mlops import ROOT
+from src.mlops.errors import ConfigError, MlopsError, report
+
+CONFIG_DIR = ROOT / "configshydra"
+
+
+def _from_root(path: Path) -> Path:
+    return ROOT / path.expanduser()
+
+
+def _to_root(path: Path) -> str:
+    # A checkpoint that embeds the config must not carry the paths of one machine.
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+RepoPath = Annotated[Path, AfterValidator(_from_root), PlainSerializer(_to_root)]
+"""A path; a relative one is relative to the repository root, wherever the command was started."""
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SplitConfig(_Section):
+    """How training tracks are divided, see `data/splits.py`."""
+
+    test_size: Annotated[float, Field(gt=0, lt=1)]
+    seed: Seed
+
+
+class SyntheticConfig(_Section):
+    """How many signs are drawn, see `data/synthetic.py`."""
+
+    tracks_per_class: Annotated[int, Field(ge=2)]
+    frames_per_track: Count
+    test_tracks_per_class: Count
+    seed: Seed
+
+
+class DataConfig(_Section):
+    """Where images come from and how they are packed."""
+
+    source: Literal["local", "official", "synthetic"]
+    raw_dir: RepoPath | None
+    processed_dir: RepoPath
+    image_size: Annotated[int, Field(ge=24, le=512)]
+    on_bad_image: Literal["stop", "skip"]
+    split: SplitConfig
+    synthetic: SyntheticConfig | None
+
+
+class AugmentationConfig(_Section):
+    """Random changes of a training batch, see `data/augment.py`."""
+
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    scale: Share
+    translation: Probability
+    shear: Probability
+    brightness: Annotated[float, Field(ge=0)]
+    contrast: Annotated[float, Field(ge=0)]
+    blur: Probability
+    erase: Probability
+    mirror: bool
+
+
+class TrainingConfig(_Section):
+    """Optimiser, schedule and augmentation."""
+
+    epochs: Count
+    batch_size: Count
+    resume: bool
+    optimizer: dict[str, Any]
+    schedule: Literal["onecycle", "constant"]
+    warmup: Annotated[float, Field(gt=0, lt=1)]
+    label_smoothing: Share
+    ema_decay: Share
+    size_schedule: list[tuple[Annotated[int, Field(ge=24, le=512)], Probability]]
+    early_stopping: Annotated[int, Field(ge=0)]
+    augmentation: AugmentationConfig
+
+
+class TrackingConfig(_Section):
+    """Where metrics go."""
+
+    backend: Literal["csv", "wandb"]
+    project: str | None
+    entity: str | None
+
+
+class EvaluationConfig(_Section):
+    """What is evaluated and where the result goes."""
+
+    split: Literal["train", "val", "test"]
+    reports_dir: RepoPath
+    batch_size: Count
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    data: DataConfig
+    model: dict[str, Any]
+    training: TrainingConfig
+    tracking: TrackingConfig
+    evaluation: EvaluationConfig
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    run_dir: RepoPath | None
+    ckpt_path: RepoPath
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as nested plain values, with paths as they were written."""
+        return self.model_dump(mode="json")
+
+
+def parse_config(raw: DictConfig) -> Config:
+    """Checks a composed Hydra config.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is of the wrong type or out of its range.
+    """
+    try:
+        return Config.model_validate(OmegaConf.to_container(raw, resolve=True))
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}" for fault in error.errors()
+        ]
+    except OmegaConfBaseException as error:
+        faults = [str(error).splitlines()[0]]
+    raise ConfigError(f"{'; '.join(faults)}. The keys and their ranges are in {CONFIG_DIR.name}/.")
+
+
+def load_config(overrides: Sequence[str] = ()) -> Config:
+    """Composes `configshydra/config.yaml` with overrides, as the command line does.
+
+    Args:
+        overrides: Hydra overrides such as `training.epochs=3` or `data=synthetic`.
+
+    Raises:
+        ConfigError: An override names an unknown key or a value out of its range.
+    """
+    with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        try:
+            return parse_config(hydra.compose("config", list(overrides)))
+        except HydraException as error:
+            raise _composition_error(error) from error
+
+
+def hydra_main(task: Callable[[Config], object]) -> None:
+    """Runs `task` as a command line that takes Hydra overrides.
+
+    An error of this project or of the overrides ends it with one message and exit code 1; `--debug` or
+    `HYDRA_FULL_ERROR=1` shows the traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0")
+    # Hydra would print several lines of its own for an error; with this set it raises, and the message is ours.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    failures: list[MlopsError] = []
+
+    @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base=None)
+    def run(raw: DictConfig) -> None:
+        try:
+            task(parse_config(raw))
+        except MlopsError as error:  # kept from Hydra, which would announce it
+            failures.append(error)
+
+    try:
+        run()
+    except HydraException as error:
+        failures.append(_composition_error(error))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the shell's code for Ctrl-C
+    if failures:
+        os.environ["HYDRA_FULL_ERROR"] = wants_traceback
+        report(failures[0])
+
+
+def _composition_error(error: HydraException) -> ConfigError:
+    reason = " ".join(line.strip() for line in str(error).splitlines() if "To append to your config" not in line)
+    return ConfigError(f"{reason} The keys and their ranges are in {CONFIG_DIR.name}/; `--cfg job` prints them all.")

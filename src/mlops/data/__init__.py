@@ -1,0 +1,1 @@
+"""Raw images → checked table → splits → packed arrays → augmented batches."""

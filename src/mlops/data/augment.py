@@ -1,0 +1,116 @@
+"""Random changes of whole batches as tensor operations: pose, light, sharpness, occlusion.
+
+One batch is changed in a few operations instead of image by image, which costs a small part of a training step.
+All randomness comes from the generator that is passed in.
+"""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from src.mlops.config import AugmentationConfig
+from src.mlops.data.signs import SIGNS
+
+_MIRROR = torch.tensor([-1 if sign.mirror is None else sign.mirror for sign in SIGNS])
+
+
+def augment(
+    images: Tensor, labels: Tensor, settings: AugmentationConfig, generator: Generator, size: int
+) -> tuple[Tensor, Tensor]:
+    """Changes a batch at random and scales it to the size that is trained at.
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        labels: int64 [N].
+        settings: How strong each change is.
+        generator: The only source of randomness, on the device of the images.
+        size: Side of the result in px.
+
+    Returns:
+        Float images [N, 3, size, size] with values 0 to 255, and labels [N], which differ where an image was mirrored
+        into another sign.
+    """
+    draw = _Draw(len(images), generator, images.device)
+    labels, flip = _mirror(labels, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
+    changed = _pose(images, settings, flip, draw, size)
+    changed = _blur(changed, settings.blur, draw)
+    changed = _light(changed, settings, draw)
+    return _erase(changed, settings.erase, draw), labels
+
+
+class _Draw:
+    """Draws one number per image."""
+
+    def __init__(self, count: int, generator: Generator, device: torch.device) -> None:
+        self._count, self._generator, self._device = count, generator, device
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        drawn = torch.rand(self._count, generator=self._generator, device=self._device)
+        return low + (high - low) * drawn
+
+    def factor(self, strength: float) -> Tensor:
+        """Log-uniform between 1/(1+strength) and 1+strength."""
+        return torch.exp(self.uniform(-1, 1) * math.log1p(strength))
+
+    def chance(self, probability: float) -> Tensor:
+        return self.uniform(0, 1) < probability
+
+
+def _mirror(labels: Tensor, draw: _Draw) -> tuple[Tensor, Tensor]:
+    mirrored = _MIRROR.to(labels.device)[labels]
+    flipped = (mirrored >= 0) & draw.chance(0.5)
+    return torch.where(flipped, mirrored, labels), torch.where(flipped, -1.0, 1.0)
+
+
+def _pose(images: Tensor, settings: AugmentationConfig, flip: Tensor, draw: _Draw, size: int) -> Tensor:
+    """Samples each image through its own affine map (mirror, rotation, shear, scale, shift) at the new size."""
+    angle = draw.uniform(-settings.rotation, settings.rotation) * (math.pi / 180)
+    scale_x = draw.uniform(1 - settings.scale, 1 + settings.scale)
+    scale_y = scale_x * draw.uniform(1 - settings.scale / 2, 1 + settings.scale / 2)
+    shear_x = draw.uniform(-settings.shear, settings.shear)
+    shear_y = draw.uniform(-settings.shear, settings.shear)
+    shift_x = draw.uniform(-2 * settings.translation, 2 * settings.translation)  # the grid is two units wide
+    shift_y = draw.uniform(-2 * settings.translation, 2 * settings.translation)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    affine = torch.stack(
+        [
+            torch.stack([flip * scale_x * (cos - shear_x * sin), scale_x * (shear_x * cos - sin), shift_x], dim=1),
+            torch.stack([flip * scale_y * (sin + shear_y * cos), scale_y * (cos - shear_y * sin), shift_y], dim=1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(affine, [len(images), 3, size, size], align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _blur(images: Tensor, probability: float, draw: _Draw) -> Tensor:
+    """Mixes some images with their 3x3 average by a random share."""
+    chosen = draw.chance(probability).nonzero().squeeze(1)
+    share = draw.uniform(0.2, 1.0)[chosen].view(-1, 1, 1, 1)
+    sharp = images[chosen]
+    averaged = F.avg_pool2d(sharp, 3, stride=1, padding=1, count_include_pad=False)
+    return images.index_copy(0, chosen, torch.lerp(sharp, averaged, share))
+
+
+def _light(images: Tensor, settings: AugmentationConfig, draw: _Draw) -> Tensor:
+    """Changes exposure, and contrast around each image's own mean; values are clipped as a camera clips them."""
+    brightness = draw.factor(settings.brightness).view(-1, 1, 1, 1)
+    contrast = draw.factor(settings.contrast).view(-1, 1, 1, 1)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (images * (brightness * contrast)).add_(brightness * mean * (1 - contrast)).clamp_(0, 255)
+
+
+def _erase(images: Tensor, probability: float, draw: _Draw) -> Tensor:
+    """Covers a random rectangle of a tenth to two fifths of each side with one grey (Zhong et al. 2020)."""
+    size = images.shape[-1]
+    place = torch.arange(size, device=images.device).view(1, -1)
+    inside = []
+    for _ in range(2):
+        length = draw.uniform(0.1, 0.4) * size
+        start = draw.uniform(0, 1) * (size - length)
+        inside.append((place >= start.view(-1, 1)) & (place < (start + length).view(-1, 1)))
+    chosen = draw.chance(probability).view(-1, 1, 1, 1)
+    covered = inside[0].view(-1, 1, size, 1) & inside[1].view(-1, 1, 1, size) & chosen
+    return torch.where(covered, draw.uniform(0, 255).view(-1, 1, 1, 1), images)

@@ -1,0 +1,212 @@
+"""Reads any known folder layout into one table of images.
+
+A table is a pandas frame with the columns of `COLUMNS`, one row per image:
+`path` relative to the raw folder with `/`, `class_id`, `track_id` (the frames of one physical sign share it),
+`width`, `height` in px and the sign's bounding box `roi_x1 roi_y1 roi_x2 roi_y2` in px. Layouts without such numbers
+leave them 0.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from PIL import Image
+
+from src.mlops.data.signs import NUM_CLASSES
+from src.mlops.errors import DataError
+
+COLUMNS = ["path", "class_id", "track_id", "width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2"]
+# Names of the same columns in the CSV files of the benchmark, of Kaggle, and of this project's splits.
+CSV_COLUMNS = {
+    "Width": "width",
+    "Height": "height",
+    "Roi.X1": "roi_x1",
+    "Roi.Y1": "roi_y1",
+    "Roi.X2": "roi_x2",
+    "Roi.Y2": "roi_y2",
+    "ClassId": "class_id",
+}
+EXPECTED = (
+    "expected one of: Train.csv and Test.csv with Train/ and Test/ (Kaggle); Final_Training/Images and "
+    "Final_Test/Images (official archives); folders named by class 0 to 42 that hold images, by themselves or in "
+    "train/ and test/"
+)
+_FRAME = re.compile(r"^(?:\d{5}_)?(\d{5})_(\d{5})$")
+
+
+class RawData(NamedTuple):
+    """The images of a raw folder.
+
+    Attributes:
+        layout: Name of the layout that was recognised.
+        train: Table of the images that training and validation share.
+        test: Table of the benchmark's own test images; empty where the folder has none.
+        unlisted: Images that lie in the folder but in no table.
+    """
+
+    layout: str
+    train: pd.DataFrame
+    test: pd.DataFrame
+    unlisted: list[str]
+
+
+def read_layout(raw_dir: Path) -> RawData:
+    """Recognises the layout of a folder and reads its tables; opens no image.
+
+    Args:
+        raw_dir: Folder of the raw images.
+
+    Raises:
+        DataError: The folder is missing, empty or of no known layout, or a table is damaged.
+    """
+    if not raw_dir.is_dir():
+        raise DataError(f"expected a folder of images at data.raw_dir={raw_dir}, found none. Give the folder's path.")
+    # Where an archive was unpacked together with its top folder, that folder is meant.
+    for root in (raw_dir, raw_dir / "GTSRB"):
+        if (root / "Train.csv").is_file():
+            raw = _read_kaggle(root)
+        elif (root / "Final_Training" / "Images").is_dir():
+            raw = _read_official(root)
+        elif any((root / name).is_dir() for name in ("train", "Train")) or _class_folders(root):
+            raw = _read_folders(root)
+        else:
+            continue
+        if raw.train.empty:
+            raise DataError(f"{EXPECTED}; found the {raw.layout} layout in {root}, but no training image in it.")
+        prefix = "" if root == raw_dir else f"{root.name}/"
+        for table in (raw.train, raw.test):
+            table["path"] = prefix + table["path"]
+        return raw._replace(unlisted=[prefix + path for path in raw.unlisted])
+    found = sorted(path.name for path in raw_dir.iterdir())[:5]
+    raise DataError(f"{EXPECTED}; found {', '.join(found) if found else 'an empty folder'} in {raw_dir}.")
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table with the columns that Kaggle's CSV files have."""
+    renamed = table.rename(columns={ours: theirs for theirs, ours in CSV_COLUMNS.items()} | {"path": "Path"})
+    renamed[[*CSV_COLUMNS, "Path"]].to_csv(path, index=False)
+
+
+def _read_kaggle(root: Path) -> RawData:
+    tables = []
+    for name in ("Train", "Test"):
+        csv = root / f"{name}.csv"
+        if csv.is_file():
+            frame = _read_csv(csv, ",", "Path")
+            frame["path"] = frame["Path"].str.replace("\\", "/").str.removeprefix("./")
+            tables.append(_table(frame))
+        elif (root / name).is_dir() and name == "Test":
+            raise DataError(f"expected {csv} with the classes of the images in {root / name}, found no such file.")
+        else:
+            tables.append(_table(None))
+    return _raw("Kaggle", root, ("Train", "Test"), *tables)
+
+
+def _read_official(root: Path) -> RawData:
+    frames = []
+    folder = root / "Final_Training" / "Images"
+    for class_dir in sorted(path for path in folder.iterdir() if path.is_dir()):
+        csv = class_dir / f"GT-{class_dir.name}.csv"
+        if not csv.is_file():
+            raise DataError(f"expected the ground truth {csv}, found no such file. Unpack the archive again.")
+        frame = _read_csv(csv, ";", "Filename")
+        frame["path"] = f"Final_Training/Images/{class_dir.name}/" + frame["Filename"]
+        frames.append(frame)
+    train = _table(pd.concat(frames, ignore_index=True) if frames else None)
+    test_folder = root / "Final_Test" / "Images"
+    test = None
+    if test_folder.is_dir():
+        candidates = [test_folder / "GT-final_test.csv", root / "GT-final_test.csv"]
+        csv = next((path for path in candidates if path.is_file()), candidates[0])
+        if not csv.is_file():
+            raise DataError(
+                f"expected the ground truth of the test images at {csv}, found no such file. "
+                "It comes in the separate archive GTSRB_Final_Test_GT.zip."
+            )
+        test = _read_csv(csv, ";", "Filename")
+        test["path"] = "Final_Test/Images/" + test["Filename"]
+    return _raw("official", root, ("Final_Training/Images", "Final_Test/Images"), train, _table(test))
+
+
+def _read_folders(root: Path) -> RawData:
+    tables = []
+    for names in (("train", "Train"), ("test", "Test")):
+        folder = next((root / name for name in names if (root / name).is_dir()), None)
+        if folder is None and names[0] == "train":
+            folder = root
+        rows: list[dict[str, object]] = []
+        for class_dir in _class_folders(folder) if folder else []:
+            rows += [
+                {"path": path.relative_to(root).as_posix(), "class_id": int(class_dir.name)}
+                for path in _images(class_dir)
+            ]
+        tables.append(_table(pd.DataFrame(rows) if rows else None))
+    return _raw("class folders", root, (), *tables)
+
+
+def _read_csv(csv: Path, separator: str, path_column: str) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(csv, sep=separator)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"expected a table separated by '{separator}' in {csv}, found: {error}.") from error
+    missing = [name for name in [*CSV_COLUMNS, path_column] if name not in frame.columns]
+    if missing:
+        raise DataError(
+            f"expected the columns {', '.join([*CSV_COLUMNS, path_column])} in {csv}, "
+            f"found {', '.join(map(str, frame.columns))}: {', '.join(missing)} missing."
+        )
+    numbers = frame[list(CSV_COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    bad = numbers.isna().any(axis=1) | frame[path_column].isna() | (numbers % 1 != 0).any(axis=1)
+    if bad.any():
+        line = int(bad.idxmax()) + 2
+        raise DataError(f"expected whole numbers and a file name in each line of {csv}, found none in line {line}.")
+    frame[list(CSV_COLUMNS)] = numbers.astype("int64")
+    frame[path_column] = frame[path_column].astype(str)
+    repeated = frame[path_column].duplicated()
+    if repeated.any():
+        raise DataError(f"expected each image once in {csv}, found {frame[path_column][repeated].iloc[0]} twice.")
+    return frame.rename(columns=CSV_COLUMNS)
+
+
+def _table(frame: pd.DataFrame | None) -> pd.DataFrame:
+    if frame is None:
+        frame = pd.DataFrame({"path": pd.Series(dtype=str)})
+    table = frame.reindex(columns=COLUMNS, fill_value=0)
+    table["track_id"] = [
+        _track(path, class_id) for path, class_id in zip(table["path"], table["class_id"], strict=True)
+    ]
+    outside = ~table["class_id"].between(0, NUM_CLASSES - 1)
+    if outside.any():
+        row = table[outside].iloc[0]
+        raise DataError(f"expected class ids 0 to {NUM_CLASSES - 1}, found {row['class_id']} for {row['path']}.")
+    return table.reset_index(drop=True)
+
+
+def _track(path: str, class_id: int) -> str:
+    """Names the physical sign of a frame; an image whose name tells of no track is one by itself."""
+    stem = path.rpartition("/")[2].rpartition(".")[0]
+    frame = _FRAME.match(stem)
+    return f"{class_id:05d}_{frame[1]}" if frame else path
+
+
+def _raw(layout: str, root: Path, folders: tuple[str, ...], train: pd.DataFrame, test: pd.DataFrame) -> RawData:
+    listed = set(train["path"]) | set(test["path"])
+    present = (
+        path.relative_to(root).as_posix()
+        for folder in folders
+        if (root / folder).is_dir()
+        for path in _images(root / folder)
+    )
+    return RawData(layout, train, test, sorted(path for path in present if path not in listed))
+
+
+def _class_folders(root: Path) -> list[Path]:
+    folders = [path for path in root.iterdir() if path.is_dir() and path.name.isdecimal()] if root.is_dir() else []
+    return sorted(folders, key=lambda path: int(path.name))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    suffixes = Image.registered_extensions()
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes)

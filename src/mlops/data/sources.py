@@ -1,0 +1,158 @@
+"""Where raw data comes from: a folder at hand, the benchmark's archives, or signs that the code draws."""
+
+import hashlib
+import logging
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from src.mlops.config import DataConfig, SyntheticConfig
+from src.mlops.data.synthetic import generate
+from src.mlops.errors import ConfigError, DataError
+from src.mlops.progress import ProgressBar
+
+logger = logging.getLogger(__name__)
+
+
+class Archive(NamedTuple):
+    """One file of the benchmark."""
+
+    name: str
+    md5: str
+
+
+OFFICIAL_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
+OFFICIAL_ARCHIVES = (
+    Archive("GTSRB_Final_Training_Images.zip", "f33fd80ac59bff73c82d25ab499e03a3"),
+    Archive("GTSRB_Final_Test_Images.zip", "c7e4e6327067d32654124b0fe9e82185"),
+    Archive("GTSRB_Final_Test_GT.zip", "fe31e9c9270bbcd7b84b7f21a9d9d9e5"),
+)
+
+
+def locate_raw(data: DataConfig) -> Path | None:
+    """Makes the raw images available.
+
+    Returns:
+        The raw folder; None where `data.raw_dir` is null and what was prepared before is to be used.
+
+    Raises:
+        DataError: Images cannot be downloaded or drawn.
+        ConfigError: The source lacks a setting.
+    """
+    if data.source == "local":
+        return data.raw_dir
+    if data.raw_dir is None:
+        raise ConfigError(f"expected data.raw_dir, the folder to put images in, with data.source={data.source}.")
+    if data.source == "official":
+        return download_official(data.raw_dir)
+    if data.synthetic is None:
+        raise ConfigError("expected the section data.synthetic with data.source=synthetic. Use data=synthetic.")
+    return draw_synthetic(data.raw_dir, data.synthetic)
+
+
+def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
+    """Draws the synthetic images unless they are there already.
+
+    Returns:
+        The folder of the images, named by its settings so that other settings never mix with them.
+    """
+    name = "{tracks_per_class}x{frames_per_track}_{test_tracks_per_class}_seed{seed}".format(**settings.model_dump())
+    folder = raw_dir / name
+    if not folder.is_dir():
+        generate(folder, **settings.model_dump())
+    return folder
+
+
+def download_official(
+    raw_dir: Path, base_url: str = OFFICIAL_URL, archives: tuple[Archive, ...] = OFFICIAL_ARCHIVES
+) -> Path:
+    """Downloads, checks and unpacks the benchmark's archives; what is there already is kept.
+
+    Args:
+        raw_dir: Where archives and images go.
+        base_url: Folder of the archives on the web.
+        archives: Their names and MD5 sums.
+
+    Returns:
+        `raw_dir`.
+
+    Raises:
+        DataError: The server cannot be reached, or sends other bytes than it should. A partial file is kept as
+            `NAME.part` and resumed next time.
+    """
+    images = raw_dir / "GTSRB"
+    if images.is_dir():
+        return raw_dir
+    raw_dir.mkdir(parents=True, exist_ok=True)
+    for archive in archives:
+        _download(base_url + archive.name, raw_dir / archive.name, archive.md5)
+    unpacked = Path(tempfile.mkdtemp(dir=raw_dir, prefix=".unpack-"))
+    try:
+        for archive in archives:
+            logger.info("unpacking %s", archive.name)
+            with zipfile.ZipFile(raw_dir / archive.name) as file:
+                file.extractall(unpacked)
+        ground_truth = unpacked / "GT-final_test.csv"
+        if ground_truth.is_file():
+            ground_truth.rename(unpacked / "GTSRB" / ground_truth.name)
+        (unpacked / "GTSRB").rename(images)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"expected archives that unpack in {raw_dir}, found: {error}.") from error
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+    return raw_dir
+
+
+def _download(url: str, target: Path, md5: str) -> None:
+    if target.is_file() and _md5(target) == md5:
+        return
+    part = target.with_name(target.name + ".part")
+    try:
+        _fetch(url, part)
+    except httpx.HTTPError as error:
+        raise DataError(
+            f"expected to download {url}, found: {error or type(error).__name__}. Check the network and run the "
+            "command again (what has come is kept and resumed), or fetch the archives elsewhere and put them into "
+            f"{target.parent}. Without a network: data=synthetic."
+        ) from error
+    except OSError as error:
+        raise DataError(f"expected to write {part}, found: {error}.") from error
+    found = _md5(part)
+    if found != md5:
+        part.unlink()
+        raise DataError(f"expected {url} with MD5 {md5}, found {found}; the file was deleted. Run the command again.")
+    part.rename(target)
+
+
+@retry(
+    retry=retry_if_exception_type(httpx.TransportError),
+    stop=stop_after_attempt(3),
+    wait=wait_exponential(max=4),
+    before_sleep=before_sleep_log(logger, logging.WARNING),
+    reraise=True,
+)
+def _fetch(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # the part is whole already; its MD5 tells
+        response.raise_for_status()
+        resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
+        have = have if resumed else 0
+        total = have + int(response.headers.get("Content-Length", 0))
+        with part.open("ab" if resumed else "wb") as file, ProgressBar(f"{part.stem} (kB)", total // 1000) as bar:
+            for block in response.iter_raw():
+                file.write(block)
+                have += len(block)
+                bar.show(have // 1000)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,51 @@
+"""The errors a user can meet, and how a command line shows them.
+
+Every message says what was expected, what was found, where, and what to do next.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+
+class MlopsError(Exception):
+    """Base of all errors that carry a message for the user."""
+
+
+class ConfigError(MlopsError):
+    """A setting is missing, unknown, or out of its range."""
+
+
+class DataError(MlopsError):
+    """The data is absent, unreadable, or contradicts itself."""
+
+
+class ImageError(MlopsError):
+    """One picture cannot be used."""
+
+
+class UnsupportedImageError(ImageError):
+    """The bytes are no picture, or a picture of a format that is not accepted."""
+
+
+class CheckpointError(MlopsError):
+    """A model file is absent, damaged, hostile, or of another format."""
+
+
+class TrainingError(MlopsError):
+    """Training cannot go on."""
+
+
+class ServiceError(MlopsError):
+    """The service cannot start."""
+
+
+def report(error: MlopsError) -> NoReturn:
+    """Ends a command line: prints the error's one message to stderr and exits with code 1.
+
+    With `HYDRA_FULL_ERROR=1` in the environment (or `--debug`, which sets it) the error is raised with its traceback.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(1)

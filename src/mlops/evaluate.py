@@ -1,0 +1,103 @@
+"""Evaluates a checkpoint on a split: `python -m src.mlops.evaluate`, or `evaluate(config)` from Python."""
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.mlops.calibration import expected_calibration_error
+from src.mlops.checkpoint import load_checkpoint
+from src.mlops.config import Config, hydra_main
+from src.mlops.data.dataset import Batches
+from src.mlops.data.prepare import prepare
+from src.mlops.errors import DataError
+from src.mlops.metrics import classification_metrics, per_class_metrics
+from src.mlops.model import choose_device, predict_logits
+from src.mlops.visualize import draw_evaluation
+
+logger = logging.getLogger(__name__)
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.csv"
+
+
+def evaluate(config: Config) -> dict[str, Any]:
+    """Measures the model at `config.ckpt_path` and writes metrics, predictions and figures to the reports folder.
+
+    Args:
+        config: `evaluation.split` names the images, `data` where they are.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        CheckpointError: There is no usable checkpoint.
+        DataError: There are no such images, or they are packed at another size than the model was trained at.
+    """
+    checkpoint = load_checkpoint(config.ckpt_path)
+    pack = prepare(config.data)
+    if pack.image_size != checkpoint.image_size:
+        raise DataError(
+            f"expected images of {checkpoint.image_size} px, as the model was trained at, found {pack.image_size} px in "
+            f"{pack.directory}. Evaluate with data.image_size={checkpoint.image_size} and data.raw_dir."
+        )
+    split = config.evaluation.split
+    trained_on = checkpoint.provenance.get("data_fingerprint")
+    if split != "test" and trained_on != pack.fingerprint:
+        logger.warning("the model was trained on other splits: it may have seen images of this %s split", split)
+    arrays = pack.load(split)
+    model = checkpoint.model.to(choose_device(config.device))
+    logits = predict_logits(model, Batches(arrays, config.evaluation.batch_size).epoch())
+    labels = arrays.labels
+    probabilities = checkpoint.calibration.probabilities(logits)
+    predicted = probabilities.argmax(axis=1)
+    in_set = probabilities[np.arange(len(labels)), labels] >= checkpoint.calibration.set_threshold
+    unknown = checkpoint.calibration.energy(logits) > checkpoint.calibration.energy_threshold
+
+    results: dict[str, Any] = {
+        "split": split,
+        "images": len(labels),
+        "errors": int((predicted != labels).sum()),
+        **classification_metrics(labels, predicted),
+        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+        "prediction_set_coverage": float(in_set.mean()),
+        "called_unknown": float(unknown.mean()),
+        "epoch": checkpoint.epoch,
+        "model": checkpoint.config["model"],
+        "provenance": checkpoint.provenance,
+        "evaluated_on": pack.fingerprint,
+        "classes": per_class_metrics(labels, predicted),
+    }
+    predictions = pd.DataFrame(
+        {
+            "path": arrays.paths,
+            "class_id": labels,
+            "predicted_class": predicted,
+            "probability": probabilities.max(axis=1),
+            "is_unknown": unknown,
+        }
+    )
+    reports = config.evaluation.reports_dir
+    try:
+        reports.mkdir(parents=True, exist_ok=True)
+        (reports / METRICS_FILE).write_text(json.dumps(results, indent=2) + "\n")
+        predictions.to_csv(reports / PREDICTIONS_FILE, index=False)
+        draw_evaluation(results, predictions, arrays, checkpoint.history, reports / "figures")
+    except OSError as error:
+        raise DataError(f"expected to write reports to {reports}, found: {error}.") from error
+    logger.info(
+        "%s: accuracy %.2f %% (%d of %d wrong), macro F1 %.4f, calibration error %.4f; see %s",
+        split,
+        100 * results["Accuracy"],
+        results["errors"],
+        results["images"],
+        results["F1"],
+        results["expected_calibration_error"],
+        reports,
+    )
+    return results
+
+
+if __name__ == "__main__":
+    hydra_main(evaluate)

@@ -1,0 +1,190 @@
+"""The networks. All take images as they are packed and normalise them themselves.
+
+`forward(images) -> logits`, `embed(images) -> embedding`: images are uint8 or float [N, 3, H, W] with values 0 to 255
+and sides of at least 24 px; logits are float [N, num_classes]; the embedding, float [N, D], is what the last layer sees.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from src.mlops.data.signs import NUM_CLASSES
+from src.mlops.errors import ConfigError
+
+# Mean and standard deviation of GTSRB's training pixels, per channel, on the scale 0 to 255.
+PIXEL_MEAN = (86.0, 79.0, 82.0)
+PIXEL_STD = (70.0, 67.0, 69.0)
+
+
+class Normalize(nn.Module):
+    """Pixels of 0 to 255 → about zero mean and unit variance, float [N, 3, H, W]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalises uint8 or float images."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+class _Classifier(nn.Module):
+    """What all networks share: features, then dropout and one linear layer."""
+
+    features: nn.Sequential
+    dropout: nn.Dropout
+    head: nn.Linear
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Returns the penultimate features, float [N, D]."""
+        return cast(Tensor, self.features(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits, float [N, num_classes]."""
+        return cast(Tensor, self.head(self.dropout(self.embed(images))))
+
+
+class SignNet(_Classifier):
+    """Small residual network in the manner of ResNet-9 (He et al. 2016; Page 2018).
+
+    A 5x5 stem that halves the image, 3x3 convolutions with two residual pairs, and a 3x3 grid of averages that keeps
+    where on the sign something is. With `width=24`: 0.30 M parameters, 25 MMAC at 48x48.
+
+    Args:
+        width: Channels after the stem; later stages have twice and four times as many.
+        dropout: Share of features dropped before the last layer while training.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, width: int = 24, dropout: float = 0.2, num_classes: int = NUM_CLASSES) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            Normalize(),
+            _convolution(3, width, kernel_size=5, stride=2),
+            _convolution(width, 2 * width),
+            nn.MaxPool2d(2),
+            _ResidualPair(2 * width),
+            _convolution(2 * width, 4 * width),
+            nn.MaxPool2d(2),
+            _ResidualPair(4 * width),
+            nn.AdaptiveAvgPool2d(3),
+            nn.Flatten(),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(9 * 4 * width, num_classes)
+
+
+class TinyCNN(_Classifier):
+    """The classroom network: three convolutions with BatchNorm and max-pooling, and a hidden layer of 512 units.
+
+    Args:
+        dropout: Share of hidden units dropped while training.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, dropout: float = 0.3, num_classes: int = NUM_CLASSES) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 128)
+        blocks: list[nn.Module] = []
+        for channels_in, channels_out in itertools.pairwise(widths):
+            blocks += [_convolution(channels_in, channels_out), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(
+            Normalize(),
+            *blocks,
+            nn.AdaptiveAvgPool2d(4),  # any input size gives the same number of features
+            nn.Flatten(),
+            nn.Linear(16 * widths[-1], 512),
+            nn.ReLU(inplace=True),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(512, num_classes)
+
+
+# A checkpoint names its model; nothing outside this list is ever built from a file.
+MODELS: dict[str, type[_Classifier]] = {
+    "src.mlops.model.SignNet": SignNet,
+    "src.mlops.model.TinyCNN": TinyCNN,
+}
+
+
+def build_model(config: Mapping[str, Any]) -> _Classifier:
+    """Builds a network from the config group `model`.
+
+    Args:
+        config: `_target_`, a key of `MODELS`, and the arguments of that class.
+
+    Returns:
+        The network with fresh random weights, in training mode.
+
+    Raises:
+        ConfigError: The target is not in the list or does not take the arguments.
+    """
+    arguments = dict(config)
+    target = arguments.pop("_target_", None)
+    if target not in MODELS:
+        raise ConfigError(f"expected model._target_ to be one of {', '.join(MODELS)}, found {target!r}.")
+    try:
+        return MODELS[target](**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"expected arguments that {target} takes, found {arguments}: {error}.") from error
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def choose_device(name: str) -> torch.device:
+    """Returns the device for `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        ConfigError: This machine has no such device.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available[name]:
+        raise ConfigError(f"expected a device {name!r}, found none on this machine. Use device=auto or device=cpu.")
+    return torch.device(name)
+
+
+def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float32]:
+    """Runs a model over batches of images and labels, on the device that it is on.
+
+    Returns:
+        Logits, float32 [N, num_classes], in order.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.inference_mode():
+        return torch.cat([model(images.to(device)).float().cpu() for images, _ in batches]).numpy()
+
+
+def _convolution(channels_in: int, channels_out: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _ResidualPair(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pair = nn.Sequential(_convolution(channels, channels), _convolution(channels, channels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + cast(Tensor, self.pair(images))

@@ -1,0 +1,109 @@
+"""Bytes or a PIL image → RGB array of the model's size: the one definition that training and serving share.
+
+Needs Pillow and NumPy only. Normalisation is not here: it is inside the model, whose input is uint8.
+"""
+
+import io
+import warnings
+from os import PathLike
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from src.mlops.errors import ImageError, UnsupportedImageError
+
+WEB_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MIN_SIDE = 4
+MAX_SIDE = 10_000
+MAX_PIXELS = 25_000_000
+
+
+def open_image(
+    source: bytes | str | PathLike[str] | Image.Image, formats: tuple[str, ...] | None = WEB_FORMATS
+) -> Image.Image:
+    """Decodes one still picture completely, upright and without transparency.
+
+    Args:
+        source: Encoded bytes, a file, or an image that is open already.
+        formats: Accepted Pillow formats; None accepts every raster format that Pillow reads.
+
+    Returns:
+        An RGB image. Transparent parts are laid over mid-grey, and the EXIF orientation is applied.
+
+    Raises:
+        UnsupportedImageError: The bytes are no picture of an accepted format.
+        ImageError: The picture is damaged, empty, animated, or of absurd dimensions.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    if isinstance(source, bytes) and not source:
+        raise ImageError("expected a picture, found an empty file (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of a picture twice as large as its bound; the bounds that count are checked below.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+                _check_dimensions(image)
+                return _to_rgb(image)
+    except UnidentifiedImageError as error:
+        if not isinstance(source, bytes) and _is_empty(source):
+            raise ImageError("expected a picture, found an empty file (0 bytes)") from error
+        accepted = ", ".join(formats) if formats else "any format that Pillow reads"
+        raise UnsupportedImageError(f"expected a picture ({accepted}), found something else") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"expected at most {MAX_PIXELS:,} pixels: {error}") from error
+    except FileNotFoundError as error:
+        raise ImageError("expected a picture, found no such file") from error
+    # Pillow's decoders meet hostile bytes with almost any exception; each means the same to the caller.
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError) as error:
+        raise ImageError(f"the picture is damaged or cut off ({error})") from error
+    except (AttributeError, MemoryError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise ImageError(f"the picture is damaged ({type(error).__name__})") from error
+
+
+def preprocess(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Scales an RGB image to the model's input.
+
+    The picture is stretched to a square, as signs in GTSRB are nearly square. Bilinear filtering with a support that
+    grows with the reduction (antialiasing), as Pillow defines it.
+
+    Args:
+        image: RGB image of any size.
+        size: Side of the result in pixels.
+
+    Returns:
+        uint8 array [size, size, 3].
+    """
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _check_dimensions(image: Image.Image) -> None:
+    width, height = image.size
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ImageError(
+            f"expected sides of {MIN_SIDE} to {MAX_SIDE:,} px and at most {MAX_PIXELS:,} pixels, "
+            f"found {width} x {height}"
+        )
+    frames = getattr(image, "n_frames", 1)
+    # MPO is what many phones write as .jpg: a JPEG with further pictures behind the one that counts.
+    if frames > 1 and image.format != "MPO":
+        raise ImageError(f"expected one still picture, found {frames} frames")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
+        # Pillow clips 16-bit grey at 255 when it converts; keep the upper byte instead.
+        levels = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray(np.clip(levels / 257, 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        grey = Image.new("RGBA", image.size, (128, 128, 128, 255))
+        return Image.alpha_composite(grey, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _is_empty(path: str | PathLike[str]) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123 - a path-like of any kind
+        return not file.read(1)

@@ -1,0 +1,117 @@
+"""Where metrics go: files in the run's folder, and Weights & Biases when asked for."""
+
+import csv
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+from src.mlops.config import Config
+
+logger = logging.getLogger(__name__)
+METRICS_FILE = "metrics.csv"
+CONFIG_FILE = "config.json"
+
+
+class Tracker(Protocol):
+    """What training tells of itself."""
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Takes the metrics of one epoch."""
+
+    def log_figure(self, path: Path) -> None:
+        """Takes a PNG that lies in the run's folder."""
+
+    def finish(self) -> None:
+        """Ends the run."""
+
+
+class CsvTracker:
+    """Writes `config.json` and one line of `metrics.csv` per epoch into the run's folder.
+
+    Args:
+        run_dir: The run's folder.
+        config: The whole resolved config.
+        history: Metrics of the epochs done before, when a run is resumed.
+    """
+
+    def __init__(self, run_dir: Path, config: Config, history: list[dict[str, float]]) -> None:
+        self._path = run_dir / METRICS_FILE
+        # A run that was killed may have written a line for an epoch that is now repeated.
+        self._path.unlink(missing_ok=True)
+        for metrics in history:
+            self.log(metrics)
+        (run_dir / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Appends a line; the first one writes the header too."""
+        first = not self._path.exists()
+        with self._path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, metrics)
+            if first:
+                writer.writeheader()
+            writer.writerow(metrics)
+
+    def log_figure(self, path: Path) -> None:
+        """Does nothing: the figure is in the run's folder already."""
+
+    def finish(self) -> None:
+        """Does nothing: each line was written at once."""
+
+
+class WandbTracker:
+    """Logs to Weights & Biases as well: online when logged in, offline otherwise; never asks, never stops a training.
+
+    Args:
+        run_dir: The run's folder; offline runs are written below it.
+        config: The whole resolved config.
+        history: Metrics of the epochs done before, when a run is resumed.
+    """
+
+    def __init__(self, run_dir: Path, config: Config, history: list[dict[str, float]]) -> None:
+        import wandb
+
+        self._files = CsvTracker(run_dir, config, history)
+        self._wandb = wandb
+        try:
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+            self._run = self._start(mode, run_dir, config)
+        except Exception as error:  # whatever keeps W&B from the network must not keep us from training
+            logger.warning("W&B cannot be reached (%s): logging offline", error)
+            self._run = self._start("offline", run_dir, config)
+        if self._run.settings.mode == "offline":
+            logger.info("W&B logs offline; `wandb sync %s` sends it later", Path(self._run.dir).parent)
+
+    def _start(self, mode: Any, run_dir: Path, config: Config) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._wandb.init(
+                project=config.tracking.project,
+                entity=config.tracking.entity,
+                name=run_dir.name,
+                dir=run_dir,
+                config=config.to_dict(),
+                mode=mode,
+                settings=self._wandb.Settings(console="off", silent=True, init_timeout=30),
+            )
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Logs the metrics of one epoch."""
+        self._files.log(metrics)
+        self._run.log(metrics)
+
+    def log_figure(self, path: Path) -> None:
+        """Uploads a PNG under its file name."""
+        self._run.log({path.stem: self._wandb.Image(str(path))})
+
+    def finish(self) -> None:
+        """Ends the W&B run."""
+        self._run.finish()
+
+
+def start_tracking(run_dir: Path, config: Config, history: list[dict[str, float]]) -> Tracker:
+    """Starts the tracker that `tracking.backend` names."""
+    kind = WandbTracker if config.tracking.backend == "wandb" else CsvTracker
+    return kind(run_dir, config, history)

@@ -1,0 +1,165 @@
+"""The figures: learning curves, confusion matrix, bars per class, worst mistakes, and a sheet of the data.
+
+`python -m src.mlops.visualize` draws the sheet of the prepared data.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from src.mlops.config import Config, hydra_main
+from src.mlops.data.packing import Pack, SplitArrays
+from src.mlops.data.prepare import prepare
+from src.mlops.data.signs import NUM_CLASSES, SIGNS
+
+logger = logging.getLogger(__name__)
+_BLUE, _RED, _GREY = "#2a6fb0", "#c0392b", "#9aa5b1"
+_GALLERY = (4, 6)  # rows and columns of the worst mistakes
+
+
+def draw_learning_curves(history: Sequence[dict[str, float]], path: Path) -> None:
+    """Draws loss, and the share of wrong answers on a logarithmic scale, over the epochs."""
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for prefix, label, colour in (("train", "training (augmented)", _GREY), ("val", "validation", _BLUE)):
+        left.plot(epochs, [row[f"{prefix}_loss"] for row in history], marker=".", label=label, color=colour)
+        # A logarithm needs something to show where nothing is wrong: the smallest share a plot can tell from none.
+        wrong = [max(100 * (1 - row[f"{prefix}_Accuracy"]), 0.01) for row in history]
+        right.plot(epochs, wrong, marker=".", label=label, color=colour)
+    left.set(title="Loss", xlabel="epoch")
+    right.set(title="Wrong answers in %", xlabel="epoch", yscale="log")
+    right.yaxis.set_major_formatter("{x:g}")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def draw_evaluation(
+    results: dict[str, Any],
+    predictions: pd.DataFrame,
+    arrays: SplitArrays,
+    history: Sequence[dict[str, float]],
+    folder: Path,
+) -> None:
+    """Draws all figures of an evaluation.
+
+    Args:
+        results: Content of `metrics.json`.
+        predictions: One row per image: `class_id`, `predicted_class`, `probability`.
+        arrays: The images, in the same order.
+        history: Metrics of the training's epochs.
+        folder: Where the PNG files go.
+    """
+    draw_learning_curves(history, folder / "learning_curves.png")
+    draw_confusion_matrix(predictions, results, folder / "confusion_matrix.png")
+    draw_class_bars(results, folder / "per_class.png")
+    draw_mistakes(predictions, arrays, folder / "worst_mistakes.png")
+
+
+def draw_confusion_matrix(predictions: pd.DataFrame, results: dict[str, Any], path: Path) -> None:
+    """Draws which class is taken for which; mistakes are red and numbered, right answers blue."""
+    counts = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
+    np.add.at(counts, (predictions["class_id"], predictions["predicted_class"]), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(13, 12), layout="constrained")
+    axes = figure.subplots()
+    right = np.eye(NUM_CLASSES, dtype=bool)
+    # Mistakes are a small share of a row, so they get a scale of their own.
+    axes.imshow(np.ma.masked_where(~right | (counts == 0), shares), cmap="Blues", vmin=0, vmax=1.6)
+    axes.imshow(np.ma.masked_where(right | (counts == 0), shares**0.5), cmap="Reds", vmin=0, vmax=1)
+    for truth, answer in zip(*np.nonzero(counts * ~right), strict=True):
+        axes.text(answer, truth, counts[truth, answer], ha="center", va="center", fontsize=8)
+    axes.set(
+        title=f"{results['errors']} of {results['images']} {results['split']} images wrong "
+        f"(accuracy {100 * results['Accuracy']:.2f} %)",
+        xlabel="predicted class",
+        xticks=range(NUM_CLASSES),
+        yticks=range(NUM_CLASSES),
+    )
+    axes.set_yticklabels([f"{sign.name}  {sign.class_id}" for sign in SIGNS], fontsize=8)
+    axes.tick_params("x", labelsize=8)
+    axes.grid(alpha=0.15)
+    _save(figure, path)
+
+
+def draw_class_bars(results: dict[str, Any], path: Path) -> None:
+    """Draws the F1 score of every class, worst first."""
+    classes = sorted(results["classes"], key=lambda row: row["f1"])
+    figure = Figure(figsize=(9, 0.2 * len(classes) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    scores = [row["f1"] for row in classes]
+    axes.barh(range(len(classes)), scores, color=[_RED if score < 0.98 else _BLUE for score in scores])
+    lowest = min(scores)
+    axes.set(
+        title=f"F1 per class on the {results['split']} images (red: below 0.98)",
+        xlim=(max(0.0, lowest - 0.05) if lowest > 0.5 else 0.0, 1.02),
+        yticks=range(len(classes)),
+    )
+    axes.set_yticklabels([f"{row['name']} ({row['images']} images)" for row in classes], fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    for place, score in enumerate(scores):
+        axes.text(score, place, f" {score:.3f}", va="center", fontsize=7)
+    _save(figure, path)
+
+
+def draw_mistakes(predictions: pd.DataFrame, arrays: SplitArrays, path: Path) -> None:
+    """Draws the wrong answers that the model was surest of."""
+    wrong = predictions[predictions["class_id"] != predictions["predicted_class"]]
+    worst = wrong.sort_values("probability", ascending=False).head(_GALLERY[0] * _GALLERY[1])
+    if worst.empty:
+        figure = Figure(figsize=(6, 1.5))
+        figure.text(0.5, 0.5, "No image was classified wrongly.", ha="center", va="center")
+        _save(figure, path)
+        return
+    rows = -(-len(worst) // _GALLERY[1])
+    figure = Figure(figsize=(2.1 * _GALLERY[1], 2.7 * rows), layout="constrained")
+    figure.suptitle(f"The {len(worst)} surest of {len(wrong)} mistakes: true class → answer")
+    panels = figure.subplots(rows, _GALLERY[1], squeeze=False).flat
+    for axes, place in zip(panels, worst.index.to_numpy(), strict=False):
+        row = worst.loc[place]
+        axes.imshow(arrays.images[arrays.rows[place]])
+        truth, answer = SIGNS[row["class_id"]].name, SIGNS[row["predicted_class"]].name
+        axes.set_title(f"{truth}\n→ {answer}\n{row['probability']:.0%}", fontsize=6.5)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    _save(figure, path)
+
+
+def draw_data_sheet(pack: Pack, path: Path) -> None:
+    """Draws one training image of each class with its number of images."""
+    arrays = pack.load("train")
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    figure.suptitle(f"{len(arrays.rows):,} training images: the classes, their German sign numbers and their images")
+    panels = figure.subplots(5, 9).flat
+    for sign, axes in zip(SIGNS, panels, strict=False):
+        members = np.flatnonzero(arrays.labels == sign.class_id)
+        axes.set_title(f"{sign.class_id}: {sign.number}\n{sign.name}\n{len(members):,}", fontsize=6.5)
+        if len(members):
+            axes.imshow(arrays.images[arrays.rows[members[2 * len(members) // 3]]])
+    for axes in figure.axes:
+        axes.set_axis_off()
+    _save(figure, path)
+
+
+def main(config: Config) -> None:
+    """Draws the sheet of the prepared data."""
+    path = config.evaluation.reports_dir / "figures" / "data_sheet.png"
+    draw_data_sheet(prepare(config.data), path)
+    logger.info("drew %s", path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    hydra_main(main)

@@ -1,0 +1,95 @@
+"""The front door: `inv --list` shows every command, `inv --help COMMAND` its options."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+ROOT = Path(__file__).parent
+OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be given several times"}
+
+
+def _run(c: Context, *command: str) -> None:
+    """Runs a command at the repository root; one that fails ends the task with its exit code and its own message."""
+    with c.cd(str(ROOT)):
+        result = c.run(shlex.join(command), pty=sys.stdout.isatty() and sys.platform != "win32", warn=True)
+    if result is None or result.failed:
+        raise Exit(code=result.exited if result else 1)
+
+
+def _module(c: Context, name: str, *arguments: str) -> None:
+    _run(c, sys.executable, "-m", f"src.mlops.{name}", *arguments)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images, relative to the repository"})
+def preprocess_data(c: Context, override: list[str], raw_dir: str = "") -> None:
+    """Check, split and pack the raw images into data/processed."""
+    _module(c, "data.prepare", *([f"data.raw_dir={raw_dir}"] if raw_dir else []), *override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def train(c: Context, override: list[str]) -> None:
+    """Train a model and put the best one into models/latest."""
+    _module(c, "train", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"split": "train, val or test"})
+def evaluate(c: Context, override: list[str], split: str = "test") -> None:
+    """Measure the model on a split: metrics and figures in reports/."""
+    _module(c, "evaluate", f"evaluation.split={split}", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def visualize(c: Context, override: list[str]) -> None:
+    """Draw a sheet of the prepared data into reports/figures."""
+    _module(c, "visualize", *override)
+
+
+@task(positional=["inputs"], help={"inputs": "images and folders, separated by commas", "out": "CSV file to write"})
+def predict(c: Context, inputs: str, out: str = "") -> None:
+    """Classify images and folders of images."""
+    _module(c, "predict", *inputs.split(","), *(["--out", out] if out else []))
+
+
+@task(help={"model": "checkpoint to serve", "port": "port to listen on", "host": "address to listen on"})
+def api(c: Context, model: str = "models/latest/best_model.pth", port: int = 8000, host: str = "127.0.0.1") -> None:
+    """Start the service; try it at http://localhost:8000/docs."""
+    _module(c, "api", "--model", model, "--port", str(port), "--host", host)
+
+
+@task
+def quickstart(c: Context) -> None:
+    """See the whole path in minutes: draw signs, train, evaluate, serve, ask."""
+    _module(c, "quickstart", "experiment=quickstart")
+
+
+@task(help={"all_": "also the tests marked slow or gtsrb"})
+def test(c: Context, all_: bool = False) -> None:
+    """Run the tests with branch coverage."""
+    _run(c, sys.executable, "-m", "pytest", *([] if all_ else ["-m", "not slow and not gtsrb"]))
+
+
+@task
+def check(c: Context) -> None:
+    """Run every static check: lint, format, types, spelling."""
+    _run(c, "ruff", "check", ".")
+    _run(c, "ruff", "format", "--check", ".")
+    _run(c, "mypy")
+    _run(c, "codespell")
+
+
+@task(name="format")
+def format_(c: Context) -> None:
+    """Mend format and lint where a tool can."""
+    _run(c, "ruff", "check", "--fix", ".")
+    _run(c, "ruff", "format", ".")
+
+
+@task(help={"serve": "serve it at http://localhost:8001 and rebuild on change"})
+def docs(c: Context, serve: bool = False) -> None:
+    """Build the documentation into site/."""
+    command = ["serve", "--dev-addr", "localhost:8001"] if serve else ["build", "--strict"]
+    _run(c, "uv", "run", "--group", "docs", "mkdocs", *command)

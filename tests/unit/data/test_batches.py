@@ -1,0 +1,129 @@
+"""Splits, batches and augmentation."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src.mlops.config import AugmentationConfig, Config, load_config
+from src.mlops.data.augment import augment
+from src.mlops.data.dataset import Batches
+from src.mlops.data.packing import SplitArrays
+from src.mlops.data.prepare import prepare
+from src.mlops.data.signs import SIGNS
+from src.mlops.data.splits import hold_out
+
+
+def table(groups_per_class: int, classes: int = 3) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"class_id": class_id, "group": class_id * 1000 + group}
+            for class_id in range(classes)
+            for group in range(groups_per_class)
+            for _ in range(5)
+        ]
+    )
+
+
+class TestHoldOut:
+    @pytest.mark.parametrize("test_size", [0.01, 0.2, 0.5, 0.99])
+    def test_every_class_stands_on_both_sides_and_no_group_does(self, test_size: float) -> None:
+        frame = table(10)
+        held_out = hold_out(frame, test_size=test_size, seed=0)
+        for _, rows in frame.groupby("class_id"):
+            assert 0 < held_out[rows.index].mean() < 1
+        assert (held_out.groupby(frame["group"]).nunique() == 1).all()
+        assert held_out.mean() == pytest.approx(test_size, abs=0.1)
+
+    def test_seed_decides(self) -> None:
+        frame = table(20)
+        first, again, other = (hold_out(frame, test_size=0.2, seed=seed) for seed in (1, 1, 2))
+        assert first.equals(again)
+        assert not first.equals(other)
+
+
+@pytest.fixture
+def arrays() -> SplitArrays:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 24, 24, 3), dtype=np.uint8)
+    rows = np.arange(10, 47)
+    return SplitArrays(images, rows, rows % 43, [str(row) for row in rows])
+
+
+class TestBatches:
+    def test_keeps_order_without_a_seed(self, arrays: SplitArrays) -> None:
+        batches = list(Batches(arrays, 8).epoch())
+        assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 5]
+        images = torch.cat([images for images, _ in batches])
+        assert (images.dtype, images.shape) == (torch.uint8, (37, 3, 24, 24))
+        np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), arrays.images[10:47])
+        np.testing.assert_array_equal(torch.cat([labels for _, labels in batches]).numpy(), arrays.labels)
+
+    def test_each_epoch_has_every_image_once_in_its_own_order(self, arrays: SplitArrays) -> None:
+        def order(seed: int, epoch: int) -> list[int]:
+            return [int(label) for _, labels in Batches(arrays, 8, seed).epoch(epoch) for label in labels]
+
+        assert sorted(order(0, 0)) == sorted(arrays.labels.tolist())
+        assert order(0, 1) == order(0, 1)
+        assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def settings(**changes: float | bool) -> AugmentationConfig:
+    return load_config().training.augmentation.model_copy(update=changes)
+
+
+OFF = dict.fromkeys(AugmentationConfig.model_fields, 0.0) | {"mirror": False}
+
+
+def run(images: torch.Tensor, labels: torch.Tensor, size: int = 24, seed: int = 0, **changes: float | bool):  # type: ignore[no-untyped-def]
+    return augment(images, labels, settings(**changes), torch.Generator().manual_seed(seed), size)
+
+
+class TestAugment:
+    images = torch.randint(0, 256, (43, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(43)
+
+    def test_nothing_on_changes_nothing(self) -> None:
+        images, labels = run(self.images, self.labels, **OFF)
+        torch.testing.assert_close(images, self.images.float(), atol=1e-2, rtol=0)
+        assert torch.equal(labels, self.labels)
+
+    @pytest.mark.parametrize(
+        "change", [{name: 0.5} for name in AugmentationConfig.model_fields if name != "mirror"] + [{"mirror": True}]
+    )
+    def test_each_change_changes_pictures_within_bounds(self, change: dict[str, float]) -> None:
+        images, _ = run(self.images, self.labels, **(OFF | change))
+        assert (images - self.images).abs().max() > 1
+        assert images.min() >= -1e-3
+        assert images.max() <= 255 + 1e-3
+
+    def test_scales_to_the_size_trained_at(self) -> None:
+        assert run(self.images, self.labels, size=16)[0].shape == (43, 3, 16, 16)
+
+    def test_same_seed_same_batch(self) -> None:
+        assert torch.equal(run(self.images, self.labels, seed=3)[0], run(self.images, self.labels, seed=3)[0])
+        assert not torch.equal(run(self.images, self.labels, seed=3)[0], run(self.images, self.labels, seed=4)[0])
+
+    def test_mirrored_signs_get_the_class_that_they_show(self) -> None:
+        images, labels = run(self.images, self.labels, **(OFF | {"mirror": True}))
+        mirrored = torch.flip(self.images.float(), dims=[3])
+        for sign, image, label in zip(SIGNS, images, labels.tolist(), strict=True):
+            if torch.allclose(image, mirrored[sign.class_id], atol=1e-2):
+                assert label == sign.mirror
+            else:
+                assert label == sign.class_id
+        assert (labels != self.labels).any()
+
+
+def test_signs_mirror_each_other() -> None:
+    for sign in SIGNS:
+        if sign.mirror is not None:
+            assert SIGNS[sign.mirror].mirror == sign.class_id
+    assert [sign.class_id for sign in SIGNS] == list(range(43))
+    assert len({sign.name for sign in SIGNS}) == len({sign.number for sign in SIGNS}) == 43
+
+
+def test_images_stay_memory_mapped(make_config: Callable[..., Config]) -> None:
+    assert isinstance(prepare(make_config().data).load("train").images, np.memmap)

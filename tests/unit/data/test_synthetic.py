@@ -1,0 +1,173 @@
+"""What the drawn signs, their photographs and the dataset made of them promise."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageOps
+
+from src.mlops.data.drawing import draw_sign
+from src.mlops.data.layouts import read_layout
+from src.mlops.data.signs import NUM_CLASSES, SIGNS, Sign
+from src.mlops.data.synthetic import generate, photograph, photograph_track
+from src.mlops.errors import DataError
+
+SIZE = 64
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean absolute difference of two pictures of equal size, of 255."""
+    return float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())
+
+
+def generate_small(folder: Path, seed: int = 7) -> Path:
+    generate(folder, tracks_per_class=2, frames_per_track=2, test_tracks_per_class=1, seed=seed)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate_small(tmp_path_factory.mktemp("synthetic") / "signs")
+
+
+@pytest.mark.parametrize("class_id", range(NUM_CLASSES))
+def test_a_sign_fills_its_picture_and_is_transparent_outside(class_id: int) -> None:
+    drawing = draw_sign(class_id, SIZE)
+    assert (drawing.mode, drawing.size) == ("RGBA", (SIZE, SIZE))
+    alpha = np.asarray(drawing.getchannel("A"))
+    assert alpha[SIZE // 2, SIZE // 2] == 255
+    assert alpha[0, 0] == alpha[-1, -1] == 0
+    left, top, right, bottom = drawing.getbbox() or (0, 0, 0, 0)
+    assert right - left >= 0.95 * SIZE
+    assert bottom - top >= 0.8 * SIZE
+
+
+def test_every_sign_differs_from_every_other() -> None:
+    drawings = [draw_sign(sign.class_id, SIZE) for sign in SIGNS]
+    closest = min(difference(one, other) for i, one in enumerate(drawings) for other in drawings[:i])
+    assert closest > 1.5  # of 255; the closest are speed limits, which differ in part of one digit
+
+
+@pytest.mark.parametrize("sign", [sign for sign in SIGNS if sign.mirror is not None], ids=lambda sign: sign.name)
+def test_the_mirrored_drawing_is_the_mirror_class(sign: Sign) -> None:
+    flipped = ImageOps.mirror(draw_sign(sign.class_id, SIZE))
+    distances = [difference(flipped, draw_sign(other.class_id, SIZE)) for other in SIGNS]
+    assert int(np.argmin(distances)) == sign.mirror
+    assert min(distances) < 2.2  # of 255; the next test has the signs that are none
+
+
+@pytest.mark.parametrize("sign", [sign for sign in SIGNS if sign.mirror is None], ids=lambda sign: sign.name)
+def test_a_sign_without_mirror_class_looks_like_no_sign_when_mirrored(sign: Sign) -> None:
+    flipped = ImageOps.mirror(draw_sign(sign.class_id, SIZE))
+    assert min(difference(flipped, draw_sign(other.class_id, SIZE)) for other in SIGNS) > 2.6
+
+
+def test_painting_on_a_drawing_leaves_the_next_one_clean() -> None:
+    untouched = draw_sign(14, SIZE).tobytes()
+    draw_sign(14, SIZE).paste((0, 0, 0, 255), (0, 0, SIZE, SIZE))
+    assert draw_sign(14, SIZE).tobytes() == untouched
+
+
+@pytest.mark.parametrize("class_id", [-1, NUM_CLASSES])
+def test_an_unknown_class_is_refused(class_id: int) -> None:
+    with pytest.raises(DataError, match=f"0 to 42, found {class_id}"):
+        draw_sign(class_id)
+    with pytest.raises(DataError, match=f"0 to 42, found {class_id}"):
+        photograph_track(class_id, np.random.default_rng(0), frames=1)
+
+
+@pytest.mark.parametrize("size", [15, 32, 90])
+def test_a_photograph_depends_on_the_generator_alone(size: int) -> None:
+    drawing = draw_sign(1)
+    photographs = [photograph(drawing, np.random.default_rng(seed), size) for seed in (3, 3, 4)]
+    assert all((image.mode, image.size) == ("RGB", (size, size)) for image in photographs)
+    assert photographs[0].tobytes() == photographs[1].tobytes() != photographs[2].tobytes()
+
+
+def test_the_sign_in_a_track_comes_nearer() -> None:
+    frames = photograph_track(13, np.random.default_rng(0), frames=8)
+    widths = [frame.width for frame in frames]
+    assert widths == sorted(widths)
+    assert 15 <= widths[0] <= 35 < widths[-1] <= 120
+
+
+def test_frames_of_a_track_resemble_each_other_more_than_other_tracks() -> None:
+    rng = np.random.default_rng(0)
+    tracks = [[frame.resize((16, 16)) for frame in photograph_track(38, rng, frames=4)] for _ in range(6)]
+    within = np.mean([difference(track[0], frame) for track in tracks for frame in track[1:]])
+    between = np.mean([difference(track[0], other[1]) for track in tracks for other in tracks if other is not track])
+    assert within < between / 2
+
+
+def test_the_dataset_has_the_kaggle_layout(dataset: Path) -> None:
+    raw = read_layout(dataset)
+    assert (raw.layout, raw.unlisted) == ("Kaggle", [])
+    assert raw.train.groupby("class_id").size().tolist() == [4] * NUM_CLASSES
+    assert raw.test.groupby("class_id").size().tolist() == [2] * NUM_CLASSES
+    assert raw.train.groupby("track_id").size().tolist() == [2] * 2 * NUM_CLASSES
+    assert "Train/42/00042_00001_00001.png" in set(raw.train["path"])
+    assert raw.test["path"].tolist() == [f"Test/{number:05d}.png" for number in range(2 * NUM_CLASSES)]
+    assert not raw.test["class_id"].is_monotonic_increasing
+
+
+def test_the_csv_files_agree_with_the_images(dataset: Path) -> None:
+    raw = read_layout(dataset)
+    table = pd.concat([raw.train, raw.test])
+    for path, width, height in zip(table["path"], table["width"], table["height"], strict=True):
+        with Image.open(dataset / path) as image:
+            assert (image.mode, *image.size) == ("RGB", width, height)
+    for low, high, side in (("roi_x1", "roi_x2", "width"), ("roi_y1", "roi_y2", "height")):
+        assert (table[low] >= 0).all()
+        assert (table[high] < table[side]).all()
+        assert ((table[high] - table[low]) > 0.5 * table[side]).all()
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_images(dataset: Path, tmp_path: Path) -> None:
+    first, again = contents(dataset), contents(generate_small(tmp_path / "again"))
+    other = contents(generate_small(tmp_path / "other", seed=8))
+    assert first == again
+    assert first.keys() == other.keys()
+    assert not any(first[name] == other[name] for name in first if name.endswith(".png"))
+
+
+def test_more_training_tracks_leave_the_other_images_as_they_are(dataset: Path, tmp_path: Path) -> None:
+    generate(tmp_path / "more", tracks_per_class=3, frames_per_track=2, test_tracks_per_class=1, seed=7)
+    more = contents(tmp_path / "more")
+    assert all(more[name] == image for name, image in contents(dataset).items() if name != "Train.csv")
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(DataError, match="new or empty folder"):
+        generate_small(tmp_path)
+    assert contents(tmp_path) == {"mine.txt": b"keep"}
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    generate(tmp_path / "empty", tracks_per_class=1, frames_per_track=1, test_tracks_per_class=0, seed=0)
+    raw = read_layout(tmp_path / "empty")
+    assert (len(raw.train), len(raw.test)) == (NUM_CLASSES, 0)
+
+
+def test_a_run_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        generate_small(tmp_path / "signs")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"tracks_per_class": 0}, {"frames_per_track": 0}, {"seed": -1}])
+def test_numbers_out_of_range_are_refused(wrong: dict[str, int], tmp_path: Path) -> None:
+    settings = {"tracks_per_class": 1, "frames_per_track": 1, "test_tracks_per_class": 1, "seed": 0} | wrong
+    with pytest.raises(DataError, match="expected tracks_per_class"):
+        generate(tmp_path / "signs", **settings)
+    assert list(tmp_path.iterdir()) == []
