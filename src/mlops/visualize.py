@@ -103,6 +103,7 @@ def draw_class_bars(results: dict[str, Any], path: Path) -> None:
         yticks=range(len(classes)),
     )
     axes.set_yticklabels([f"{row['name']} ({row['images']} images)" for row in classes], fontsize=7)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
     for place, score in enumerate(scores):

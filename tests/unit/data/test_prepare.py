@@ -40,9 +40,9 @@ class TestGoodData:
         assert [len(pack.load(split).rows) for split in ("train", "val", "test")] == [64, 16, 12]
         columns = ["Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId", "Path"]
         assert list(pd.read_csv(config.data.processed_dir / "val_split.csv").columns) == columns
-        assert "| 0 | 274-20 | Speed limit 20 km/h | 16 | 4 | 3 |" in (
-            config.data.processed_dir / "report.md"
-        ).read_text()
+        assert (
+            "| 0 | 274-20 | Speed limit 20 km/h | 16 | 4 | 3 |" in (config.data.processed_dir / "report.md").read_text()
+        )
 
     def test_packed_pixels_are_those_of_preprocessing(self, make_config: MakeConfig, raw_dir: Path) -> None:
         arrays = prepare(make_config().data).load("val")
