@@ -9,6 +9,7 @@ import pickle
 import platform
 import subprocess
 import tempfile
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,7 +159,9 @@ def read_plain(path: Path) -> dict[str, Any]:
         CheckpointError: The file is absent, damaged, or holds anything else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats: what they hold is refused below just the same
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"expected a checkpoint at {path}, found none. Train one: `inv train`.") from error
     except pickle.UnpicklingError as error:

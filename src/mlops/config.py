@@ -176,7 +176,7 @@ def hydra_main(task: Callable[[Config], object]) -> None:
     `HYDRA_FULL_ERROR=1` shows the traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log every request
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log every request
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["HYDRA_FULL_ERROR"] = "1"

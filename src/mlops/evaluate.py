@@ -39,8 +39,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     pack = prepare(config.data)
     if pack.image_size != checkpoint.image_size:
         raise DataError(
-            f"expected images of {checkpoint.image_size} px, as the model was trained at, found {pack.image_size} px in "
-            f"{pack.directory}. Evaluate with data.image_size={checkpoint.image_size} and data.raw_dir."
+            f"expected images of {checkpoint.image_size} px, as the model was trained at, found {pack.image_size} px "
+            f"in {pack.directory}. Evaluate with data.image_size={checkpoint.image_size} and data.raw_dir."
         )
     split = config.evaluation.split
     trained_on = checkpoint.provenance.get("data_fingerprint")

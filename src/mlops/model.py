@@ -1,7 +1,7 @@
 """The networks. All take images as they are packed and normalise them themselves.
 
 `forward(images) -> logits`, `embed(images) -> embedding`: images are uint8 or float [N, 3, H, W] with values 0 to 255
-and sides of at least 24 px; logits are float [N, num_classes]; the embedding, float [N, D], is what the last layer sees.
+and sides of at least 24 px; logits are float [N, num_classes]; the embedding is the last layer's input, float [N, D].
 """
 
 import itertools

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from src.mlops import ROOT
 from src.mlops.errors import DataError, ImageError, MlopsError, report
@@ -86,7 +86,7 @@ def _write(rows: list[dict[str, object]], out: Path) -> None:
 
 
 def _show(rows: list[dict[str, object]]) -> None:
-    table = Table("image", "class", "sign", "probability", "note")
+    table = Table(Column("image", overflow="fold"), "class", "sign", "probability", "note")
     for row in rows:
         if row["error"]:
             table.add_row(str(row["path"]), "", "", "", f"[red]{row['error']}[/red]")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 
 from src.mlops import ROOT
 from src.mlops.config import Config, hydra_main

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
+import httpx2 as httpx
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from src.mlops.config import DataConfig, SyntheticConfig
@@ -140,7 +140,7 @@ def _fetch(url: str, part: Path) -> None:
     have = part.stat().st_size if part.is_file() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
-        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if response.status_code == httpx.codes.RANGE_NOT_SATISFIABLE:
             return  # the part is whole already; its MD5 tells
         response.raise_for_status()
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT

@@ -138,7 +138,7 @@ class TestLayouts:
         assert (raw.layout, len(raw.train), len(raw.test)) == ("class folders", 1, 1)
 
     def test_missing_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="data.raw_dir=.*nowhere"):
+        with pytest.raises(DataError, match=r"data\.raw_dir=.*nowhere"):
             read_layout(tmp_path / "nowhere")
 
     def test_empty_folder(self, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ class TestLayouts:
 
     def test_class_id_43(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: table.assign(ClassId=[43, *table["ClassId"][1:]]))
-        with pytest.raises(DataError, match="class ids 0 to 42, found 43 for Train/0/00000_00000_00000.png"):
+        with pytest.raises(DataError, match="class ids 0 to 42, found 43 for Train/0/00000_00000_00000"):
             read_layout(raw_dir)
 
     def test_class_id_that_is_no_number(self, raw_dir: Path) -> None:

@@ -1,0 +1,156 @@
+"""The service through HTTP: good pictures, bad pictures, no model, a port in use."""
+
+import io
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from src.mlops import ROOT
+from src.mlops.api import Settings, create_app
+from src.mlops.inference import Classifier
+from tests.conftest import picture
+from tests.unit.test_preprocessing import encode, png_header
+
+PNG = encode(picture(1), "PNG")
+
+
+@pytest.fixture
+def client(checkpoint: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(model=checkpoint, max_upload_bytes=100_000))) as client:
+        yield client
+
+
+@pytest.fixture
+def empty_client(tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(model=tmp_path / "none.pth"))) as client:
+        yield client
+
+
+def post(client: TestClient, content: bytes, name: str = "sign.png"):  # type: ignore[no-untyped-def]
+    return client.post("/cv_model/", files={"file": (name, content)})
+
+
+def test_answers_like_the_classifier(client: TestClient, checkpoint: Path) -> None:
+    response = post(client, PNG)
+    assert response.status_code == 200
+    expected = Classifier.load(checkpoint).classify([PNG])[0].to_dict()
+    assert response.json() == {**expected, "filename": "sign.png"}
+    assert set(response.json()) == {
+        "filename", "predicted_class", "class_name", "probability", "top_k", "prediction_set", "is_unknown",
+        "model_version",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", "a" * 300 + ".png", "../../etc/passwd", "Straße 🚧.png", "x.exe"])
+def test_the_name_of_the_file_does_not_matter(client: TestClient, name: str) -> None:
+    response = post(client, PNG, name)
+    assert response.status_code == (200 if name else 422)  # a part without a name is no file
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b"hello", 415, "found something else"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "found something else"),
+        (b"", 422, "empty file"),
+        (PNG[:-40], 422, "damaged"),
+        (png_header(50_000, 50_000), 422, "pixels"),
+        (png_header(9_999, 9), 422, "damaged"),
+        (encode(picture(0), "GIF", save_all=True, append_images=[picture(1)]), 422, "2 frames"),
+        (PNG + b"\0" * 100_000, 413, "at most 100,000 bytes"),
+        (PNG + b"\0" * 300_000, 413, "at most 100,000 bytes"),
+    ],
+)
+def test_bad_uploads(client: TestClient, content: bytes, status: int, message: str) -> None:
+    response = post(client, content)
+    assert (response.status_code, message in response.json()["detail"]) == (status, True), response.text
+    assert post(client, PNG).status_code == 200
+
+
+def test_missing_file(client: TestClient) -> None:
+    assert client.post("/cv_model/").status_code == 422
+    assert client.post("/cv_model/", data={"file": "text"}).status_code == 422
+    assert client.post("/cv_model/", files={"image": PNG}).status_code == 422
+    assert client.get("/cv_model/").status_code == 405
+
+
+def test_endless_body_is_cut_off(client: TestClient) -> None:
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+        for _ in range(1000):
+            sent += 10_000
+            yield b"\0" * 10_000
+
+    response = client.post("/cv_model/", content=body(), headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert response.status_code == 413
+
+
+def test_health(client: TestClient, checkpoint: Path) -> None:
+    assert client.get("/health/live").json() == {"status": "alive"}
+    version = Classifier.load(checkpoint).version
+    assert client.get("/health/ready").json() == {"status": "ready", "model_version": version}
+    assert client.get("/docs").status_code == 200
+
+
+def test_without_a_model(empty_client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    response = post(empty_client, PNG)
+    assert (response.status_code, response.json()["detail"]) == (500, "Model not loaded. Check server logs.")
+    assert empty_client.get("/health/live").status_code == 200
+    assert empty_client.get("/health/ready").status_code == 503
+    assert "serving without a model" in caplog.get_records("setup")[0].message
+
+
+def test_damaged_model_does_not_keep_the_service_from_telling(tmp_path: Path) -> None:
+    (tmp_path / "bad.pth").write_bytes(b"hello")
+    with TestClient(create_app(Settings(model=tmp_path / "bad.pth"))) as client:
+        assert client.get("/health/ready").status_code == 503
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_MODEL", "some/model.pth")
+    monkeypatch.setenv("MLOPS_MAX_UPLOAD_BYTES", "1")
+    assert (Settings().model, Settings().max_upload_bytes) == (Path("some/model.pth"), 1)
+
+
+def test_uvicorn_finds_the_application() -> None:
+    from uvicorn.importer import import_from_string
+
+    assert import_from_string("src.mlops.api:app").title == "German traffic signs"
+
+
+def test_port_in_use_is_one_line() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "src.mlops.api", "--port", str(port)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: expected to listen on 127.0.0.1:{port}, found: Address already in use")
+    assert result.stderr.count("\n") == 1
+
+
+class TestClassifier:
+    def test_bytes_files_and_open_images_are_the_same(self, checkpoint: Path, tmp_path: Path) -> None:
+        classifier = Classifier.load(checkpoint)
+        (tmp_path / "sign.png").write_bytes(PNG)
+        answers = classifier.classify([PNG, tmp_path / "sign.png", Image.open(io.BytesIO(PNG))])
+        assert answers[0] == answers[1] == answers[2]
+        assert classifier.classify([]) == []
+
+    def test_answers_are_consistent(self, checkpoint: Path) -> None:
+        for answer in Classifier.load(checkpoint).classify([encode(picture(n), "PNG") for n in range(4)]):
+            assert answer.top_k[0].class_id == answer.predicted_class
+            assert answer.predicted_class in answer.prediction_set
+            probabilities = [entry.probability for entry in answer.top_k]
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert 0 <= sum(probabilities) <= 1 + 1e-9

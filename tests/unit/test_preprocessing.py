@@ -1,0 +1,146 @@
+"""One definition of preprocessing: good pictures of many kinds, and bytes that are none."""
+
+import ast
+import io
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.mlops import ROOT
+from src.mlops.errors import ImageError, UnsupportedImageError
+from src.mlops.preprocessing import MAX_PIXELS, open_image, preprocess
+from tests.conftest import picture
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
+def test_formats(kind: str) -> None:
+    array = preprocess(open_image(encode(picture(2), kind)), 48)
+    assert (array.dtype, array.shape) == (np.uint8, (48, 48, 3))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr"])
+def test_modes(mode: str) -> None:
+    kind = "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG"
+    image = open_image(encode(picture(2).convert(mode), kind))
+    assert (image.mode, image.size) == ("RGB", (30, 30))
+
+
+def test_16_bit_grey_keeps_its_levels() -> None:
+    levels = np.linspace(0, 65535, 30 * 30).reshape(30, 30).astype(np.uint16)
+    grey = np.asarray(open_image(encode(Image.fromarray(levels), "PNG")))[..., 0]
+    np.testing.assert_allclose(grey, levels / 257, atol=1)
+
+
+def test_transparent_parts_lie_over_grey() -> None:
+    image = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
+    assert open_image(encode(image, "PNG")).getpixel((5, 5)) == (128, 128, 128)
+
+
+def test_exif_orientation_is_applied() -> None:
+    upright = Image.new("RGB", (20, 40))
+    upright.paste((255, 255, 255), (0, 0, 20, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate 90 degrees clockwise to see it upright"
+    stored = encode(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+    assert open_image(stored).size == (20, 40)
+    np.testing.assert_array_equal(np.asarray(open_image(stored)), np.asarray(upright))
+
+
+def test_phone_pictures_of_several_parts_count_by_their_first() -> None:
+    content = encode(picture(0), "MPO", save_all=True, append_images=[picture(1)])
+    assert open_image(content).size == (30, 30)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello",
+        b"%PDF-1.7\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"\0" * 1000,
+        b"GIF",
+        encode(picture(0), "ICO"),
+    ],
+)
+def test_what_is_no_accepted_picture(content: bytes) -> None:
+    with pytest.raises(UnsupportedImageError, match=r"expected a picture \(BMP, GIF.*found something else"):
+        open_image(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty file"),
+        (encode(picture(0), "PNG")[:200], "damaged"),
+        (encode(picture(0, side=200), "JPEG")[:600], "damaged"),
+        (png_header(50_000, 50_000), "pixels"),
+        (png_header(20_000, 10), "found 20000 x 10"),
+        (png_header(6_000, 6_000), f"at most {MAX_PIXELS:,} pixels, found 6000 x 6000"),
+        (png_header(3, 3), "found 3 x 3"),
+        (png_header(0, 10), "found something else"),
+        (encode(picture(0), "GIF", save_all=True, append_images=[picture(1)]), "found 2 frames"),
+    ],
+)
+def test_pictures_that_cannot_be_used(content: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        open_image(content)
+
+
+def test_mutated_pictures_never_raise_anything_else() -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"):
+        good = np.frombuffer(encode(picture(0), kind), np.uint8)
+        for _ in range(150):
+            bad = good.copy()
+            places = rng.integers(0, len(bad), rng.integers(1, 12))
+            bad[places] = rng.integers(0, 256, len(places))
+            with suppress(ImageError):
+                preprocess(open_image(bad[: rng.integers(1, len(bad) + 1)].tobytes()), 24)
+
+
+def test_no_other_module_scales_pictures() -> None:
+    """A second definition of preprocessing would make serving differ from training."""
+    resizing = {"resize", "thumbnail", "interpolate", "reduce"}
+    allowed = {"preprocessing.py", "drawing.py", "synthetic.py"}  # the latter two draw pictures, before there are any
+    for path in (ROOT / "src").rglob("*.py"):
+        if path.name not in allowed:
+            names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+            assert not names & resizing, path
+
+
+def test_needs_pillow_and_numpy_only() -> None:
+    tree = ast.parse(Path(ROOT / "src/mlops/preprocessing.py").read_text())
+    roots = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert roots <= {"io", "os", "warnings", "numpy", "PIL", "src", "collections"}

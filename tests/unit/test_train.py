@@ -1,0 +1,164 @@
+"""Training: what it writes, that it repeats itself exactly, and how it ends when something goes wrong."""
+
+import csv
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.mlops import ROOT
+from src.mlops.checkpoint import load_checkpoint, read_plain
+from src.mlops.config import Config, load_config
+from src.mlops.errors import ConfigError, DataError, TrainingError
+from src.mlops.train import train
+from tests.conftest import tiny_overrides
+
+MakeConfig = Callable[..., Config]
+KEYS = {
+    "epoch", "train_loss", "val_loss", "train_Accuracy", "val_Accuracy", "val_Precision", "val_Recall", "val_F1",
+}  # fmt: skip
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(read_plain(path)["state_dict"])
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_writes_everything_and_returns_the_best_epoch(make_config: MakeConfig, tmp_path: Path) -> None:
+    metrics = train(make_config("training.epochs=3"))
+    assert set(metrics) == KEYS
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "best_model.pth", "last.pth", "metrics.csv", "config.json", "train.log", "figures",
+    }  # fmt: skip
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    best = max(rows, key=lambda row: (float(row["val_Accuracy"]), -float(row["val_loss"])))
+    assert float(best["epoch"]) == metrics["epoch"] == load_checkpoint(tmp_path / "latest/best_model.pth").epoch
+    assert (tmp_path / "run/figures/learning_curves.png").stat().st_size > 1000
+    assert "batches" in (tmp_path / "run/train.log").read_text()
+
+
+def test_learns(make_config: MakeConfig) -> None:
+    assert train(make_config("training.epochs=12"))["val_Accuracy"] > 0.9
+
+
+def test_same_seed_gives_bit_identical_weights(make_config: MakeConfig, tmp_path: Path) -> None:
+    results = []
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        train(make_config(f"seed={seed}", f"run_dir={tmp_path / name}"))
+        results.append(weights(tmp_path / name / "best_model.pth"))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+@pytest.mark.parametrize("model", ["signnet", "tiny_cnn"])
+@pytest.mark.parametrize("schedule", ["onecycle", "constant"])
+def test_models_and_schedules_train(tmp_path: Path, raw_dir: Path, model: str, schedule: str) -> None:
+    overrides = [one for one in tiny_overrides(tmp_path, raw_dir) if not one.startswith("model.")]
+    config = load_config([f"model={model}", f"training.schedule={schedule}", *overrides, "training.epochs=1"])
+    assert train(config)["epoch"] == 1
+
+
+def test_small_images_first(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("data.image_size=32", "training.size_schedule=[[24,0.5]]"))
+    assert load_checkpoint(tmp_path / "latest/best_model.pth").image_size == 32
+
+
+def test_a_run_folder_is_not_written_over(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("training.epochs=1"))
+    before = (tmp_path / "run/best_model.pth").read_bytes()
+    with pytest.raises(ConfigError, match=r"expected a new run_dir.*training\.resume=true"):
+        train(make_config("training.epochs=1"))
+    assert (tmp_path / "run/best_model.pth").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+def test_nan_loss_stops_and_keeps_the_last_good_checkpoint(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("training.epochs=1", f"run_dir={tmp_path / 'first'}"))
+    published = (tmp_path / "latest/best_model.pth").read_bytes()
+    with pytest.raises(TrainingError, match=r"expected a finite loss, found nan.*Lower training\.optimizer\.lr"):
+        train(make_config("training.epochs=3", "training.optimizer.lr=1e30", "training.schedule=constant"))
+    assert (tmp_path / "latest/best_model.pth").read_bytes() == published
+    for path in (tmp_path / "run").glob("*.pth"):
+        assert all(tensor.isfinite().all() for tensor in weights(path).values())
+
+
+def test_early_stopping(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("training.epochs=30", "training.early_stopping=2", "training.optimizer.lr=1e-12"))
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert len(rows) - 1 < 30
+    assert "stopping early" in (tmp_path / "run/train.log").read_text()
+
+
+def test_ctrl_c_keeps_the_checkpoint_and_resume_goes_on(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_config("training.epochs=4", f"run_dir={tmp_path / 'whole'}"))
+    published = (tmp_path / "latest/best_model.pth").read_bytes()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("src.mlops.tracking.CsvTracker.log", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_config("training.epochs=4"))
+    assert load_checkpoint(tmp_path / "run/best_model.pth").epoch == 1
+    assert (tmp_path / "latest/best_model.pth").read_bytes() == published
+
+    train(make_config("training.epochs=4", "training.resume=true"))
+    assert same(weights(tmp_path / "run/best_model.pth"), weights(tmp_path / "whole/best_model.pth"))
+    metrics = [(tmp_path / name / "metrics.csv").read_text() for name in ("run", "whole")]
+    assert metrics[0] == metrics[1]
+
+
+def test_resume_refuses_other_settings(make_config: MakeConfig) -> None:
+    train(make_config("training.epochs=1"))
+    with pytest.raises(ConfigError, match=r"others for training\.batch_size"):
+        train(make_config("training.epochs=1", "training.resume=true", "training.batch_size=8"))
+
+
+def test_resume_without_a_run(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="expected a run to resume"):
+        train(make_config("training.resume=true"))
+
+
+def test_folders_that_cannot_be_written(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="expected a folder to write the run to"):
+        train(make_config(f"run_dir={tmp_path / 'file' / 'run'}"))
+    with pytest.raises(ConfigError, match="expected a writable folder"):
+        train(make_config(f"ckpt_path={tmp_path / 'file' / 'best_model.pth'}"))
+
+
+def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
+    from tests.conftest import write_kaggle
+
+    raw = write_kaggle(tmp_path / "raw", tracks=1)
+    with pytest.raises(DataError, match="expected images in the split 'val'"):
+        train(load_config(tiny_overrides(tmp_path, raw)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_on_the_command_line(tmp_path: Path, raw_dir: Path) -> None:
+    overrides = [*tiny_overrides(tmp_path, raw_dir), "training.epochs=100000"]
+    command = [sys.executable, "-m", "src.mlops.train", *overrides]
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("epoch 1/"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert "Traceback" not in "".join(lines)
+    assert "stopped by Ctrl-C" in lines[-1]
+    assert load_checkpoint(tmp_path / "run/best_model.pth").epoch >= 1
