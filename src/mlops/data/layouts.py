@@ -6,8 +6,8 @@ A table is a pandas frame with the columns of `COLUMNS`, one row per image:
 leave them 0.
 """
 
+import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,7 +139,7 @@ def _read_folders(root: Path) -> RawData:
         rows: list[dict[str, object]] = []
         for class_dir in _class_folders(folder) if folder else []:
             rows += [
-                {"path": path.relative_to(root).as_posix(), "class_id": int(class_dir.name)}
+                {"path": f"{class_dir.relative_to(root).as_posix()}/{path}", "class_id": int(class_dir.name)}
                 for path in _images(class_dir)
             ]
         tables.append(_table(pd.DataFrame(rows) if rows else None))
@@ -193,12 +193,7 @@ def _track(path: str, class_id: int) -> str:
 
 def _raw(layout: str, root: Path, folders: tuple[str, ...], train: pd.DataFrame, test: pd.DataFrame) -> RawData:
     listed = set(train["path"]) | set(test["path"])
-    present = (
-        path.relative_to(root).as_posix()
-        for folder in folders
-        if (root / folder).is_dir()
-        for path in _images(root / folder)
-    )
+    present = (f"{folder}/{path}" for folder in folders for path in _images(root / folder))
     return RawData(layout, train, test, sorted(path for path in present if path not in listed))
 
 
@@ -207,6 +202,12 @@ def _class_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name))
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def _images(folder: Path) -> list[str]:
+    """Lists all images below a folder by suffix, as sorted paths relative to it."""
     suffixes = Image.registered_extensions()
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in suffixes)
+    found = []
+    for directory, _, names in os.walk(folder):
+        # Strings, since 45,000 path objects take a second.
+        prefix = directory.removeprefix(str(folder)).replace(os.sep, "/").strip("/")
+        found += [f"{prefix}/{name}".lstrip("/") for name in names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
+    return sorted(found)

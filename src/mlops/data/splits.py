@@ -7,7 +7,6 @@ signs by heart, so whole tracks are held out, class by class.
 import logging
 
 import pandas as pd
-from sklearn.model_selection import GroupShuffleSplit
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +22,9 @@ def hold_out(table: pd.DataFrame, *, test_size: float, seed: int) -> pd.Series:
     Returns:
         Boolean series: True for held-out rows. A class with a single group stays out of it and is logged.
     """
+    # Here, since its import takes longer than finding out that a prepared data set can be reused.
+    from sklearn.model_selection import GroupShuffleSplit
+
     held_out = pd.Series(False, index=table.index)
     for class_id, rows in table.groupby("class_id", sort=True):
         groups = rows["group"].nunique()
