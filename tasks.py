@@ -42,6 +42,12 @@ def evaluate(c: Context, override: list[str], split: str = "test") -> None:
     _module(c, "evaluate", f"evaluation.split={split}", *override)
 
 
+@task(iterable=["override"], help=OVERRIDE | {"workers": "trials at the same time"})
+def sweep(c: Context, override: list[str], workers: int = 1) -> None:
+    """Search hyper-parameters without an account; the result goes to reports/sweep."""
+    _module(c, "sweep", f"hparams_search.workers={workers}", *override)
+
+
 @task(iterable=["override"], help=OVERRIDE)
 def visualize(c: Context, override: list[str]) -> None:
     """Draw a sheet of the prepared data into reports/figures."""

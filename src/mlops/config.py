@@ -6,20 +6,21 @@ Values and their meaning live in the YAML files; types and ranges live here, and
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from src.mlops import ROOT
 from src.mlops.errors import ConfigError, MlopsError, report
 
 CONFIG_DIR = ROOT / "configshydra"
+_MISSING = object()
 
 
 def _from_root(path: Path) -> Path:
@@ -92,6 +93,10 @@ class TrainingConfig(_Section):
     epochs: Count
     batch_size: Count
     resume: bool
+    publish: bool
+    precision: Literal["fp32", "bf16", "fp16"]
+    compile: bool
+    profile: bool
     optimizer: dict[str, Any]
     schedule: Literal["onecycle", "constant"]
     warmup: Annotated[float, Field(gt=0, lt=1)]
@@ -118,6 +123,32 @@ class EvaluationConfig(_Section):
     batch_size: Count
 
 
+class SearchRange(_Section):
+    """One dimension of a search: numbers from `low` to `high`, or `choices`."""
+
+    key: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: list[int | float | str] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        ranged = self.low is not None and self.high is not None and self.low < self.high
+        if ranged == bool(self.choices):
+            raise ValueError("expected low below high, or choices")
+        return self
+
+
+class SearchConfig(_Section):
+    """What `sweep.py` searches."""
+
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    trials: Count
+    workers: Count
+    space: list[SearchRange]
+
+
 class Config(_Section):
     """The whole configuration."""
 
@@ -126,6 +157,7 @@ class Config(_Section):
     training: TrainingConfig
     tracking: TrackingConfig
     evaluation: EvaluationConfig
+    hparams_search: SearchConfig
     seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
     run_dir: RepoPath | None
@@ -134,6 +166,22 @@ class Config(_Section):
     def to_dict(self) -> dict[str, Any]:
         """Returns the config as nested plain values, with paths as they were written."""
         return self.model_dump(mode="json")
+
+    def replace(self, values: Mapping[str, Any]) -> "Config":
+        """Returns the config with other values for some keys.
+
+        Args:
+            values: Dotted keys such as `training.optimizer.lr`.
+
+        Raises:
+            ConfigError: A key does not exist, or a value is out of its range.
+        """
+        raw = OmegaConf.create(self.to_dict())
+        for key, value in values.items():
+            if OmegaConf.select(raw, key, default=_MISSING) is _MISSING:
+                raise ConfigError(f"expected a key of {CONFIG_DIR.name}/, found {key!r}.")
+            OmegaConf.update(raw, key, value)
+        return parse_config(raw)
 
 
 def parse_config(raw: DictConfig) -> Config:

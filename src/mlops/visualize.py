@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,19 @@ def draw_data_sheet(pack: Pack, path: Path) -> None:
             axes.imshow(arrays.images[arrays.rows[members[2 * len(members) // 3]]])
     for axes in figure.axes:
         axes.set_axis_off()
+    _save(figure, path)
+
+
+def draw_importances(importances: Mapping[str, float], trials: int, path: Path) -> None:
+    """Draws how much of the trials' difference each hyper-parameter explains."""
+    figure = Figure(figsize=(8, 0.5 * len(importances) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    names = sorted(importances, key=lambda name: importances[name])
+    bars = axes.barh(names, [importances[name] for name in names], color=_BLUE)
+    axes.bar_label(bars, fmt=" %.2f")
+    axes.set(
+        title=f"Share of the difference in accuracy that each explains ({trials} trials)", xlim=(0, 1.1)
+    )
     _save(figure, path)
 
 

@@ -1,0 +1,241 @@
+"""The training loop: the state that changes, epochs, steps, validation."""
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.mlops import distributed
+from src.mlops.calibration import Calibration
+from src.mlops.checkpoint import save_checkpoint, write_atomically
+from src.mlops.config import Config
+from src.mlops.data.augment import augment
+from src.mlops.data.dataset import Batches
+from src.mlops.errors import ConfigError, TrainingError
+from src.mlops.metrics import classification_metrics
+from src.mlops.model import predict_logits
+from src.mlops.optimization import average_weights, build_optimizer, build_scheduler, size_of_epoch
+from src.mlops.profiling import profiler
+from src.mlops.progress import ProgressBar
+from src.mlops.run_folder import BEST, LAST
+
+logger = logging.getLogger(__name__)
+_CHECK_INTERVAL = 20  # steps between two looks at the loss; each makes a GPU wait
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - what is seeded is the global state that libraries draw from
+    torch.manual_seed(seed)
+
+
+@dataclass
+class State:
+    """All that changes while training: what `last.pth` holds and resuming restores.
+
+    Attributes:
+        config: The whole configuration.
+        model: The network that is trained, on its device.
+        steps_per_epoch: Optimiser steps of an epoch.
+        epoch: Epochs that are done.
+        history: The metrics of each of them.
+        seconds: Time that they took, with validation and saving.
+        seconds_training: Of that, time in training steps.
+        seconds_preparing: Of that in turn, time in gathering and augmenting batches.
+    """
+
+    config: Config
+    model: nn.Module
+    steps_per_epoch: int
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    seconds_training: float = 0.0
+    seconds_preparing: float = 0.0
+
+    def __post_init__(self) -> None:
+        training = self.config.training
+        self.device = next(self.model.parameters()).device
+        self.optimizer = build_optimizer(self.model, training)
+        self.scheduler = build_scheduler(self.optimizer, training, self.steps_per_epoch)
+        self.averaged = average_weights(self.model, training.ema_decay)
+        # Half precision has too few digits for small gradients, so they are scaled up meanwhile.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
+        shared = distributed.share_gradients(self.model)
+        self.forward = torch.compile(shared) if training.compile else shared
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The metrics of the best epoch: highest validation accuracy, then lowest validation loss."""
+        return max(self.history, key=lambda row: (row["val_Accuracy"], -row["val_loss"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as tensors and plain values."""
+        return {
+            "config": self.config.to_dict(),
+            "epoch": self.epoch,
+            "history": self.history,
+            "seconds": [self.seconds, self.seconds_training, self.seconds_preparing],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, stored: dict[str, Any]) -> None:
+        """Goes back to what `to_dict` returned.
+
+        Raises:
+            ConfigError: It is of a run with other settings.
+        """
+        mine, theirs = self.config.to_dict(), stored["config"]
+        changed = [key for key in ("model", "data", "seed") if mine[key] != theirs[key]]
+        changed += [
+            f"training.{key}"
+            for key, value in mine["training"].items()
+            if key not in {"resume", "publish", "profile"} and value != theirs["training"].get(key)
+        ]
+        if changed:
+            raise ConfigError(f"expected the settings that the run began with, found others for {', '.join(changed)}.")
+        self.epoch, self.history = stored["epoch"], stored["history"]
+        self.seconds, self.seconds_training, self.seconds_preparing = stored["seconds"]
+        for name in ("model", "optimizer", "scheduler", "averaged", "scaler"):
+            getattr(self, name).load_state_dict(stored[name])
+
+
+def run_epochs(
+    config: Config,
+    state: State,
+    batches: Batches,
+    validation: Batches,
+    run_dir: Path,
+    provenance: dict[str, Any],
+    log: Callable[[dict[str, float]], Any],
+) -> None:
+    """Trains to the last epoch or until it no longer gets better; saves the best and the last state after each epoch.
+
+    Raises:
+        TrainingError: The loss is no longer a number.
+    """
+    training = config.training
+    while state.epoch < training.epochs:
+        if training.early_stopping and state.history and state.epoch - state.best["epoch"] >= training.early_stopping:
+            logger.info("no better validation accuracy in %d epochs: stopping early", training.early_stopping)
+            break
+        started = time.perf_counter()
+        folder = run_dir / "profile" if training.profile and state.epoch == 0 else None
+        row = {"epoch": state.epoch + 1, **_train_epoch(config, state, batches, folder)}
+        seconds = time.perf_counter() - started
+        logits = predict_logits(state.averaged.module, validation.epoch())
+        logits = distributed.gather_rows(logits, np.concatenate(list(validation.order(0))))
+        labels = validation.arrays.labels
+        state.seconds += time.perf_counter() - started
+        row |= {**_validation_metrics(logits, labels), "seconds": round(state.seconds, 3)}
+        state.epoch += 1
+        state.history.append(row)
+        is_best = state.best is row
+        if distributed.rank() == 0:
+            if is_best:
+                save_checkpoint(
+                    run_dir / BEST,
+                    state_dict=state.averaged.module.state_dict(),
+                    config=config.to_dict(),
+                    epoch=state.epoch,
+                    metrics=row,
+                    provenance=provenance,
+                    calibration=Calibration.fit(logits, labels),
+                    history=state.history,
+                )
+            # Last, since a run that is killed between the two repeats the epoch, and writes the same best again.
+            write_atomically(run_dir / LAST, state.to_dict())
+        log(row)
+        logger.info(
+            "epoch %d/%d  loss %.4f  accuracy %.4f  val loss %.4f  val accuracy %.4f  val F1 %.4f  %.1f s%s",
+            state.epoch,
+            training.epochs,
+            row["train_loss"],
+            row["train_Accuracy"],
+            row["val_loss"],
+            row["val_Accuracy"],
+            row["val_F1"],
+            seconds,
+            "  (best)" if is_best else "",
+        )
+
+
+def _train_epoch(config: Config, state: State, batches: Batches, profile: Path | None) -> dict[str, float]:
+    """Runs one epoch; returns loss and accuracy on its augmented batches."""
+    training, device = config.training, state.device
+    size = size_of_epoch(state.epoch, training, batches.image_size)
+    # Seeded by epoch, so that a resumed run draws what the uninterrupted one would have drawn.
+    epoch_seed = int(np.random.SeedSequence([config.seed, state.epoch, distributed.rank()]).generate_state(1)[0])
+    seed_everything(epoch_seed)
+    generator = torch.Generator(device).manual_seed(epoch_seed)
+    totals = torch.zeros(3, device=device)  # loss, correct, images
+    state.model.train()
+    started = ready = time.perf_counter()
+    description = f"epoch {state.epoch + 1}/{training.epochs} at {size} px"
+    with ProgressBar(description, len(batches)) as bar, profiler(profile) if profile else nullcontext() as measured:
+        for step, (images, labels) in enumerate(batches.epoch(state.epoch), start=1):
+            changed, classes = augment(images.to(device), labels.to(device), training.augmentation, generator, size)
+            state.seconds_preparing += time.perf_counter() - ready
+            totals += _step(state, changed, classes)
+            if measured:
+                measured.step()
+            if step % _CHECK_INTERVAL == 0 or step == len(batches):
+                mean_loss, accuracy = _means(totals, state.epoch, step)
+                speed = step * training.batch_size / (time.perf_counter() - started)
+                bar.show(step, f"loss {mean_loss:.3f}  accuracy {accuracy:.3f}  {speed:,.0f} images/s")
+            ready = time.perf_counter()
+    state.seconds_training += ready - started
+    return {"train_loss": mean_loss, "train_Accuracy": accuracy}
+
+
+def _step(state: State, images: Tensor, labels: Tensor) -> Tensor:
+    """Makes one step of the optimiser; returns summed loss, right answers and number of images."""
+    training = state.config.training
+    with torch.autocast(state.device.type, _DTYPES[training.precision], enabled=training.precision != "fp32"):
+        logits = state.forward(images.contiguous(memory_format=torch.channels_last))
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.scheduler.step()
+    state.averaged.update_parameters(state.model)
+    with torch.no_grad():
+        correct = (logits.argmax(1) == labels).sum()
+        return torch.stack([loss * len(labels), correct, torch.tensor(len(labels), device=loss.device)])
+
+
+def _means(totals: Tensor, epoch: int, step: int) -> tuple[float, float]:
+    """Averages loss and accuracy over all images so far and all processes."""
+    loss, correct, images = distributed.sum_over_ranks(totals.clone()).tolist()
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"expected a finite loss, found {loss} in epoch {epoch + 1} at step {step}. Nothing was saved since the "
+            "last good epoch. Lower training.optimizer.lr, or look at the images."
+        )
+    return loss / images, correct / images
+
+
+def _validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+    loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+    if not math.isfinite(loss):
+        raise TrainingError(f"expected a finite validation loss, found {loss}. Lower training.optimizer.lr.")
+    scores = classification_metrics(labels, logits.argmax(axis=1))
+    return {"val_loss": loss} | {f"val_{name}": value for name, value in scores.items()}

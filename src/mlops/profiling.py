@@ -1,0 +1,27 @@
+"""Where the time of a training step goes: a trace and a table by torch's profiler."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile, schedule
+
+_WAIT, _WARMUP, _STEPS = 5, 2, 10  # steps that are left out, run warm, and measured
+
+
+def profiler(folder: Path) -> AbstractContextManager[profile]:
+    """Returns a profiler whose `step` is called after each training step.
+
+    It measures ten steps and writes `trace.json`, for chrome://tracing or Perfetto, and `table.txt` into the folder.
+    """
+
+    def write(measured: profile) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        measured.export_chrome_trace(str(folder / "trace.json"))
+        table = measured.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
+        (folder / "table.txt").write_text(f"{_STEPS} training steps\n{table}\n")
+
+    return profile(
+        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA],
+        schedule=schedule(wait=_WAIT, warmup=_WARMUP, active=_STEPS, repeat=1),
+        on_trace_ready=write,
+    )

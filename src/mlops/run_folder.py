@@ -1,0 +1,77 @@
+"""The folder of one training run."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from src.mlops import ROOT
+from src.mlops.config import Config
+from src.mlops.errors import ConfigError
+
+BEST = "best_model.pth"
+LAST = "last.pth"
+RUNS = ROOT / "models" / "runs"
+
+
+def open_run_dir(config: Config) -> Path:
+    """Returns the run's folder: a new one, or with `training.resume` the one to go on in.
+
+    Raises:
+        ConfigError: The folder cannot be written, holds another run, or there is none to resume.
+    """
+    if config.training.resume:
+        runs = [config.run_dir] if config.run_dir else sorted(RUNS.glob("*"), reverse=True)
+        for run_dir in runs:
+            if (run_dir / LAST).is_file():
+                return run_dir
+        raise ConfigError(f"expected a run to resume with a {LAST} in {config.run_dir or RUNS}, found none.")
+    name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+    wanted = [config.run_dir] if config.run_dir else [RUNS / name, *(RUNS / f"{name}_{n}" for n in range(2, 1000))]
+    for run_dir in wanted:
+        try:
+            run_dir.mkdir(parents=True, exist_ok=bool(config.run_dir))
+        except FileExistsError:
+            continue  # another run of the same second
+        except OSError as error:
+            raise ConfigError(f"expected a folder to write the run to, found {run_dir}: {error}.") from error
+        if (run_dir / LAST).exists():
+            raise ConfigError(
+                f"expected a new run_dir, found a finished or broken-off run in {run_dir}. Name another "
+                "folder, or go on with training.resume=true."
+            )
+        require_writable(run_dir)
+        return run_dir
+    raise ConfigError(f"expected a free name for the run in {RUNS}, found none.")
+
+
+def require_writable(folder: Path) -> None:
+    """Finds out before hours of training that their result could not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"expected a writable folder, found {folder}: {error}.") from error
+
+
+@contextmanager
+def log_file(path: Path, *, enabled: bool) -> Iterator[None]:
+    """Writes what the package logs to a file as well."""
+    if not enabled:
+        yield
+        return
+    package = logging.getLogger("src.mlops")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    package.addHandler(handler)
+    level = package.level
+    package.setLevel(logging.INFO)  # also where nobody set logging up
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        package.removeHandler(handler)
+        handler.close()

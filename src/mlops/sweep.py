@@ -1,0 +1,130 @@
+"""Searches hyper-parameters with Optuna: `inv sweep`, or `sweep(config)` from Python.
+
+Each trial is a training with a folder of its own. The study is a file, so a broken-off search goes on, and several
+processes can work on it.
+"""
+
+import logging
+import multiprocessing
+import os
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import torch
+from optuna.importance import get_param_importances
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import MaxTrialsCallback
+from optuna.trial import TrialState
+
+from src.mlops import ROOT
+from src.mlops.config import Config, SearchRange, hydra_main
+from src.mlops.data.prepare import prepare
+from src.mlops.errors import TrainingError
+from src.mlops.train import train
+from src.mlops.visualize import draw_importances
+
+logger = logging.getLogger(__name__)
+SWEEPS = ROOT / "models" / "sweeps"
+_STARTUP_TRIALS = 4  # trials that are never cut short, so that there is something to compare with
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
+    """Runs trials until there are `hparams_search.trials`, those of earlier calls included.
+
+    Args:
+        config: `hparams_search` names the space; all else is as a training takes it.
+        folder: Where study and trials go; None is a folder of `models/sweeps` by the search's name.
+
+    Returns:
+        One row per trial: `number`, `state`, `val_Accuracy` (of the best epoch) and the values that were tried; best
+        first. The same goes to `sweep/trials.csv` in the reports folder, beside a figure of which value matters.
+
+    Raises:
+        ConfigError: The space names a key that does not exist.
+    """
+    search = config.hparams_search
+    folder = folder or SWEEPS / search.name
+    folder.mkdir(parents=True, exist_ok=True)
+    config.replace({one.key: one.choices[0] if one.choices else one.low for one in search.space})  # unknown keys
+    prepare(config.data)
+    study = _open_study(config, folder)
+    if search.workers == 1:
+        _work(config, folder)
+    else:
+        processes = multiprocessing.get_context("spawn")
+        workers = [processes.Process(target=_work, args=(config, folder, number)) for number in range(search.workers)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    return _write_results(study, config.evaluation.reports_dir / "sweep")
+
+
+def _open_study(config: Config, folder: Path, worker: int = 0) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=config.hparams_search.name,
+        storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=config.seed + worker),
+        pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=config.training.epochs // 2),
+        load_if_exists=True,
+    )
+
+
+def _work(config: Config, folder: Path, worker: int = 0) -> None:
+    """Runs trials until there are enough."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.hparams_search.workers))
+    study = _open_study(config, folder, worker)
+    trials = config.hparams_search.trials
+    if len(study.get_trials(deepcopy=False, states=_ENDED)) >= trials:
+        return
+    study.optimize(
+        lambda trial: _run_trial(trial, config, folder),
+        callbacks=[MaxTrialsCallback(trials, states=_ENDED)],
+        catch=(TrainingError,),  # a learning rate that makes the loss explode is a result, not a reason to stop
+    )
+
+
+def _run_trial(trial: optuna.Trial, config: Config, folder: Path) -> float:
+    values = {one.key: _suggest(trial, one) for one in config.hparams_search.space}
+    logger.info("trial %d: %s", trial.number, values)
+    run_dir = folder / f"trial_{trial.number:04d}"
+    own = {"run_dir": str(run_dir), "training.publish": False, "training.resume": False}
+
+    def report(metrics: dict[str, float]) -> None:
+        trial.report(metrics["val_Accuracy"], int(metrics["epoch"]))
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    return train(config.replace(values | own), on_epoch=report)["val_Accuracy"]
+
+
+def _suggest(trial: optuna.Trial, one: SearchRange) -> float | int | str | None:
+    if one.choices:
+        return trial.suggest_categorical(one.key, one.choices)
+    return trial.suggest_float(one.key, one.low or 0.0, one.high or 0.0, log=one.log)
+
+
+def _write_results(study: optuna.Study, folder: Path) -> pd.DataFrame:
+    table = study.trials_dataframe(attrs=("number", "state", "value", "params"))
+    table.columns = [name.removeprefix("params_").replace("value", "val_Accuracy") for name in table.columns]
+    table = table.sort_values("val_Accuracy", ascending=False, ignore_index=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "trials.csv", index=False)
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len({trial.value for trial in complete}) > 1:
+        draw_importances(get_param_importances(study), len(complete), folder / "importances.png")
+    logger.info("%s\nsee %s", table.head(10).to_string(index=False), folder)
+    if complete:
+        best = " ".join(f"{key}={value}" for key, value in study.best_params.items())
+        logger.info("best: uv run python -m src.mlops.train %s", best)
+    return table
+
+
+if __name__ == "__main__":
+    hydra_main(sweep)

@@ -1,0 +1,90 @@
+"""The search without an account, and the command line that W&B agents run."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from src.mlops import ROOT
+from src.mlops.config import Config
+from src.mlops.errors import ConfigError
+from src.mlops.sweep import sweep
+from tests.conftest import tiny_overrides
+
+SPACE = (
+    "hparams_search.space=[{key:training.optimizer.lr,low:0.0005,high:0.02,log:true},"
+    "{key:training.batch_size,choices:[8,16]}]"
+)
+
+
+@pytest.fixture(autouse=True)
+def _keep_threads() -> object:
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_finds_and_reports_and_goes_on(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    make = lambda trials: make_config("training.epochs=2", SPACE, f"hparams_search.trials={trials}")  # noqa: E731
+    first = sweep(make(2), tmp_path / "sweep")
+    assert list(first["number"].sort_values()) == [0, 1]
+    table = sweep(make(5), tmp_path / "sweep")
+    assert sorted(table["number"]) == [0, 1, 2, 3, 4]
+    assert list(table["val_Accuracy"]) == sorted(table["val_Accuracy"], reverse=True)
+    assert table["training.optimizer.lr"].between(0.0005, 0.02).all()
+    assert set(table["training.batch_size"]) <= {8, 16}
+    written = pd.read_csv(tmp_path / "reports/sweep/trials.csv")
+    assert list(written["number"]) == list(table["number"])
+    # Each trial has a folder of its own, and none has replaced the current model.
+    assert len(list((tmp_path / "sweep").glob("trial_*/best_model.pth"))) == 5
+    assert not (tmp_path / "latest/best_model.pth").exists()
+
+
+def test_exploding_trials_do_not_stop_the_search(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    space = "hparams_search.space=[{key:training.optimizer.lr,choices:[1e30]}]"
+    config = make_config("training.epochs=1", "training.schedule=constant", space, "hparams_search.trials=2")
+    table = sweep(config, tmp_path / "sweep")
+    assert list(table["state"]) == ["FAIL", "FAIL"]
+
+
+def test_unknown_key(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    space = "hparams_search.space=[{key:training.speed,low:0,high:1}]"
+    with pytest.raises(ConfigError, match=r"training\.speed"):
+        sweep(make_config(space), tmp_path / "sweep")
+
+
+@pytest.mark.parametrize("one", ["{key:seed}", "{key:seed,low:2,high:1}", "{key:seed,low:0,high:1,choices:[1]}"])
+def test_odd_ranges_are_refused(make_config: Callable[..., Config], one: str) -> None:
+    with pytest.raises(ConfigError, match="expected low below high, or choices"):
+        make_config(f"hparams_search.space=[{one}]")
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_study(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = make_config("training.epochs=1", SPACE, "hparams_search.trials=4", "hparams_search.workers=2")
+    table = sweep(config, tmp_path / "sweep")
+    assert len(table) >= 4
+    assert table["number"].is_unique
+
+
+def test_the_command_line_of_a_wandb_agent(tmp_path: Path, raw_dir: Path) -> None:
+    config = yaml.safe_load((ROOT / "sweep.yaml").read_text())
+    values = {key: one.get("min", one.get("values", [None])[0]) for key, one in config["parameters"].items()}
+    arguments = [f"{key}={value}" for key, value in values.items()]
+    command: list[str] = []
+    for part in config["command"]:
+        command += {"${env}": ["env"], "python": [sys.executable], "${args_no_hyphens}": arguments}.get(part, [part])
+    result = subprocess.run(
+        [*command, *tiny_overrides(tmp_path, raw_dir)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    lines = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert config["metric"]["name"] in lines[0].split(",")
+    assert list((tmp_path / "run/wandb").glob("offline-run-*"))
+    assert not (tmp_path / "latest/best_model.pth").exists()
