@@ -26,6 +26,8 @@ def open_run_dir(config: Config) -> Path:
         runs = [config.run_dir] if config.run_dir else sorted(RUNS.glob("*"), reverse=True)
         for run_dir in runs:
             if (run_dir / LAST).is_file():
+                for leftover in run_dir.glob(".*.pth-*"):  # of a write that was killed
+                    leftover.unlink()
                 return run_dir
         raise ConfigError(f"expected a run to resume with a {LAST} in {config.run_dir or RUNS}, found none.")
     name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
