@@ -24,10 +24,16 @@ def _module(c: Context, name: str, *arguments: str) -> None:
     _run(c, sys.executable, "-m", f"src.mlops.{name}", *arguments)
 
 
+def _option(key: str, value: str) -> str:
+    """Writes an override whose value may hold anything, such as a folder with spaces or umlauts."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
 @task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images, relative to the repository"})
 def preprocess_data(c: Context, override: list[str], raw_dir: str = "") -> None:
     """Check, split and pack the raw images into data/processed."""
-    _module(c, "data.prepare", *([f"data.raw_dir={raw_dir}"] if raw_dir else []), *override)
+    _module(c, "data.prepare", *([_option("data.raw_dir", raw_dir)] if raw_dir else []), *override)
 
 
 @task(iterable=["override"], help=OVERRIDE)
@@ -44,7 +50,7 @@ def evaluate(c: Context, override: list[str], split: str = "test") -> None:
 
 @task(iterable=["override"], help=OVERRIDE | {"workers": "trials at the same time"})
 def sweep(c: Context, override: list[str], workers: int = 1) -> None:
-    """Search hyper-parameters without an account; the result goes to reports/sweep."""
+    """Search hyper-parameters; the result goes to reports/sweep."""
     _module(c, "sweep", f"hparams_search.workers={workers}", *override)
 
 
@@ -54,16 +60,18 @@ def visualize(c: Context, override: list[str]) -> None:
     _module(c, "visualize", *override)
 
 
-@task(positional=["inputs"], help={"inputs": "images and folders, separated by commas", "out": "CSV file to write"})
-def predict(c: Context, inputs: str, out: str = "") -> None:
-    """Classify images and folders of images."""
-    _module(c, "predict", *inputs.split(","), *(["--out", out] if out else []))
+@task(help={"image": "an image, or a folder of images", "out": "CSV file to write"})
+def predict(c: Context, image: str, out: str = "") -> None:
+    """Classify an image, or all images of a folder."""
+    # The command runs at the root, but paths are meant from where it was typed.
+    _module(c, "predict", str(Path(image).absolute()), *(["--out", str(Path(out).absolute())] if out else []))
 
 
 @task(help={"model": "checkpoint to serve", "port": "port to listen on", "host": "address to listen on"})
-def api(c: Context, model: str = "models/latest/best_model.pth", port: int = 8000, host: str = "127.0.0.1") -> None:
+def api(c: Context, model: str = "", port: str = "", host: str = "") -> None:
     """Start the service; try it at http://localhost:8000/docs."""
-    _module(c, "api", "--model", model, "--port", str(port), "--host", host)
+    options = {"--model": model, "--port": port, "--host": host}
+    _module(c, "api", *(word for option, value in options.items() if value for word in (option, value)))
 
 
 @task

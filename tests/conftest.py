@@ -1,5 +1,6 @@
 """Tiny data and tiny models that the tests share; nothing here needs a network or the real images."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +23,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps settings of the developer's own shell out of the tests."""
-    for name in ("MLOPS_MODEL", "MLOPS_PORT", "WANDB_API_KEY", "WANDB_MODE", "HYDRA_FULL_ERROR"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith(("MLOPS_", "WANDB_", "HYDRA_")):
+            monkeypatch.delenv(name)
 
 
 def picture(class_id: int, seed: int = 0, side: int = 30) -> Image.Image:

@@ -1,8 +1,11 @@
 """The service: one image in, one answer out. `uvicorn src.mlops.api:app`, or `inv api`."""
 
+import errno
 import logging
+import os
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,13 +14,13 @@ from typing import Annotated
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, UploadFile
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.mlops import ROOT
 from src.mlops.errors import ImageError, MlopsError, ServiceError, UnsupportedImageError, report
-from src.mlops.inference import Classifier, Prediction
+from src.mlops.inference import DEFAULT_MODEL, Classifier, Prediction
 
 logger = logging.getLogger(__name__)
 NOT_LOADED = "Model not loaded. Check server logs."
@@ -27,9 +30,11 @@ _FORM_OVERHEAD = 16 * 1024  # bytes that a multipart body may have beside the fi
 class Settings(BaseSettings):
     """Settings of the service: environment variables with the prefix `MLOPS_`, or options of the command line."""
 
-    model_config = SettingsConfigDict(env_prefix="MLOPS_", cli_kebab_case=True, cli_prog_name="python -m src.mlops.api")
+    model_config = SettingsConfigDict(
+        env_prefix="MLOPS_", env_ignore_empty=True, cli_kebab_case=True, cli_prog_name="python -m src.mlops.api"
+    )
 
-    model: Annotated[Path, Field(description="checkpoint to serve")] = Path("models/latest/best_model.pth")
+    model: Annotated[Path, Field(description="checkpoint to serve")] = DEFAULT_MODEL
     max_upload_bytes: Annotated[int, Field(ge=1, description="largest image in bytes")] = 5 * 1024 * 1024
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 is all of the machine")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
@@ -49,6 +54,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: None reads them from the environment.
     """
     settings = settings or Settings()
+    # A large picture takes a few hundred MB while it is decoded, so only as many as there are cores are at a time.
+    decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,7 +81,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if len(content) > settings.max_upload_bytes:
             raise HTTPException(413, _too_large(settings.max_upload_bytes))
         try:
-            prediction = classifier.classify([content])[0]
+            with decoding:
+                prediction = classifier.classify([content])[0]
         except ImageError as error:
             raise HTTPException(415 if isinstance(error, UnsupportedImageError) else 422, str(error)) from error
         return Answer(**vars(prediction), filename=file.filename or "")
@@ -148,21 +156,36 @@ def _load(model: Path) -> Classifier | None:
 def main() -> None:
     """Starts the service from the command line."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    settings = CliApp.run(Settings)
-    # Bound here rather than by uvicorn, so that a port in use is told in one line.
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        settings = CliApp.run(Settings)
+        listener = _listen(settings)
+    except ValidationError as error:
+        faults = (f"{fault['loc'][-1]}: {fault['msg']}, found {fault['input']!r}" for fault in error.errors())
+        report(ServiceError(f"{'; '.join(faults)}. `python -m src.mlops.api --help` tells what is expected."))
+    except ServiceError as error:
+        report(error)
+    logger.info("starting at http://%s:%d/docs", settings.host, settings.port)
+    try:
+        uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning")).run(sockets=[listener])
+    except KeyboardInterrupt:
+        sys.exit(130)  # the shell's code for Ctrl-C; requests in flight were answered first
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Binds the port here rather than in uvicorn, so that what is wrong with it is told in one line."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError as error:
-        report(
-            ServiceError(
-                f"expected to listen on {settings.host}:{settings.port}, found: {error.strerror}. "
-                "Stop the other service, or choose a port with --port."
-            )
-        )
-    logger.info("http://%s:%d/docs", settings.host, settings.port)
-    uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning")).run(sockets=[listener])
+        in_use = "Stop the other service, or choose a port with --port."
+        other = "Give an address of this machine with --host, and a port that you may use with --port."
+        raise ServiceError(
+            f"expected to listen on {settings.host}:{settings.port}, found: {error.strerror}. "
+            f"{in_use if error.errno == errno.EADDRINUSE else other}"
+        ) from error
+    return listener
 
 
 def __getattr__(name: str) -> FastAPI:

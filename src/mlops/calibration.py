@@ -3,6 +3,7 @@
 All three numbers are fitted on validation images and stored in the checkpoint. Applying them needs NumPy only.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -75,11 +76,13 @@ class Calibration:
 
         Raises:
             TypeError: A number is missing, unknown, or no number.
-            ValueError: The temperature is not above 0.
+            ValueError: A number is out of its range.
         """
         calibration = cls(**{name: float(value) for name, value in stored.items()})
-        if not calibration.temperature > 0:
-            raise ValueError(f"temperature {calibration.temperature}")
+        if not (0 < calibration.temperature < float("inf") and 0 <= calibration.set_threshold <= 1):
+            raise ValueError(f"temperature {calibration.temperature}, set threshold {calibration.set_threshold}")
+        if math.isnan(calibration.energy_threshold):
+            raise ValueError("energy threshold nan")
         return calibration
 
 

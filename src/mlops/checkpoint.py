@@ -4,11 +4,10 @@ It embeds the config, so it loads after the YAML changed, and it never runs code
 unpickler, and the network is built from an allow-list of classes.
 """
 
-import os
+import io
 import pickle
 import platform
 import subprocess
-import tempfile
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from src.mlops import ROOT
 from src.mlops.calibration import Calibration
 from src.mlops.data.signs import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError, ConfigError
+from src.mlops.files import write_atomically
 from src.mlops.model import build_model
 
 FORMAT_VERSION = 1
@@ -82,30 +82,21 @@ def save_checkpoint(
         "history": history,
         "provenance": provenance,
     }
-    write_atomically(path, content)
+    write_content(path, content)
 
 
-def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    """Saves to a temporary name in the same folder, flushes to the disk, then renames.
+def write_content(path: Path, content: dict[str, Any]) -> None:
+    """Writes tensors and plain values as one file, all or nothing.
 
     Raises:
         CheckpointError: The file cannot be written.
     """
-    temporary = None
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = Path(file.name)
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # the temporary file is private, a model is for other users' services too
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
         raise CheckpointError(f"expected to write {path}, found: {error}. The former file is untouched.") from error
-    finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -126,11 +117,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "Use the release that wrote it, or train anew."
         )
     try:
-        classes = [entry["name"] for entry in content["classes"]]
-        if classes != [sign.name for sign in SIGNS]:
-            raise CheckpointError(
-                f"expected the {NUM_CLASSES} classes of GTSRB in {path}, found {len(classes)} others."
-            )
+        _check_classes(content["classes"])
         checkpoint = Checkpoint(
             model=_rebuild(content["config"]["model"], content["state_dict"]),
             config=content["config"],
@@ -140,10 +127,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             provenance=dict(content["provenance"]),
             history=list(content["history"]),
         )
-        _ = checkpoint.image_size
+        _check_image_size(checkpoint.image_size)
     except ConfigError as error:
         raise CheckpointError(f"refused {path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
             f"expected a complete checkpoint at {path}, found one whose parts do not fit: {type(error).__name__}: "
@@ -164,6 +151,8 @@ def read_plain(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"expected a checkpoint at {path}, found none. Train one: `inv train`.") from error
+    except IsADirectoryError as error:
+        raise CheckpointError(f"expected a checkpoint at {path}, found a folder. Give the file's path.") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"refused {path}: it is damaged, or holds objects beyond tensors and plain values, which could run code. "
@@ -190,11 +179,27 @@ def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
     }
 
 
+def _check_classes(classes: list[dict[str, Any]]) -> None:
+    if [entry["name"] for entry in classes] != [sign.name for sign in SIGNS]:
+        raise ValueError(f"expected the {NUM_CLASSES} classes of GTSRB, found {len(classes)} others")
+
+
+def _check_image_size(size: int) -> None:
+    if not 24 <= size <= 512:
+        raise ValueError(f"image size {size} px")
+
+
 def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
     # On the meta device no memory is taken, whatever sizes a hostile config names; the file's own tensors become
     # the weights, and they must fit.
     with torch.device("meta"):
         model = build_model(model_config)
+    for name, expected in model.state_dict().items():
+        found = state_dict[name]
+        if (found.dtype, found.layout) != (expected.dtype, expected.layout):
+            raise TypeError(f"{name} is {found.dtype} {found.layout}")
+        if not found.isfinite().all():
+            raise ValueError(f"{name} is not finite")
     model.load_state_dict(state_dict, assign=True)
     return model.eval()
 

@@ -14,13 +14,29 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from yaml import YAMLError
 
 from src.mlops import ROOT
 from src.mlops.errors import ConfigError, MlopsError, report
 
 CONFIG_DIR = ROOT / "configshydra"
 _MISSING = object()
+
+
+def _not_empty(path: object) -> object:
+    if path == "":
+        raise ValueError("expected a path")
+    return path
 
 
 def _from_root(path: Path) -> Path:
@@ -32,7 +48,7 @@ def _to_root(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-RepoPath = Annotated[Path, AfterValidator(_from_root), PlainSerializer(_to_root)]
+RepoPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_root), PlainSerializer(_to_root)]
 """A path; a relative one is relative to the repository root, wherever the command was started."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -87,6 +103,13 @@ class AugmentationConfig(_Section):
     mirror: bool
 
 
+def _positive_lr(optimizer: dict[str, Any]) -> dict[str, Any]:
+    lr = optimizer.get("lr")
+    if not (isinstance(lr, int | float) and 0 < lr < float("inf")):
+        raise ValueError(f"lr is a number above 0, not {lr!r}")
+    return optimizer
+
+
 class TrainingConfig(_Section):
     """Optimiser, schedule and augmentation."""
 
@@ -97,7 +120,7 @@ class TrainingConfig(_Section):
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     profile: bool
-    optimizer: dict[str, Any]
+    optimizer: Annotated[dict[str, Any], AfterValidator(_positive_lr)]
     schedule: Literal["onecycle", "constant"]
     warmup: Annotated[float, Field(gt=0, lt=1)]
     label_smoothing: Share
@@ -193,12 +216,20 @@ def parse_config(raw: DictConfig) -> Config:
     try:
         return Config.model_validate(OmegaConf.to_container(raw, resolve=True))
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}, found {fault['input']!r}" for fault in error.errors()
-        ]
+        faults = describe(error)
     except OmegaConfBaseException as error:
         faults = [str(error).splitlines()[0]]
     raise ConfigError(f"{'; '.join(faults)}. The keys and their ranges are in {CONFIG_DIR.name}/.")
+
+
+def describe(error: ValidationError) -> list[str]:
+    """Says in one line each what is wrong with which setting."""
+    lines = []
+    for fault in error.errors():
+        unknown = fault["type"] == "extra_forbidden"
+        reason = "there is no such key" if unknown else f"{fault['msg']}, found {fault['input']!r}"
+        lines.append(f"{'.'.join(map(str, fault['loc']))}: {reason}")
+    return lines
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
@@ -213,7 +244,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
         try:
             return parse_config(hydra.compose("config", list(overrides)))
-        except HydraException as error:
+        except (HydraException, YAMLError) as error:
             raise _composition_error(error) from error
 
 
@@ -242,15 +273,18 @@ def hydra_main(task: Callable[[Config], object]) -> None:
 
     try:
         run()
-    except HydraException as error:
+    except (HydraException, YAMLError) as error:
         failures.append(_composition_error(error))
     except KeyboardInterrupt:
-        sys.exit(130)  # the shell's code for Ctrl-C
+        sys.stderr.write("stopped by Ctrl-C\n")
+        sys.exit(130)  # the shell's code for it
     if failures:
         os.environ["HYDRA_FULL_ERROR"] = wants_traceback
         report(failures[0])
 
 
-def _composition_error(error: HydraException) -> ConfigError:
-    reason = " ".join(line.strip() for line in str(error).splitlines() if "To append to your config" not in line)
-    return ConfigError(f"{reason} The keys and their ranges are in {CONFIG_DIR.name}/; `--cfg job` prints them all.")
+def _composition_error(error: Exception) -> ConfigError:
+    # Of Hydra's several lines those that name the fault: neither its advice to add the key, nor where it looked.
+    lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
+    reason = " ".join(line for line in lines if line and "To append to your config" not in line).rstrip(".")
+    return ConfigError(f"{reason}. The keys and their ranges are in {CONFIG_DIR.name}/; `--cfg job` prints them all.")

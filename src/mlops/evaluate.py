@@ -2,6 +2,9 @@
 
 import json
 import logging
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,10 +83,13 @@ def evaluate(config: Config) -> dict[str, Any]:
     )
     reports = config.evaluation.reports_dir
     try:
-        reports.mkdir(parents=True, exist_ok=True)
-        (reports / METRICS_FILE).write_text(json.dumps(results, indent=2) + "\n")
-        predictions.to_csv(reports / PREDICTIONS_FILE, index=False)
-        draw_evaluation(results, predictions, arrays, checkpoint.history, reports / "figures")
+        # Made elsewhere first: numbers and figures in the folder are always of one evaluation.
+        with tempfile.TemporaryDirectory() as name:
+            work = Path(name)
+            (work / METRICS_FILE).write_text(json.dumps(results, indent=2) + "\n")
+            predictions.to_csv(work / PREDICTIONS_FILE, index=False)
+            draw_evaluation(results, predictions, arrays, checkpoint.history, work / "figures")
+            shutil.copytree(work, reports, dirs_exist_ok=True)
     except OSError as error:
         raise DataError(f"expected to write reports to {reports}, found: {error}.") from error
     logger.info(

@@ -15,6 +15,7 @@ from src.mlops.calibration import Calibration
 from src.mlops.data.signs import SIGNS
 from src.mlops.preprocessing import open_image, preprocess
 
+DEFAULT_MODEL = Path("models/latest/best_model.pth")  # below the repository; training's ckpt_path in config.yaml
 TOP_K = 5
 
 

@@ -4,7 +4,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from src.mlops import distributed
 from src.mlops.calibration import Calibration
-from src.mlops.checkpoint import save_checkpoint, write_atomically
+from src.mlops.checkpoint import save_checkpoint, write_content
 from src.mlops.config import Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
-from src.mlops.errors import ConfigError, TrainingError
+from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 from src.mlops.metrics import classification_metrics
 from src.mlops.model import predict_logits
 from src.mlops.optimization import average_weights, build_optimizer, build_scheduler, size_of_epoch
@@ -50,6 +50,7 @@ class State:
         config: The whole configuration.
         model: The network that is trained, on its device.
         steps_per_epoch: Optimiser steps of an epoch.
+        data_fingerprint: What is trained on.
         epoch: Epochs that are done.
         history: The metrics of each of them.
         seconds: Time that they took, with validation and saving.
@@ -60,6 +61,7 @@ class State:
     config: Config
     model: nn.Module
     steps_per_epoch: int
+    data_fingerprint: str
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -86,6 +88,7 @@ class State:
         """Returns everything as tensors and plain values."""
         return {
             "config": self.config.to_dict(),
+            "data_fingerprint": self.data_fingerprint,
             "epoch": self.epoch,
             "history": self.history,
             "seconds": [self.seconds, self.seconds_training, self.seconds_preparing],
@@ -100,21 +103,38 @@ class State:
         """Goes back to what `to_dict` returned.
 
         Raises:
-            ConfigError: It is of a run with other settings.
+            ConfigError: It is of a run with other settings or other data.
+            CheckpointError: It is incomplete.
         """
-        mine, theirs = self.config.to_dict(), stored["config"]
-        changed = [key for key in ("model", "data", "seed") if mine[key] != theirs[key]]
-        changed += [
-            f"training.{key}"
-            for key, value in mine["training"].items()
-            if key not in {"resume", "publish", "profile"} and value != theirs["training"].get(key)
-        ]
-        if changed:
-            raise ConfigError(f"expected the settings that the run began with, found others for {', '.join(changed)}.")
-        self.epoch, self.history = stored["epoch"], stored["history"]
-        self.seconds, self.seconds_training, self.seconds_preparing = stored["seconds"]
-        for name in ("model", "optimizer", "scheduler", "averaged", "scaler"):
-            getattr(self, name).load_state_dict(stored[name])
+        try:
+            changed = [*self._changes(stored["config"])]
+            if stored["data_fingerprint"] != self.data_fingerprint:
+                changed.append("the data")
+            if changed:
+                raise ConfigError(
+                    f"expected what the run began with, found something else for {', '.join(changed)}. Start a new run "
+                    "for other settings."
+                )
+            self.epoch, self.history = stored["epoch"], stored["history"]
+            self.seconds, self.seconds_training, self.seconds_preparing = stored["seconds"]
+            for name in ("model", "optimizer", "scheduler", "averaged", "scaler"):
+                getattr(self, name).load_state_dict(stored[name])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"expected the state of a run in {LAST}, found: {error!r}. Start a new run."
+            ) from error
+
+    def _changes(self, stored: dict[str, Any]) -> Iterator[str]:
+        """Names the settings that differ and make another training of it."""
+        mine = self.config.to_dict()
+        for section in ("model", "training"):
+            for key in mine[section].keys() | stored[section].keys():
+                if key in {"resume", "publish", "profile"}:
+                    continue
+                if mine[section].get(key) != stored[section].get(key):
+                    yield f"{section}.{key}"
+        if mine["seed"] != stored["seed"]:
+            yield "seed"
 
 
 def run_epochs(
@@ -161,7 +181,7 @@ def run_epochs(
                     history=state.history,
                 )
             # Last, since a run that is killed between the two repeats the epoch, and writes the same best again.
-            write_atomically(run_dir / LAST, state.to_dict())
+            write_content(run_dir / LAST, state.to_dict())
         log(row)
         logger.info(
             "epoch %d/%d  loss %.4f  accuracy %.4f  val loss %.4f  val accuracy %.4f  val F1 %.4f  %.1f s%s",
@@ -198,7 +218,8 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
                 measured.step()
             if step % _CHECK_INTERVAL == 0 or step == len(batches):
                 mean_loss, accuracy = _means(totals, state.epoch, step)
-                speed = step * training.batch_size / (time.perf_counter() - started)
+                images_done = min(step * training.batch_size, len(batches.arrays.rows))
+                speed = images_done / (time.perf_counter() - started)
                 bar.show(step, f"loss {mean_loss:.3f}  accuracy {accuracy:.3f}  {speed:,.0f} images/s")
             ready = time.perf_counter()
     state.seconds_training += ready - started
@@ -213,9 +234,11 @@ def _step(state: State, images: Tensor, labels: Tensor) -> Tensor:
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    scale = state.scaler.get_scale()
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.scheduler.step()
+    if state.scaler.get_scale() >= scale:  # else half precision overflowed and the step was left out
+        state.scheduler.step()
     state.averaged.update_parameters(state.model)
     with torch.no_grad():
         correct = (logits.argmax(1) == labels).sum()

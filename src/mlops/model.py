@@ -1,7 +1,7 @@
 """The networks. All take images as they are packed and normalise them themselves.
 
 `forward(images) -> logits`, `embed(images) -> embedding`: images are uint8 or float [N, 3, H, W] with values 0 to 255
-and sides of at least 24 px; logits are float [N, num_classes]; the embedding is the last layer's input, float [N, D].
+and sides of at least 24 px; logits are float [N, 43]; the embedding is the last layer's input, float [N, D].
 """
 
 import itertools
@@ -16,25 +16,23 @@ from torch import Tensor, nn
 from src.mlops.data.signs import NUM_CLASSES
 from src.mlops.errors import ConfigError
 
-# Mean and standard deviation of GTSRB's training pixels, per channel, on the scale 0 to 255.
-PIXEL_MEAN = (86.0, 79.0, 82.0)
-PIXEL_STD = (70.0, 67.0, 69.0)
+# Added to the spread of an image's pixels (0 to 255), so that an almost black image is not all noise.
+MIN_SPREAD = 4.0
 
 
 class Normalize(nn.Module):
-    """Pixels of 0 to 255 → about zero mean and unit variance, float [N, 3, H, W]."""
+    """Pixels of 0 to 255 → zero mean and about unit variance in each image, float [N, 3, H, W].
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1))
+    Each image by itself, over all its pixels and channels: a sign in the dark then looks like the same sign in the
+    sun, while its colours stay.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalises uint8 or float images."""
-        return (images.to(self.mean.dtype) - self.mean) / self.std
+        pixels = images if images.is_floating_point() else images.float()
+        centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
+        spread = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        return centred / (spread + MIN_SPREAD)
 
 
 class _Classifier(nn.Module):
@@ -49,7 +47,7 @@ class _Classifier(nn.Module):
         return cast(Tensor, self.features(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits, float [N, num_classes]."""
+        """Returns logits, float [N, 43]."""
         return cast(Tensor, self.head(self.dropout(self.embed(images))))
 
 
@@ -62,11 +60,12 @@ class SignNet(_Classifier):
     Args:
         width: Channels after the stem; later stages have twice and four times as many.
         dropout: Share of features dropped before the last layer while training.
-        num_classes: Number of classes.
     """
 
-    def __init__(self, width: int = 24, dropout: float = 0.2, num_classes: int = NUM_CLASSES) -> None:
+    def __init__(self, width: int = 24, dropout: float = 0.2) -> None:
         super().__init__()
+        if not (isinstance(width, int) and 4 <= width <= 256):
+            raise ValueError(f"width is a whole number from 4 to 256, not {width!r}")
         self.features = nn.Sequential(
             Normalize(),
             _convolution(3, width, kernel_size=5, stride=2),
@@ -80,7 +79,7 @@ class SignNet(_Classifier):
             nn.Flatten(),
         )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(9 * 4 * width, num_classes)
+        self.head = nn.Linear(9 * 4 * width, NUM_CLASSES)
 
 
 class TinyCNN(_Classifier):
@@ -88,10 +87,9 @@ class TinyCNN(_Classifier):
 
     Args:
         dropout: Share of hidden units dropped while training.
-        num_classes: Number of classes.
     """
 
-    def __init__(self, dropout: float = 0.3, num_classes: int = NUM_CLASSES) -> None:
+    def __init__(self, dropout: float = 0.3) -> None:
         super().__init__()
         widths = (3, 32, 64, 128)
         blocks: list[nn.Module] = []
@@ -106,7 +104,7 @@ class TinyCNN(_Classifier):
             nn.ReLU(inplace=True),
         )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(512, num_classes)
+        self.head = nn.Linear(512, NUM_CLASSES)
 
 
 # A checkpoint names its model; nothing outside this list is ever built from a file.
@@ -130,7 +128,7 @@ def build_model(config: Mapping[str, Any]) -> _Classifier:
     """
     arguments = dict(config)
     target = arguments.pop("_target_", None)
-    if target not in MODELS:
+    if not isinstance(target, str) or target not in MODELS:
         raise ConfigError(f"expected model._target_ to be one of {', '.join(MODELS)}, found {target!r}.")
     try:
         return MODELS[target](**arguments)
@@ -165,7 +163,7 @@ def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
     """Runs a model over batches of images and labels, on the device that it is on.
 
     Returns:
-        Logits, float32 [N, num_classes], in order.
+        Logits, float32 [N, 43], in order.
     """
     device = next(model.parameters()).device
     model.eval()

@@ -1,6 +1,7 @@
 """Classifies files and folders: `python -m src.mlops.predict sign.png folder/ --out predictions.csv`."""
 
 import csv
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from typing import Annotated
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from src.mlops import ROOT
 from src.mlops.errors import DataError, ImageError, MlopsError, report
-from src.mlops.inference import Classifier
+from src.mlops.files import write_atomically
+from src.mlops.inference import DEFAULT_MODEL, Classifier
 
 logger = logging.getLogger(__name__)
 COLUMNS = [
@@ -59,7 +62,7 @@ def _find(inputs: list[Path]) -> Iterator[Path]:
         elif path.exists():
             yield path
         else:
-            raise DataError(f"expected a file or folder at {path}, found none.")
+            raise DataError(f"expected a file or folder at {path.absolute()}, found none.")
 
 
 def _row(path: Path, classifier: Classifier) -> dict[str, object]:
@@ -72,16 +75,13 @@ def _row(path: Path, classifier: Classifier) -> dict[str, object]:
 
 
 def _write(rows: list[dict[str, object]], out: Path) -> None:
-    temporary = out.with_name(f".{out.name}.part")
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(out)
+        write_atomically(out, text.getvalue().encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"expected to write {out}, found: {error}.") from error
 
 
@@ -89,29 +89,31 @@ def _show(rows: list[dict[str, object]]) -> None:
     table = Table(Column("image", overflow="fold"), "class", "sign", "probability", "note")
     for row in rows:
         if row["error"]:
-            table.add_row(str(row["path"]), "", "", "", f"[red]{row['error']}[/red]")
+            table.add_row(escape(str(row["path"])), "", "", "", f"[red]{escape(str(row['error']))}[/red]")
         else:
             note = "[yellow]looks like no known sign[/yellow]" if row["is_unknown"] else ""
-            values = (row["path"], row["predicted_class"], row["class_name"], f"{row['probability']:.4f}", note)
-            table.add_row(*map(str, values))
+            cells = (row["predicted_class"], row["class_name"], f"{row['probability']:.4f}", note)
+            table.add_row(escape(str(row["path"])), *map(str, cells))
     Console().print(table)
 
 
 def main(
     inputs: Annotated[list[Path], typer.Argument(help="Images, or folders that are searched for images.")],
     out: Annotated[Path | None, typer.Option(help="Write a CSV file instead of showing a table.")] = None,
-    checkpoint: Annotated[Path, typer.Option(help="Model to use.")] = ROOT / "models/latest/best_model.pth",
+    checkpoint: Annotated[Path, typer.Option(help="Model to use.")] = ROOT / DEFAULT_MODEL,
 ) -> None:
     """Classifies images; one that cannot be used becomes a row with the reason."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         rows = predict(inputs, checkpoint)
+        failed = sum(bool(row["error"]) for row in rows)
         if out:
             _write(rows, out)
-            failed = sum(bool(row["error"]) for row in rows)
             logger.info("%d images, %d of them unusable: %s", len(rows), failed, out)
         else:
             _show(rows)
+        if failed == len(rows):
+            raise DataError(f"expected usable images, found none among {len(rows)}.")
     except MlopsError as error:
         report(error)
 

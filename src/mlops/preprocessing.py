@@ -26,7 +26,7 @@ def open_image(
 
     Args:
         source: Encoded bytes, a file, or an image that is open already.
-        formats: Accepted Pillow formats; None accepts every raster format that Pillow reads.
+        formats: Accepted Pillow formats; None accepts every one that Pillow reads by itself.
 
     Returns:
         An RGB image. Transparent parts are laid over mid-grey, and the EXIF orientation is applied.
@@ -37,6 +37,9 @@ def open_image(
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source)
+    if formats is None:
+        Image.init()
+        formats = tuple(sorted(set(Image.OPEN) - {"EPS"}))  # for which Pillow would start another program
     if isinstance(source, bytes) and not source:
         raise ImageError("expected a picture, found an empty file (0 bytes)")
     try:
@@ -49,17 +52,17 @@ def open_image(
     except UnidentifiedImageError as error:
         if not isinstance(source, bytes) and _is_empty(source):
             raise ImageError("expected a picture, found an empty file (0 bytes)") from error
-        accepted = ", ".join(formats) if formats else "any format that Pillow reads"
+        accepted = ", ".join(formats) if formats == WEB_FORMATS else "any format that Pillow reads"
         raise UnsupportedImageError(f"expected a picture ({accepted}), found something else") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"expected at most {MAX_PIXELS:,} pixels: {error}") from error
     except FileNotFoundError as error:
         raise ImageError("expected a picture, found no such file") from error
+    except ImageError:
+        raise
     # Pillow's decoders meet hostile bytes with almost any exception; each means the same to the caller.
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError) as error:
-        raise ImageError(f"the picture is damaged or cut off ({error})") from error
-    except (AttributeError, MemoryError, AssertionError, RuntimeError, ArithmeticError, LookupError) as error:
-        raise ImageError(f"the picture is damaged ({type(error).__name__})") from error
+    except Exception as error:
+        raise ImageError(f"the picture is damaged or cut off ({error or type(error).__name__})") from error
 
 
 def preprocess(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -92,15 +95,18 @@ def _check_dimensions(image: Image.Image) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError("expected whole numbers as pixels, found floating-point ones, whose white is not defined")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
+    if image.mode.startswith("I"):
         # Pillow clips 16-bit grey at 255 when it converts; keep the upper byte instead.
-        levels = np.asarray(image, dtype=np.float64)
+        levels = np.asarray(image, dtype=np.float32)
         image = Image.fromarray(np.clip(levels / 257, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        grey = Image.new("RGBA", image.size, (128, 128, 128, 255))
-        return Image.alpha_composite(grey, image).convert("RGB")
+        opaque = Image.new("RGB", image.size, (128, 128, 128))
+        opaque.paste(image, mask=image.getchannel("A"))
+        return opaque
     return image.convert("RGB")
 
 

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 _WAIT, _WARMUP, _STEPS = 5, 2, 10  # steps that are left out, run warm, and measured
@@ -20,8 +21,9 @@ def profiler(folder: Path) -> AbstractContextManager[profile]:
         table = measured.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
         (folder / "table.txt").write_text(f"{_STEPS} training steps\n{table}\n")
 
+    devices = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     return profile(
-        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA],
+        activities=devices,
         schedule=schedule(wait=_WAIT, warmup=_WARMUP, active=_STEPS, repeat=1),
         on_trace_ready=write,
     )

@@ -13,6 +13,7 @@ from src.mlops.errors import ConfigError
 
 BEST = "best_model.pth"
 LAST = "last.pth"
+CONFIG = "config.json"
 RUNS = ROOT / "models" / "runs"
 
 
@@ -35,16 +36,16 @@ def open_run_dir(config: Config) -> Path:
     for run_dir in wanted:
         try:
             run_dir.mkdir(parents=True, exist_ok=bool(config.run_dir))
-        except FileExistsError:
-            continue  # another run of the same second
+            (run_dir / CONFIG).touch(exist_ok=False)  # claims the folder: of two runs, one gets it
+        except FileExistsError as error:
+            if config.run_dir is None:
+                continue  # another run of the same second
+            raise ConfigError(
+                f"expected a new folder as run_dir, found a finished or broken-off run, or a file, at {run_dir}. Name "
+                "another, or go on with training.resume=true."
+            ) from error
         except OSError as error:
             raise ConfigError(f"expected a folder to write the run to, found {run_dir}: {error}.") from error
-        if (run_dir / LAST).exists():
-            raise ConfigError(
-                f"expected a new run_dir, found a finished or broken-off run in {run_dir}. Name another "
-                "folder, or go on with training.resume=true."
-            )
-        require_writable(run_dir)
         return run_dir
     raise ConfigError(f"expected a free name for the run in {RUNS}, found none.")
 

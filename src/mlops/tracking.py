@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from src.mlops.config import Config
+from src.mlops.run_folder import CONFIG
 
 logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.csv"
-CONFIG_FILE = "config.json"
 
 
 class Tracker(Protocol):
@@ -43,7 +43,7 @@ class CsvTracker:
         self._path.unlink(missing_ok=True)
         for metrics in history:
             self.log(metrics)
-        (run_dir / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        (run_dir / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
     def log(self, metrics: dict[str, float]) -> None:
         """Appends a line; the first one writes the header too."""
@@ -75,11 +75,11 @@ class WandbTracker:
 
         self._files = CsvTracker(run_dir, config, history)
         self._wandb = wandb
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         try:
-            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
             self._run = self._start(mode, run_dir, config)
         except Exception as error:  # whatever keeps W&B from the network must not keep us from training
-            logger.warning("W&B cannot be reached (%s): logging offline", error)
+            logger.warning("W&B cannot be used as WANDB_MODE=%s (%s): logging offline", mode, _first_line(error))
             self._run = self._start("offline", run_dir, config)
         if self._run.settings.mode == "offline":
             logger.info("W&B logs offline; `wandb sync %s` sends it later", Path(self._run.dir).parent)
@@ -113,5 +113,13 @@ class WandbTracker:
 
 def start_tracking(run_dir: Path, config: Config, history: list[dict[str, float]]) -> Tracker:
     """Starts the tracker that `tracking.backend` names."""
-    kind = WandbTracker if config.tracking.backend == "wandb" else CsvTracker
-    return kind(run_dir, config, history)
+    if config.tracking.backend == "wandb":
+        try:
+            return WandbTracker(run_dir, config, history)
+        except Exception as error:
+            logger.warning("W&B cannot be used (%s): metrics go to %s only", _first_line(error), METRICS_FILE)
+    return CsvTracker(run_dir, config, history)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,18 +10,20 @@ from pathlib import Path
 import torch
 
 from src.mlops import distributed
-from src.mlops.checkpoint import provenance, read_plain, write_atomically
+from src.mlops.checkpoint import provenance, read_plain, write_content
 from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import Pack
 from src.mlops.data.prepare import prepare
+from src.mlops.errors import TrainingError
 from src.mlops.loop import State, run_epochs, seed_everything
 from src.mlops.model import build_model, choose_device, count_parameters
+from src.mlops.optimization import build_optimizer
 from src.mlops.run_folder import BEST, LAST, log_file, open_run_dir, require_writable
 from src.mlops.tracking import Tracker, start_tracking
 from src.mlops.visualize import draw_learning_curves
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("src.mlops.train")  # not __main__, so that the run's log file has it too
 
 
 def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None = None) -> dict[str, float]:
@@ -39,17 +41,21 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         ConfigError: Model, optimiser or folders cannot be used as configured.
         TrainingError: The loss is no longer a number. The best checkpoint so far stays in the run's folder.
     """
+    # What can be refused is refused before data is prepared, and before hours of training.
     device = choose_device(config.device)
+    build_optimizer(build_model(config.model), config.training)
     with distributed.process_group(device):
+        distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
-        run_dir = distributed.from_rank_0(lambda: _open_folders(config))
-        with log_file(run_dir / "train.log", enabled=distributed.rank() == 0):
-            return _train(config, pack, device, run_dir, on_epoch or (lambda _: None))
-
-
-def _open_folders(config: Config) -> Path:
-    require_writable(config.ckpt_path.parent)  # before hours of training, not after
-    return open_run_dir(config)
+        run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
+        try:
+            with log_file(run_dir / "train.log", enabled=distributed.rank() == 0):
+                return _train(config, pack, device, run_dir, on_epoch or (lambda _: None))
+        except OSError as error:
+            raise TrainingError(
+                f"expected to write to {run_dir}, found: {error}. What was saved before is still there; make room "
+                "and go on with training.resume=true."
+            ) from error
 
 
 def _train(
@@ -60,7 +66,7 @@ def _train(
     shard = (distributed.rank(), distributed.world_size())
     batches = Batches(pack.load("train"), config.training.batch_size, seed=config.seed, shard=shard)
     validation = Batches(pack.load("val"), config.evaluation.batch_size, shard=shard)
-    state = State(config, model, len(batches))
+    state = State(config, model, len(batches), pack.fingerprint)
     if config.training.resume:
         state.restore(distributed.from_rank_0(lambda: read_plain(run_dir / LAST)))
     logger.info(
@@ -96,9 +102,9 @@ def _train(
 def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker) -> None:
     """Completes the best checkpoint with the history of all epochs and puts it at `config.ckpt_path`."""
     content = read_plain(run_dir / BEST) | {"history": state.history}
-    write_atomically(run_dir / BEST, content)
+    write_content(run_dir / BEST, content)
     if config.training.publish:
-        write_atomically(config.ckpt_path, content)
+        write_content(config.ckpt_path, content)
     figure = run_dir / "figures" / "learning_curves.png"
     draw_learning_curves(state.history, figure)
     tracker.log_figure(figure)

@@ -16,6 +16,7 @@ from src.mlops.config import Config, hydra_main
 from src.mlops.data.packing import Pack, SplitArrays
 from src.mlops.data.prepare import prepare
 from src.mlops.data.signs import NUM_CLASSES, SIGNS
+from src.mlops.errors import DataError
 
 logger = logging.getLogger(__name__)
 _BLUE, _RED, _GREY = "#2a6fb0", "#c0392b", "#9aa5b1"
@@ -157,16 +158,18 @@ def draw_importances(importances: Mapping[str, float], trials: int, path: Path) 
     names = sorted(importances, key=lambda name: importances[name])
     bars = axes.barh(names, [importances[name] for name in names], color=_BLUE)
     axes.bar_label(bars, fmt=" %.2f")
-    axes.set(
-        title=f"Share of the difference in accuracy that each explains ({trials} trials)", xlim=(0, 1.1)
-    )
+    axes.set(title=f"Share of the difference in accuracy that each explains ({trials} trials)", xlim=(0, 1.1))
     _save(figure, path)
 
 
 def main(config: Config) -> None:
     """Draws the sheet of the prepared data."""
     path = config.evaluation.reports_dir / "figures" / "data_sheet.png"
-    draw_data_sheet(prepare(config.data), path)
+    pack = prepare(config.data)
+    try:
+        draw_data_sheet(pack, path)
+    except OSError as error:
+        raise DataError(f"expected to write {path}, found: {error}.") from error
     logger.info("drew %s", path)
 
 

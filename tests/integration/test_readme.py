@@ -73,6 +73,13 @@ def test_tasks_run_from_any_folder_and_pass_on_failure(tmp_path: Path) -> None:
     assert "Traceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("name", ["archive (1)", "Größe", "a, b=c", "it's"])
+def test_folders_may_have_any_name(tmp_path: Path, name: str) -> None:
+    inv = f"{shlex.quote(sys.executable)} -m invoke"
+    result = run(f"{inv} preprocess-data --raw-dir {shlex.quote(str(tmp_path / name))}")
+    assert f"expected a folder of images at data.raw_dir={tmp_path / name}, found none" in result.stdout + result.stderr
+
+
 def test_the_whole_path_through_the_tasks(tmp_path: Path, raw_dir: Path) -> None:
     options = " ".join(f"-o {shlex.quote(override)}" for override in tiny_overrides(tmp_path, raw_dir))
     inv = f"{shlex.quote(sys.executable)} -m invoke"

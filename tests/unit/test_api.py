@@ -1,6 +1,7 @@
 """The service through HTTP: good pictures, bad pictures, no model, a port in use."""
 
 import io
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from src.mlops import ROOT
 from src.mlops.api import Settings, create_app
 from src.mlops.inference import Classifier
+from src.mlops.quickstart import _free_port
 from tests.conftest import picture
 from tests.unit.test_preprocessing import encode, png_header
 
@@ -137,6 +139,43 @@ def test_port_in_use_is_one_line() -> None:
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: expected to listen on 127.0.0.1:{port}, found: Address already in use")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", "99999"], "port: Input should be less than or equal to 65535"),
+        (["--port", "abc"], "port: Input should be a valid integer"),
+        (["--host", "203.0.113.1"], "Give an address of this machine"),
+    ],
+)
+def test_bad_options_are_one_line(options: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "src.mlops.api", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, message in result.stderr) == (1, True), result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_ends_the_service_quietly(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "src.mlops.api",
+        "--port",
+        str(_free_port()),
+        "--model",
+        str(tmp_path / "none.pth"),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as service:
+        assert service.stderr
+        lines = []
+        for line in service.stderr:
+            lines.append(line)
+            if "serving without a model" in line:
+                service.send_signal(signal.SIGINT)
+    assert service.returncode == 130
+    assert "Traceback" not in "".join(lines)
 
 
 class TestClassifier:

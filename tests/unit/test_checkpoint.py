@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from src.mlops.checkpoint import load_checkpoint, read_plain, write_atomically
+from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.errors import CheckpointError
 from src.mlops.model import TinyCNN, build_model
 
 
 def change(source: Path, target: Path, **changes: Any) -> Path:
-    write_atomically(target, read_plain(source) | changes)
+    write_content(target, read_plain(source) | changes)
     return target
 
 
@@ -88,10 +88,36 @@ def test_target_outside_the_list_is_refused(checkpoint: Path, tmp_path: Path, mo
 
 def test_absurd_sizes_take_no_memory(checkpoint: Path, tmp_path: Path) -> None:
     config = read_plain(checkpoint)["config"]
-    config["model"]["width"] = 10**6  # some 10^13 weights
-    path = change(checkpoint, tmp_path / "huge.pth", config=config)
+    for width in (256, 10**6, 10**30):
+        config["model"]["width"] = width
+        path = change(checkpoint, tmp_path / "huge.pth", config=config)
+        with pytest.raises(CheckpointError, match=r"parts do not fit|width is a whole number from 4 to 256"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("size", [200_000, -5, 0, float("inf")])
+def test_absurd_image_sizes(checkpoint: Path, tmp_path: Path, size: float) -> None:
+    config = read_plain(checkpoint)["config"]
+    config["data"]["image_size"] = size
     with pytest.raises(CheckpointError, match="parts do not fit"):
-        load_checkpoint(path)
+        load_checkpoint(change(checkpoint, tmp_path / "odd.pth", config=config))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda weight: weight * float("nan"),
+        lambda weight: weight.double(),
+        lambda weight: weight.to_sparse(),
+        lambda weight: torch.zeros(50, 144),
+        lambda weight: "weight",
+    ],
+)
+def test_weights_that_would_break_the_service(checkpoint: Path, tmp_path: Path, spoil: Any) -> None:
+    state_dict = dict(read_plain(checkpoint)["state_dict"])
+    state_dict["head.weight"] = spoil(state_dict["head.weight"])
+    with pytest.raises(CheckpointError, match="parts do not fit"):
+        load_checkpoint(change(checkpoint, tmp_path / "odd.pth", state_dict=state_dict))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +132,8 @@ def test_absurd_sizes_take_no_memory(checkpoint: Path, tmp_path: Path) -> None:
         ({"calibration": {"temperature": 0.0}}, "parts do not fit"),
         ({"calibration": {"warmth": 1.0}}, "parts do not fit"),
         ({"history": 3}, "parts do not fit"),
+        ({"epoch": float("inf")}, "parts do not fit"),
+        ({"calibration": {"energy_threshold": float("nan")}}, "parts do not fit"),
     ],
 )
 def test_incomplete_checkpoints(checkpoint: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -132,20 +160,19 @@ def test_foreign_files(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="inv train"):
         load_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match="expected a checkpoint"):
+    with pytest.raises(CheckpointError, match="found a folder"):
         load_checkpoint(tmp_path)
 
 
 def test_failed_write_keeps_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.pth"
-    write_atomically(path, {"value": 1})
+    write_content(path, {"value": 1})
 
-    def full(content: object, file: Any) -> None:
-        file.write(b"half")
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"No space left.*former file is untouched"):
-        write_atomically(path, {"value": 2})
+        write_content(path, {"value": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
     assert read_plain(path) == {"value": 1}

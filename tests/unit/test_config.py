@@ -1,5 +1,6 @@
 """What the configuration accepts and refuses."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,14 @@ import pytest
 from src.mlops import ROOT
 from src.mlops.config import CONFIG_DIR, load_config
 from src.mlops.errors import ConfigError
+from src.mlops.inference import DEFAULT_MODEL
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("training.lerning_rate=1", "training.lerning_rate"),
-        ("+training.lerning_rate=1", "training.lerning_rate: Extra inputs"),
+        ("+training.lerning_rate=1", "training.lerning_rate: there is no such key"),
         ("training.batch_size=0", "training.batch_size.*found 0"),
         ("training.epochs=many", "training.epochs.*found 'many'"),
         ("data.split.test_size=1.0", "data.split.test_size"),
@@ -24,6 +26,9 @@ from src.mlops.errors import ConfigError
         ("device=tpu", "device"),
         ("training.epochs=${nowhere}", "nowhere"),
         ("seed=-1", "seed"),
+        ("run_dir=''", "run_dir: .*expected a path"),
+        ("training.optimizer.lr=abc", "lr is a number above 0, not 'abc'"),
+        ("training.optimizer.lr=0", "lr is a number above 0, not 0"),
     ],
 )
 def test_bad_overrides_are_refused(override: str, message: str) -> None:
@@ -68,6 +73,18 @@ def test_command_line_ends_with_one_line_and_exit_code_1(arguments: list[str], m
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_broken_yaml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CONFIG_DIR, tmp_path / "configshydra")
+    (tmp_path / "configshydra/training/default.yaml").write_text("epochs: [1\n")
+    monkeypatch.setattr("src.mlops.config.CONFIG_DIR", tmp_path / "configshydra")
+    with pytest.raises(ConfigError, match=r"while parsing a flow sequence.*default\.yaml"):
+        load_config()
+
+
+def test_the_service_finds_what_training_leaves() -> None:
+    assert load_config().ckpt_path == ROOT / DEFAULT_MODEL
 
 
 def test_debug_shows_the_traceback() -> None:

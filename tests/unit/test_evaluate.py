@@ -2,12 +2,12 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,6 +21,7 @@ from src.mlops.metrics import classification_metrics, per_class_metrics
 from src.mlops.predict import main as predict_main
 from src.mlops.predict import predict
 from src.mlops.tracking import start_tracking
+from src.mlops.train import train
 from tests.conftest import picture, tiny_overrides
 
 FIGURES = ["learning_curves", "confusion_matrix", "per_class", "worst_mistakes"]
@@ -80,6 +81,12 @@ def test_figures_of_a_faultless_model(tmp_path: Path, trained: Path) -> None:
     right = pd.DataFrame({"class_id": arrays.labels, "predicted_class": arrays.labels, "probability": 1.0})
     visualize.draw_mistakes(right, arrays, tmp_path / "none.png")
     assert (tmp_path / "none.png").exists()
+
+
+def test_sheet_that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="expected to write"):
+        visualize.main(config_of(trained, tmp_path, f"evaluation.reports_dir={tmp_path / 'file'}"))
 
 
 def test_data_sheet(trained: Path, tmp_path: Path) -> None:
@@ -159,8 +166,6 @@ class TestPredict:
         assert good["predicted_class"] in range(43)
 
     def test_command_line_writes_csv(self, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-        import typer
-
         app = typer.Typer()
         app.command()(predict_main)
         out = tmp_path / "out" / "predictions.csv"
@@ -172,6 +177,21 @@ class TestPredict:
         assert "good.png" in shown.output.replace("\n", "")
         missing = CliRunner().invoke(app, [str(tmp_path / "none.png"), "--checkpoint", str(checkpoint)])
         assert missing.exit_code == 1
+
+    def test_odd_names_are_shown_as_they_are(self, tmp_path: Path, checkpoint: Path) -> None:
+        (tmp_path / "folder.png").mkdir()
+        picture(1).save(tmp_path / "[red]my sign, 1.png")
+        app = typer.Typer()
+        app.command()(predict_main)
+        shown = CliRunner().invoke(app, [str(tmp_path), "--checkpoint", str(checkpoint)], env={"COLUMNS": "300"})
+        assert shown.exit_code == 0
+        assert "[red]my sign, 1.png" in shown.output
+
+    def test_only_unusable_images_are_a_failure(self, tmp_path: Path, checkpoint: Path) -> None:
+        (tmp_path / "bad.png").write_bytes(b"")
+        app = typer.Typer()
+        app.command()(predict_main)
+        assert CliRunner().invoke(app, [str(tmp_path), "--checkpoint", str(checkpoint)]).exit_code == 1
 
     def test_nothing_to_classify(self, tmp_path: Path, checkpoint: Path) -> None:
         with pytest.raises(DataError, match="expected images in"):
@@ -192,10 +212,14 @@ class TestTracking:
     def test_wandb_offline_without_account_and_network(
         self, make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from src.mlops.train import train
-
         monkeypatch.setenv("HOME", str(tmp_path))
         train(make_config("tracking=wandb"))
         assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
         assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
-        shutil.rmtree(tmp_path / "run")
+
+    def test_wandb_that_does_not_start_leaves_the_csv(
+        self, make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WANDB_MODE", "bogus")
+        train(make_config("tracking=wandb", "training.epochs=1"))
+        assert (tmp_path / "run" / "metrics.csv").is_file()

@@ -57,7 +57,10 @@ def test_learns_a_batch_by_heart(config: dict[str, object]) -> None:
         {"_target_": None},
         {},
         {"_target_": "src.mlops.model.SignNet", "depth": 3},
-        {"_target_": "src.mlops.model.SignNet", "width": -1},
+        {"_target_": ["src.mlops.model.SignNet"]},
+        {"_target_": "src.mlops.model.SignNet", "num_classes": 5},
+        {"_target_": "src.mlops.model.SignNet", "width": 0},
+        {"_target_": "src.mlops.model.SignNet", "width": 1e22},
         {"_target_": "src.mlops.model.SignNet", "dropout": 2.0},
     ],
 )

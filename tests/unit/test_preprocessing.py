@@ -1,6 +1,7 @@
 """One definition of preprocessing: good pictures of many kinds, and bytes that are none."""
 
 import ast
+import base64
 import io
 import struct
 import zlib
@@ -106,6 +107,24 @@ def test_what_is_no_accepted_picture(content: bytes) -> None:
 def test_pictures_that_cannot_be_used(content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         open_image(content)
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    with pytest.raises(ImageError, match="floating-point"):
+        open_image(encode(Image.fromarray(np.ones((30, 30), np.float32)), "TIFF"))
+
+
+# A picture, found by fuzzing, whose EXIF data makes Pillow raise struct.error, which is no ValueError.
+HOSTILE_EXIF = base64.b64decode(
+    "UklGRsgAAABXRUJQVlA4WAoAAAAIAAAADwAADwAAVlA4IHwAAADQAgCdASoQABAAAUAmJZQCdMn9gYFkZ/9Aimw/rzcUAPqD0uaN"
+    "nNDVJg4SW8xiE6dBTqtdzYXS5IXDqGA0eMqtV+iN+RwOUud9WtJyuw63HZXm3nnVfQCTmzaFch+UIICzRA3o/aRe0fzOC4hxr0TP"
+    "If/5DNSD+lqCDgAARVhJRiYAAABNTQAqAAAACAACAQEAAgAAAAJ4AAAAARIAAwAAAAEABgAAAAAAAA=="
+)
+
+
+def test_hostile_exif_is_one_kind_of_error() -> None:
+    with pytest.raises(ImageError, match="damaged"):
+        open_image(HOSTILE_EXIF)
 
 
 def test_mutated_pictures_never_raise_anything_else() -> None:

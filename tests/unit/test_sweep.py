@@ -80,9 +80,8 @@ def test_the_command_line_of_a_wandb_agent(tmp_path: Path, raw_dir: Path) -> Non
     command: list[str] = []
     for part in config["command"]:
         command += {"${env}": ["env"], "python": [sys.executable], "${args_no_hyphens}": arguments}.get(part, [part])
-    result = subprocess.run(
-        [*command, *tiny_overrides(tmp_path, raw_dir)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    command += tiny_overrides(tmp_path, raw_dir)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     lines = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert config["metric"]["name"] in lines[0].split(",")

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from src.mlops import ROOT
-from src.mlops.checkpoint import load_checkpoint, read_plain
+from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.config import Config, load_config
-from src.mlops.errors import ConfigError, DataError, TrainingError
+from src.mlops.errors import CheckpointError, ConfigError, DataError, TrainingError
 from src.mlops.train import train
-from tests.conftest import tiny_overrides
+from tests.conftest import tiny_overrides, write_kaggle
 
 MakeConfig = Callable[..., Config]
 KEYS = {
@@ -82,7 +82,7 @@ def test_small_images_first(make_config: MakeConfig, tmp_path: Path) -> None:
 def test_a_run_folder_is_not_written_over(make_config: MakeConfig, tmp_path: Path) -> None:
     train(make_config("training.epochs=1"))
     before = (tmp_path / "run/best_model.pth").read_bytes()
-    with pytest.raises(ConfigError, match=r"expected a new run_dir.*training\.resume=true"):
+    with pytest.raises(ConfigError, match=r"expected a new folder as run_dir.*training\.resume=true"):
         train(make_config("training.epochs=1"))
     assert (tmp_path / "run/best_model.pth").read_bytes() == before
 
@@ -128,7 +128,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_goes_on(
 
 def test_resume_refuses_other_settings(make_config: MakeConfig) -> None:
     train(make_config("training.epochs=1"))
-    with pytest.raises(ConfigError, match=r"others for training\.batch_size"):
+    with pytest.raises(ConfigError, match=r"something else for training\.batch_size"):
         train(make_config("training.epochs=1", "training.resume=true", "training.batch_size=8"))
 
 
@@ -145,11 +145,49 @@ def test_folders_that_cannot_be_written(make_config: MakeConfig, tmp_path: Path)
         train(make_config(f"ckpt_path={tmp_path / 'file' / 'best_model.pth'}"))
 
 
-def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
-    from tests.conftest import write_kaggle
+def test_damaged_or_foreign_state_is_not_resumed(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("training.epochs=1"))
+    write_content(tmp_path / "run/last.pth", {"config": {}})
+    with pytest.raises(CheckpointError, match=r"expected the state of a run in last\.pth"):
+        train(make_config("training.epochs=1", "training.resume=true"))
 
+
+def test_other_data_is_not_resumed_on(make_config: MakeConfig) -> None:
+    train(make_config("training.epochs=1"))
+    with pytest.raises(ConfigError, match="something else for the data"):
+        train(make_config("training.epochs=1", "training.resume=true", "data.split.seed=9"))
+
+
+def test_full_disk_is_told(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("src.mlops.tracking.CsvTracker.log", full)
+    with pytest.raises(TrainingError, match=r"No space left on device\. What was saved before is still there"):
+        train(make_config("training.epochs=1"))
+
+
+def test_what_can_be_refused_is_refused_before_anything_is_written(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="width is a whole number"):
+        train(make_config("model.width=0"))
+    assert not (tmp_path / "processed").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_profile_says_where_time_goes(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("training.epochs=1", "training.batch_size=2", "training.profile=true"))
+    assert "conv" in (tmp_path / "run/profile/table.txt").read_text()
+    assert (tmp_path / "run/profile/trace.json").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns(make_config: MakeConfig, precision: str) -> None:
+    assert train(make_config("training.epochs=12", f"training.precision={precision}"))["val_Accuracy"] > 0.9
+
+
+def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
     raw = write_kaggle(tmp_path / "raw", tracks=1)
-    with pytest.raises(DataError, match="expected images in the split 'val'"):
+    with pytest.raises(DataError, match="expected images to train on and tracks to validate on"):
         train(load_config(tiny_overrides(tmp_path, raw)))
 
 
@@ -166,5 +204,7 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path, raw_dir: Path) -> None:
                 process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert "Traceback" not in "".join(lines)
-    assert "stopped by Ctrl-C" in lines[-1]
+    assert "stopped by Ctrl-C after" in lines[-2]
+    assert lines[-1] == "stopped by Ctrl-C\n"
     assert load_checkpoint(tmp_path / "run/best_model.pth").epoch >= 1
+    assert "epoch 1/100000" in (tmp_path / "run/train.log").read_text()

@@ -6,6 +6,7 @@ A table is a pandas frame with the columns of `COLUMNS`, one row per image:
 leave them 0.
 """
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from src.mlops.data.signs import NUM_CLASSES
 from src.mlops.errors import DataError
 
+logger = logging.getLogger(__name__)
 COLUMNS = ["path", "class_id", "track_id", "width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2"]
 # Names of the same columns in the CSV files of the benchmark, of Kaggle, and of this project's splits.
 CSV_COLUMNS = {
@@ -65,7 +67,7 @@ def read_layout(raw_dir: Path) -> RawData:
         raise DataError(f"expected a folder of images at data.raw_dir={raw_dir}, found none. Give the folder's path.")
     # Where an archive was unpacked together with its top folder, that folder is meant.
     for root in (raw_dir, raw_dir / "GTSRB"):
-        if (root / "Train.csv").is_file():
+        if any((root / name).is_file() for name in ("Train.csv", "Test.csv", "train.csv", "test.csv")):
             raw = _read_kaggle(root)
         elif (root / "Final_Training" / "Images").is_dir():
             raw = _read_official(root)
@@ -90,18 +92,18 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def _read_kaggle(root: Path) -> RawData:
-    tables = []
+    frames = []
     for name in ("Train", "Test"):
-        csv = root / f"{name}.csv"
-        if csv.is_file():
+        # Test.csv may be absent together with its images: a test set is then held out of the training images.
+        csv = next((path for path in (root / f"{name}.csv", root / f"{name.lower()}.csv") if path.is_file()), None)
+        if csv is None and (name == "Train" or (root / name).is_dir()):
+            raise DataError(f"expected {root / name}.csv with the classes of the images, found no such file.")
+        frame = None
+        if csv:
             frame = _read_csv(csv, ",", "Path")
             frame["path"] = frame["Path"].str.replace("\\", "/").str.removeprefix("./")
-            tables.append(_table(frame))
-        elif (root / name).is_dir() and name == "Test":
-            raise DataError(f"expected {csv} with the classes of the images in {root / name}, found no such file.")
-        else:
-            tables.append(_table(None))
-    return _raw("Kaggle", root, ("Train", "Test"), *tables)
+        frames.append(_table(frame))
+    return _raw("Kaggle", root, ("Train", "Test"), *frames)
 
 
 def _read_official(root: Path) -> RawData:
@@ -136,6 +138,7 @@ def _read_folders(root: Path) -> RawData:
         folder = next((root / name for name in names if (root / name).is_dir()), None)
         if folder is None and names[0] == "train":
             folder = root
+        _refuse_other_folders(folder, root)
         rows: list[dict[str, object]] = []
         for class_dir in _class_folders(folder) if folder else []:
             rows += [
@@ -143,12 +146,18 @@ def _read_folders(root: Path) -> RawData:
                 for path in _images(class_dir)
             ]
         tables.append(_table(pd.DataFrame(rows) if rows else None))
+    if (tables[0]["track_id"] == tables[0]["path"]).any():
+        logger.warning(
+            "some names in %s do not tell which physical sign they show (TRACK_FRAME.png, as in 00003_00012.png): such "
+            "images are split one by one, and validation is too kind where several show the same sign",
+            root,
+        )
     return _raw("class folders", root, (), *tables)
 
 
 def _read_csv(csv: Path, separator: str, path_column: str) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(csv, sep=separator)
+        frame = pd.read_csv(csv, sep=separator, index_col=False)
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(f"expected a table separated by '{separator}' in {csv}, found: {error}.") from error
     missing = [name for name in [*CSV_COLUMNS, path_column] if name not in frame.columns]
@@ -195,6 +204,14 @@ def _raw(layout: str, root: Path, folders: tuple[str, ...], train: pd.DataFrame,
     listed = set(train["path"]) | set(test["path"])
     present = (f"{folder}/{path}" for folder in folders for path in _images(root / folder))
     return RawData(layout, train, test, sorted(path for path in present if path not in listed))
+
+
+def _refuse_other_folders(folder: Path | None, root: Path) -> None:
+    ours = {"train", "Train", "test", "Test"} if folder == root else set()
+    others = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.isdecimal()] if folder else []
+    unknown = sorted(name for name in others if name not in ours and not name.startswith("."))
+    if unknown:
+        raise DataError(f"expected folders named by class 0 to 42 in {folder}, found {', '.join(unknown)} too.")
 
 
 def _class_folders(root: Path) -> list[Path]:

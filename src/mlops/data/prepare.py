@@ -31,6 +31,7 @@ from src.mlops.data.packing import (
 )
 from src.mlops.data.sources import locate_raw
 from src.mlops.errors import DataError
+from src.mlops.files import exclusive
 
 logger = logging.getLogger(__name__)
 SPLIT_FILES = {"train": "train_split.csv", "val": "val_split.csv", "test": "test.csv"}
@@ -58,29 +59,72 @@ def prepare(data: DataConfig) -> Pack:
             )
         return pack
     raw = read_layout(raw_dir)
-    table = pd.concat([raw.train, raw.test], ignore_index=True)
-    signature = images_signature(raw_dir, list(table["path"]), data.image_size)
-    settings = _settings_signature(data, raw, table)
-    with suppress(DataError):
-        pack = open_pack(data.processed_dir)
-        if (pack.manifest["images_signature"], pack.manifest["settings_signature"]) == (signature, settings):
-            logger.info("reusing %s, prepared before from the same images", data.processed_dir)
-            return pack
-
     try:
-        data.processed_dir.mkdir(parents=True, exist_ok=True)
-        for leftover in data.processed_dir.glob(".work-*"):  # of a preparation that was killed
-            shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory(dir=data.processed_dir, prefix=".work-") as work:
-            manifest = _build(Path(work), raw_dir, raw, data)
-            manifest |= {"images_signature": signature, "settings_signature": settings}
-            _publish(Path(work), data.processed_dir, manifest)
+        with exclusive(data.processed_dir):
+            return _reuse(data, raw_dir, raw) or _prepare_anew(data, raw_dir, raw)
     except OSError as error:
         raise DataError(f"expected to write the prepared data to {data.processed_dir}, found: {error}.") from error
-    finally:
-        if data.processed_dir.is_dir() and not any(data.processed_dir.iterdir()):
-            data.processed_dir.rmdir()
+
+
+def _reuse(data: DataConfig, raw_dir: Path, raw: RawData) -> Pack | None:
+    """Opens what was prepared before, if it would come out the same again."""
+    with suppress(DataError):
+        pack = open_pack(data.processed_dir)
+        if _signatures(data, raw_dir, raw).items() <= pack.manifest.items():
+            logger.info("reusing %s, prepared before from the same images", data.processed_dir)
+            return pack
+    return None
+
+
+def _prepare_anew(data: DataConfig, raw_dir: Path, raw: RawData) -> Pack:
+    for leftover in data.processed_dir.glob(".work-*"):  # of a preparation that was killed
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(dir=data.processed_dir, prefix=".work-") as work:
+        signatures = _signatures(data, raw_dir, raw)  # before packing: what changes meanwhile is seen next time
+        manifest = _build(Path(work), raw_dir, raw, data) | signatures
+        _publish(Path(work), data.processed_dir, manifest)
     return Pack(data.processed_dir, manifest)
+
+
+def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]:
+    table = pd.concat([raw.train, raw.test], ignore_index=True)
+    settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": raw.unlisted}
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
+    return {
+        "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
+        "settings_signature": hashlib.sha256(json.dumps(settings).encode() + rows).hexdigest(),
+    }
+
+
+def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[str, Any]:
+    """Packs, checks and splits into the folder `work`; returns the manifest of what is there then."""
+    table = pd.concat([raw.train, raw.test], ignore_index=True)
+    facts = pack_images(raw_dir, list(table["path"]), data.image_size, work / IMAGES)
+    table = pd.concat([table, facts], axis=1)
+    findings = checks.check(table[: len(raw.train)], table[len(raw.train) :], raw.unlisted)
+    if data.on_bad_image == "stop":
+        checks.require_clean(findings)
+    table["split"] = assign_splits(table, len(raw.train), findings, data)
+    counts = table["split"].value_counts()
+    if not (counts.get("train") and counts.get("val")):
+        raise DataError(
+            f"expected images to train on and tracks to validate on, found {counts.to_dict()} in {raw_dir}. Nothing "
+            "was written. Each class needs two tracks, that is two physical signs, to be validated."
+        )
+    report = checks.build_report(raw.layout, table, findings)
+
+    table.drop(columns=["problem", "found_width", "found_height"]).to_csv(work / INDEX, index=False)
+    for split, name in SPLIT_FILES.items():
+        write_csv(table[table["split"] == split], work / name)
+    (work / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (work / "report.md").write_text(checks.summarise(report))
+    files = {path.name: file_hash(path) for path in sorted(work.iterdir())}
+    content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
+    return {
+        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
+        "image_size": data.image_size,
+        "files": files,
+    }
 
 
 def assign_splits(table: pd.DataFrame, train_rows: int, findings: checks.Findings, data: DataConfig) -> pd.Series:
@@ -99,37 +143,6 @@ def assign_splits(table: pd.DataFrame, train_rows: int, findings: checks.Finding
         chosen = splits.hold_out(candidates, test_size=data.split.test_size, seed=data.split.seed)
         split[chosen.index[chosen]] = name
     return split
-
-
-def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[str, Any]:
-    """Packs, checks and splits into the folder `work`; returns the manifest of what is there then."""
-    table = pd.concat([raw.train, raw.test], ignore_index=True)
-    facts = pack_images(raw_dir, list(table["path"]), data.image_size, work / IMAGES)
-    table = pd.concat([table, facts], axis=1)
-    findings = checks.check(table[: len(raw.train)], table[len(raw.train) :], raw.unlisted)
-    if data.on_bad_image == "stop":
-        checks.require_clean(findings)
-    table["split"] = assign_splits(table, len(raw.train), findings, data)
-    report = checks.build_report(raw.layout, table, findings)
-
-    table.drop(columns=["problem", "found_width", "found_height"]).to_csv(work / INDEX, index=False)
-    for split, name in SPLIT_FILES.items():
-        write_csv(table[table["split"] == split], work / name)
-    (work / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (work / "report.md").write_text(checks.summarise(report))
-    files = {path.name: file_hash(path) for path in sorted(work.iterdir())}
-    content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
-    return {
-        "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
-        "image_size": data.image_size,
-        "files": files,
-    }
-
-
-def _settings_signature(data: DataConfig, raw: RawData, table: pd.DataFrame) -> str:
-    settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": raw.unlisted}
-    rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
-    return hashlib.sha256(json.dumps(settings).encode() + rows).hexdigest()
 
 
 def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_afte
 from src.mlops.config import DataConfig, SyntheticConfig
 from src.mlops.data.synthetic import generate
 from src.mlops.errors import ConfigError, DataError
+from src.mlops.files import exclusive
 from src.mlops.progress import ProgressBar
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,15 @@ def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
     """
     name = "{tracks_per_class}x{frames_per_track}_{test_tracks_per_class}_seed{seed}".format(**settings.model_dump())
     folder = raw_dir / name
-    if not folder.is_dir():
-        generate(folder, **settings.model_dump())
+    if folder.is_dir():
+        return folder
+    try:
+        with exclusive(raw_dir):
+            _clear(raw_dir, f".{name}-*")
+            if not folder.is_dir():  # another process may have drawn them meanwhile
+                generate(folder, **settings.model_dump())
+    except OSError as error:
+        raise DataError(f"expected to write drawn images to {folder}, found: {error}.") from error
     return folder
 
 
@@ -85,27 +93,38 @@ def download_official(
         DataError: The server cannot be reached, or sends other bytes than it should. A partial file is kept as
             `NAME.part` and resumed next time.
     """
-    images = raw_dir / "GTSRB"
-    if images.is_dir():
-        return raw_dir
-    raw_dir.mkdir(parents=True, exist_ok=True)
-    for archive in archives:
-        _download(base_url + archive.name, raw_dir / archive.name, archive.md5)
-    unpacked = Path(tempfile.mkdtemp(dir=raw_dir, prefix=".unpack-"))
     try:
+        if not (raw_dir / "GTSRB").is_dir():
+            with exclusive(raw_dir):
+                _clear(raw_dir, ".unpack-*")
+                for archive in archives:
+                    _download(base_url + archive.name, raw_dir / archive.name, archive.md5)
+                _unpack(raw_dir, archives)
+    except OSError as error:
+        raise DataError(f"expected to write the benchmark's images to {raw_dir}, found: {error}.") from error
+    return raw_dir
+
+
+def _unpack(raw_dir: Path, archives: tuple[Archive, ...]) -> None:
+    with tempfile.TemporaryDirectory(dir=raw_dir, prefix=".unpack-") as name:
+        unpacked = Path(name)
         for archive in archives:
             logger.info("unpacking %s", archive.name)
-            with zipfile.ZipFile(raw_dir / archive.name) as file:
-                file.extractall(unpacked)
+            try:
+                with zipfile.ZipFile(raw_dir / archive.name) as file:
+                    file.extractall(unpacked)
+            except zipfile.BadZipFile as error:
+                raise DataError(f"expected an archive at {raw_dir / archive.name}, found: {error}.") from error
         ground_truth = unpacked / "GT-final_test.csv"
         if ground_truth.is_file():
             ground_truth.rename(unpacked / "GTSRB" / ground_truth.name)
-        (unpacked / "GTSRB").rename(images)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"expected archives that unpack in {raw_dir}, found: {error}.") from error
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
-    return raw_dir
+        (unpacked / "GTSRB").rename(raw_dir / "GTSRB")
+
+
+def _clear(folder: Path, pattern: str) -> None:
+    """Removes what a killed process left behind; the folder is locked, so nobody else is at it."""
+    for leftover in folder.glob(pattern):
+        shutil.rmtree(leftover)
 
 
 def _download(url: str, target: Path, md5: str) -> None:
@@ -120,8 +139,6 @@ def _download(url: str, target: Path, md5: str) -> None:
             "command again (what has come is kept and resumed), or fetch the archives elsewhere and put them into "
             f"{target.parent}. Without a network: data=synthetic."
         ) from error
-    except OSError as error:
-        raise DataError(f"expected to write {part}, found: {error}.") from error
     found = _md5(part)
     if found != md5:
         part.unlink()

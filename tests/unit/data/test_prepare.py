@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ class TestGoodData:
         pack = prepare(config.data)
         assert {path.name for path in config.data.processed_dir.iterdir()} == {
             "train_split.csv", "val_split.csv", "test.csv", "images.npy", "index.csv", "pack.json",
-            "report.json", "report.md",
+            "report.json", "report.md", ".lock",
         }  # fmt: skip
         assert [len(pack.load(split).rows) for split in ("train", "val", "test")] == [64, 16, 12]
         columns = ["Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId", "Path"]
@@ -136,6 +137,24 @@ class TestLayouts:
             picture(3).save(tmp_path / split / "00003" / "a.png")
         raw = read_layout(tmp_path)
         assert (raw.layout, len(raw.train), len(raw.test)) == ("class folders", 1, 1)
+
+    def test_kaggle_with_small_letters(self, raw_dir: Path) -> None:
+        (raw_dir / "Train.csv").rename(raw_dir / "train.csv")
+        raw = read_layout(raw_dir)
+        assert (raw.layout, len(raw.train), len(raw.test)) == ("Kaggle", 80, 12)
+
+    @pytest.mark.parametrize("name", ["Train.csv", "Test.csv"])
+    def test_kaggle_with_a_table_missing(self, raw_dir: Path, name: str) -> None:
+        (raw_dir / name).unlink()
+        with pytest.raises(DataError, match=f"{name} with the classes of the images, found no such file"):
+            read_layout(raw_dir)
+
+    def test_class_folders_with_a_name(self, tmp_path: Path) -> None:
+        for name in ("0", "stop"):
+            (tmp_path / name).mkdir()
+            picture(0).save(tmp_path / name / "a.png")
+        with pytest.raises(DataError, match=r"expected folders named by class 0 to 42 in .*, found stop too"):
+            read_layout(tmp_path)
 
     def test_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"data\.raw_dir=.*nowhere"):
@@ -250,6 +269,38 @@ class TestBadData:
         sides = {split for split in ("train", "val") if any("Train/0/" in path for path in pack.load(split).paths)}
         assert len(sides) == 1
         assert len(report(config)["duplicates"]) == 4
+
+    def test_thousands_of_missing_files_are_told_at_once(self, tmp_path: Path) -> None:
+        columns = {"Width": 30, "Height": 30, "Roi.X1": 3, "Roi.Y1": 3, "Roi.X2": 27, "Roi.Y2": 27, "ClassId": 0}
+        for name, count in (("Train", 20_000), ("Test", 20_000)):  # each with each would be 400 million pairs
+            rows = pd.DataFrame([columns]).loc[[0] * count]
+            rows.assign(Path=[f"{name}/0/{n}.png" for n in range(count)]).to_csv(tmp_path / f"{name}.csv", index=False)
+        config = load_config([f"data.raw_dir={tmp_path}", f"data.processed_dir={tmp_path / 'p'}", "data.image_size=24"])
+        with pytest.raises(DataError, match="40000 bad image"):
+            prepare(config.data)
+
+    def test_skipping_everything_keeps_what_was_prepared_before(self, make_config: MakeConfig, raw_dir: Path) -> None:
+        first = prepare(make_config().data)
+        for path in (raw_dir / "Train").rglob("*.png"):
+            path.write_bytes(b"")
+        with pytest.raises(DataError, match="expected images to train on and tracks to validate on"):
+            prepare(make_config("data.on_bad_image=skip").data)
+        assert open_pack(first.directory).fingerprint == first.fingerprint
+
+    def test_a_folder_that_was_there_stays_there(self, make_config: MakeConfig, raw_dir: Path) -> None:
+        (raw_dir / BAD).unlink()
+        config = make_config()
+        config.data.processed_dir.mkdir()
+        with pytest.raises(DataError):
+            prepare(config.data)
+        assert config.data.processed_dir.is_dir()
+
+    def test_two_preparations_at_once(self, make_config: MakeConfig) -> None:
+        config = make_config()
+        with ThreadPoolExecutor() as pool:
+            packs = list(pool.map(lambda _: prepare(config.data), range(3)))
+        assert len({pack.fingerprint for pack in packs}) == 1
+        assert open_pack(packs[0].directory).fingerprint == packs[0].fingerprint
 
     def test_output_that_cannot_be_written(self, make_config: MakeConfig, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
