@@ -59,9 +59,9 @@ def prepare(data: DataConfig) -> Pack:
             )
         return pack
     raw = read_layout(raw_dir)
-    pack = _reuse(data, raw_dir, raw)  # before the lock, which a read-only folder could not hold
-    if pack:
-        return pack
+    reusable = _reuse(data, raw_dir, raw)  # before the lock, which a read-only folder could not hold
+    if reusable:
+        return reusable
     try:
         with exclusive(data.processed_dir):
             return _reuse(data, raw_dir, raw) or _prepare_anew(data, raw_dir, raw)

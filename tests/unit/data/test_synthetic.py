@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
+from src.mlops.data.camera import photograph, photograph_track
 from src.mlops.data.drawing import draw_sign
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.signs import NUM_CLASSES, SIGNS, Sign
-from src.mlops.data.synthetic import generate, photograph, photograph_track
+from src.mlops.data.synthetic import generate
 from src.mlops.errors import DataError
 
 SIZE = 64
@@ -78,7 +79,7 @@ def test_an_unknown_class_is_refused(class_id: int) -> None:
     with pytest.raises(DataError, match=f"0 to 42, found {class_id}"):
         draw_sign(class_id)
     with pytest.raises(DataError, match=f"0 to 42, found {class_id}"):
-        photograph_track(class_id, np.random.default_rng(0), frames=1)
+        list(photograph_track(class_id, np.random.default_rng(0), frames=1))
 
 
 @pytest.mark.parametrize("size", [15, 32, 90])
@@ -90,7 +91,7 @@ def test_a_photograph_depends_on_the_generator_alone(size: int) -> None:
 
 
 def test_the_sign_in_a_track_comes_nearer() -> None:
-    frames = photograph_track(13, np.random.default_rng(0), frames=8)
+    frames = [frame.image for frame in photograph_track(13, np.random.default_rng(0), frames=8)]
     widths = [frame.width for frame in frames]
     assert widths == sorted(widths)
     assert 15 <= widths[0] <= 35 < widths[-1] <= 120
@@ -98,7 +99,7 @@ def test_the_sign_in_a_track_comes_nearer() -> None:
 
 def test_frames_of_a_track_resemble_each_other_more_than_other_tracks() -> None:
     rng = np.random.default_rng(0)
-    tracks = [[frame.resize((16, 16)) for frame in photograph_track(38, rng, frames=4)] for _ in range(6)]
+    tracks = [[frame.image.resize((16, 16)) for frame in photograph_track(38, rng, frames=4)] for _ in range(6)]
     within = np.mean([difference(track[0], frame) for track in tracks for frame in track[1:]])
     between = np.mean([difference(track[0], other[1]) for track in tracks for other in tracks if other is not track])
     assert within < between / 2
