@@ -80,16 +80,11 @@ def test_folders_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert f"expected a folder of images at data.raw_dir={tmp_path / name}, found none" in result.stdout + result.stderr
 
 
-def test_the_whole_path_through_the_tasks(tmp_path: Path, raw_dir: Path) -> None:
+def test_tasks_pass_overrides_on(tmp_path: Path, raw_dir: Path) -> None:
     options = " ".join(f"-o {shlex.quote(override)}" for override in tiny_overrides(tmp_path, raw_dir))
-    inv = f"{shlex.quote(sys.executable)} -m invoke"
-    for command in (f"preprocess-data {options}", f"train {options}", f"evaluate {options}", f"visualize {options}"):
-        result = run(f"{inv} {command}")
-        assert result.returncode == 0, result.stdout + result.stderr
-    figures = {path.name for path in (tmp_path / "reports/figures").iterdir()}
-    assert figures == {
-        "confusion_matrix.png", "data_sheet.png", "learning_curves.png", "per_class.png", "worst_mistakes.png",
-    }  # fmt: skip
+    result = run(f"{shlex.quote(sys.executable)} -m invoke visualize {options}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "reports/figures/data_sheet.png").is_file()
 
 
 def test_quickstart_on_tiny_data(tmp_path: Path, raw_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from src.mlops import ROOT
-from src.mlops.checkpoint import load_checkpoint, read_plain
+from src.mlops.checkpoint import load_checkpoint
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import SplitArrays
 from tests.conftest import tiny_overrides
@@ -53,12 +53,3 @@ def test_processes_end_together_when_one_fails(tmp_path: Path, raw_dir: Path) ->
     result = torchrun(tiny_overrides(tmp_path, raw_dir))
     assert result.returncode != 0
     assert result.stderr.count("error: 1 bad image") == 1
-
-
-def test_last_state_is_that_of_all_processes(tmp_path: Path, raw_dir: Path) -> None:
-    overrides = [*tiny_overrides(tmp_path, raw_dir), "training.epochs=2"]
-    assert torchrun(overrides).returncode == 0
-    first = read_plain(tmp_path / "run/last.pth")
-    resumed = torchrun([*overrides, "training.resume=true"])
-    assert resumed.returncode == 0, resumed.stderr
-    assert first["epoch"] == 2
