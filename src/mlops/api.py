@@ -1,12 +1,13 @@
 """The service: one image in, one answer out. `uvicorn src.mlops.api:app`, or `inv api`."""
 
+import asyncio
 import errno
 import logging
 import os
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: None reads them from the environment.
     """
     settings = settings or Settings()
-    # A large picture takes a few hundred MB while it is decoded, so only as many as there are cores are at a time.
-    decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+    # Decoding and inference run in threads of their own, never in the event loop. A large picture takes a few hundred
+    # MB meanwhile, which each thread's allocator keeps, so there are only as many threads as cores.
+    pool = ThreadPoolExecutor(os.cpu_count())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.classifier = _load(settings.model)
         yield
+        pool.shutdown()
 
     app = FastAPI(
         title="German traffic signs",
@@ -70,19 +73,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(LimitBody, max_bytes=settings.max_upload_bytes)
 
-    # A plain function: FastAPI runs it in a thread, so that decoding and inference never block the event loop.
     @app.post("/cv_model/", responses={code: {"description": text} for code, text in _ERRORS.items()})
-    def classify(request: Request, file: UploadFile) -> Answer:
+    async def classify(request: Request, file: UploadFile) -> Answer:
         """Classifies one uploaded image (BMP, GIF, JPEG, PNG, PPM, TIFF or WebP)."""
         classifier: Classifier | None = request.app.state.classifier
         if classifier is None:
             raise HTTPException(500, NOT_LOADED)
-        content = file.file.read(settings.max_upload_bytes + 1)
+        content = await file.read(settings.max_upload_bytes + 1)
         if len(content) > settings.max_upload_bytes:
             raise HTTPException(413, _too_large(settings.max_upload_bytes))
         try:
-            with decoding:
-                prediction = classifier.classify([content])[0]
+            [prediction] = await asyncio.get_running_loop().run_in_executor(pool, classifier.classify, [content])
         except ImageError as error:
             raise HTTPException(415 if isinstance(error, UnsupportedImageError) else 422, str(error)) from error
         return Answer(**vars(prediction), filename=file.filename or "")

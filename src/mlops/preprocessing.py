@@ -9,7 +9,7 @@ from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from src.mlops.errors import ImageError, UnsupportedImageError
 
@@ -97,13 +97,15 @@ def _check_dimensions(image: Image.Image) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ImageError("expected whole numbers as pixels, found floating-point ones, whose white is not defined")
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else exif_transpose would copy the image for nothing
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey at 255 when it converts; keep the upper byte instead.
         levels = np.asarray(image, dtype=np.float32)
         image = Image.fromarray(np.clip(levels / 257, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
         opaque = Image.new("RGB", image.size, (128, 128, 128))
         opaque.paste(image, mask=image.getchannel("A"))
         return opaque
