@@ -26,11 +26,11 @@ def open_run_dir(config: Config) -> Path:
     if config.training.resume:
         runs = [config.run_dir] if config.run_dir else sorted(RUNS.glob("*"), reverse=True)
         for run_dir in runs:
-            if (run_dir / LAST).is_file():
+            if (run_dir / CONFIG).is_file():
                 for leftover in run_dir.glob(".*.pth-*"):  # of a write that was killed
                     leftover.unlink()
                 return run_dir
-        raise ConfigError(f"expected a run to resume with a {LAST} in {config.run_dir or RUNS}, found none.")
+        raise ConfigError(f"expected a run to resume in {config.run_dir or RUNS}, found none.")
     name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
     wanted = [config.run_dir] if config.run_dir else [RUNS / name, *(RUNS / f"{name}_{n}" for n in range(2, 1000))]
     for run_dir in wanted:

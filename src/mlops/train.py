@@ -67,7 +67,8 @@ def _train(
     batches = Batches(pack.load("train"), config.training.batch_size, seed=config.seed, shard=shard)
     validation = Batches(pack.load("val"), config.evaluation.batch_size, shard=shard)
     state = State(config, model, len(batches), pack.fingerprint)
-    if config.training.resume:
+    # A run that was killed in its first epoch has no state yet, and begins again.
+    if config.training.resume and distributed.from_rank_0((run_dir / LAST).is_file):
         state.restore(distributed.from_rank_0(lambda: read_plain(run_dir / LAST)))
     logger.info(
         "training %s (%s parameters) on %s images, validating on %s, on %s; run folder %s",
