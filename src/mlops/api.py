@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.mlops import ROOT
-from src.mlops.errors import ImageError, MlopsError, ServiceError, UnsupportedImageError, report
+from src.mlops.errors import ImageError, MlopsError, ServiceError, UnsupportedImageError, describe, report
 from src.mlops.inference import DEFAULT_MODEL, Classifier, Prediction
 
 logger = logging.getLogger(__name__)
@@ -161,8 +161,7 @@ def main() -> None:
         settings = CliApp.run(Settings)
         listener = _listen(settings)
     except ValidationError as error:
-        faults = (f"{fault['loc'][-1]}: {fault['msg']}, found {fault['input']!r}" for fault in error.errors())
-        report(ServiceError(f"{'; '.join(faults)}. `python -m src.mlops.api --help` tells what is expected."))
+        report(ServiceError(f"{'; '.join(describe(error))}. `python -m src.mlops.api --help` tells what is expected."))
     except ServiceError as error:
         report(error)
     logger.info("starting at http://%s:%d/docs", settings.host, settings.port)

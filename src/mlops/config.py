@@ -27,7 +27,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from src.mlops import ROOT
-from src.mlops.errors import ConfigError, MlopsError, report
+from src.mlops.errors import ConfigError, MlopsError, describe, report
 
 CONFIG_DIR = ROOT / "configshydra"
 _MISSING = object()
@@ -220,16 +220,6 @@ def parse_config(raw: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         faults = [str(error).splitlines()[0]]
     raise ConfigError(f"{'; '.join(faults)}. The keys and their ranges are in {CONFIG_DIR.name}/.")
-
-
-def describe(error: ValidationError) -> list[str]:
-    """Says in one line each what is wrong with which setting."""
-    lines = []
-    for fault in error.errors():
-        unknown = fault["type"] == "extra_forbidden"
-        reason = "there is no such key" if unknown else f"{fault['msg']}, found {fault['input']!r}"
-        lines.append(f"{'.'.join(map(str, fault['loc']))}: {reason}")
-    return lines
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:

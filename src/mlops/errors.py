@@ -5,7 +5,10 @@ Every message says what was expected, what was found, where, and what to do next
 
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class MlopsError(Exception):
@@ -49,3 +52,13 @@ def report(error: MlopsError) -> NoReturn:
         raise error
     sys.stderr.write(f"error: {error}\n")
     sys.exit(1)
+
+
+def describe(error: "ValidationError") -> list[str]:
+    """Says in one line each what is wrong with which setting."""
+    lines = []
+    for fault in error.errors():
+        unknown = fault["type"] == "extra_forbidden"
+        reason = "there is no such key" if unknown else f"{fault['msg']}, found {fault['input']!r}"
+        lines.append(f"{'.'.join(map(str, fault['loc']))}: {reason}")
+    return lines

@@ -59,31 +59,31 @@ def prepare(data: DataConfig) -> Pack:
             )
         return pack
     raw = read_layout(raw_dir)
-    reusable = _reuse(data, raw_dir, raw)  # before the lock, which a read-only folder could not hold
+    signatures = _signatures(data, raw_dir, raw)  # before packing: what changes meanwhile is seen next time
+    reusable = _reuse(data, signatures)  # before the lock, which a read-only folder could not hold
     if reusable:
         return reusable
     try:
         with exclusive(data.processed_dir):
-            return _reuse(data, raw_dir, raw) or _prepare_anew(data, raw_dir, raw)
+            return _reuse(data, signatures) or _prepare_anew(data, raw_dir, raw, signatures)
     except OSError as error:
         raise DataError(f"expected to write the prepared data to {data.processed_dir}, found: {error}.") from error
 
 
-def _reuse(data: DataConfig, raw_dir: Path, raw: RawData) -> Pack | None:
+def _reuse(data: DataConfig, signatures: dict[str, str]) -> Pack | None:
     """Opens what was prepared before, if it would come out the same again."""
     with suppress(DataError):
         pack = open_pack(data.processed_dir)
-        if _signatures(data, raw_dir, raw).items() <= pack.manifest.items():
+        if signatures.items() <= pack.manifest.items():
             logger.info("reusing %s, prepared before from the same images", data.processed_dir)
             return pack
     return None
 
 
-def _prepare_anew(data: DataConfig, raw_dir: Path, raw: RawData) -> Pack:
+def _prepare_anew(data: DataConfig, raw_dir: Path, raw: RawData, signatures: dict[str, str]) -> Pack:
     for leftover in data.processed_dir.glob(".work-*"):  # of a preparation that was killed
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(dir=data.processed_dir, prefix=".work-") as work:
-        signatures = _signatures(data, raw_dir, raw)  # before packing: what changes meanwhile is seen next time
         manifest = _build(Path(work), raw_dir, raw, data) | signatures
         _publish(Path(work), data.processed_dir, manifest)
     return Pack(data.processed_dir, manifest)
