@@ -1,6 +1,9 @@
 """Tiny data and tiny models that the tests share; nothing here needs a network or the real images."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: threads would only wait for each other
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -114,6 +114,8 @@ class TrainingConfig(_Section):
     """Optimiser, schedule and augmentation."""
 
     epochs: Count
+    frozen_epochs: Annotated[int, Field(ge=0)]
+    final_fit: bool
     batch_size: Count
     resume: bool
     publish: bool

@@ -46,9 +46,10 @@ def evaluate(config: Config) -> dict[str, Any]:
             f"in {pack.directory}. Evaluate with data.image_size={checkpoint.image_size} and data.raw_dir."
         )
     split = config.evaluation.split
-    trained_on = checkpoint.provenance.get("data_fingerprint")
-    if split != "test" and trained_on != pack.fingerprint:
+    if split != "test" and checkpoint.provenance.get("data_fingerprint") != pack.fingerprint:
         logger.warning("the model was trained on other splits: it may have seen images of this %s split", split)
+    if split == "val" and checkpoint.config["training"].get("final_fit"):
+        logger.warning("the model was trained on the validation images too: what it makes of them proves nothing")
     arrays = pack.load(split)
     model = checkpoint.model.to(choose_device(config.device))
     logits = predict_logits(model, Batches(arrays, config.evaluation.batch_size).epoch())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from src.mlops import distributed
@@ -24,7 +24,7 @@ from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
 from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 from src.mlops.metrics import classification_metrics
-from src.mlops.model import predict_logits
+from src.mlops.model import Network, predict_logits
 from src.mlops.optimization import average_weights, build_optimizer, build_scheduler, size_of_epoch
 from src.mlops.profiling import profiler
 from src.mlops.progress import ProgressBar
@@ -59,7 +59,7 @@ class State:
     """
 
     config: Config
-    model: nn.Module
+    model: Network
     steps_per_epoch: int
     data_fingerprint: str
     epoch: int = 0
@@ -76,13 +76,35 @@ class State:
         self.averaged = average_weights(self.model, training.ema_decay)
         # Half precision has too few digits for small gradients, so they are scaled up meanwhile.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
-        shared = distributed.share_gradients(self.model)
-        self.forward = torch.compile(shared) if training.compile else shared
+        self.forward = self._prepare_forward()
 
     @property
     def best(self) -> dict[str, float]:
         """The metrics of the best epoch: highest validation accuracy, then lowest validation loss."""
         return max(self.history, key=lambda row: (row["val_Accuracy"], -row["val_loss"]))
+
+    @property
+    def epochs_without_gain(self) -> int:
+        """Epochs since the best one."""
+        return self.epoch - int(self.best["epoch"]) if self.history else 0
+
+    def start_epoch(self) -> None:
+        """Puts the model into training mode; its features stay as they are while they are frozen.
+
+        A new last layer on pretrained features would first send them random gradients (Kornblith et al. 2019).
+        """
+        frozen = self.epoch < self.config.training.frozen_epochs
+        parameters = list(self.model.features.parameters())
+        if parameters[0].requires_grad == frozen:
+            for parameter in parameters:
+                parameter.requires_grad_(not frozen)
+            self.forward = self._prepare_forward()  # processes agree beforehand on the gradients that they share
+        self.model.train()
+        self.model.features.train(not frozen)
+
+    def _prepare_forward(self) -> Callable[[Tensor], Tensor]:
+        shared = distributed.share_gradients(self.model)
+        return torch.compile(shared) if self.config.training.compile else shared
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as tensors and plain values."""
@@ -141,60 +163,53 @@ def run_epochs(
     config: Config,
     state: State,
     batches: Batches,
-    validation: Batches,
+    validation: Batches | None,
     run_dir: Path,
     provenance: dict[str, Any],
     log: Callable[[dict[str, float]], Any],
 ) -> None:
     """Trains to the last epoch or until it no longer gets better; saves the best and the last state after each epoch.
 
+    Without images to validate on, every epoch is trained and only the last state saved.
+
     Raises:
         TrainingError: The loss is no longer a number.
     """
     training = config.training
     while state.epoch < training.epochs:
-        if training.early_stopping and state.history and state.epoch - state.best["epoch"] >= training.early_stopping:
+        if validation and training.early_stopping and state.epochs_without_gain >= training.early_stopping:
             logger.info("no better validation accuracy in %d epochs: stopping early", training.early_stopping)
             break
         started = time.perf_counter()
         folder = run_dir / "profile" if training.profile and state.epoch == 0 else None
         row = {"epoch": state.epoch + 1, **_train_epoch(config, state, batches, folder)}
         seconds = time.perf_counter() - started
-        logits = predict_logits(state.averaged.module, validation.epoch())
-        logits = distributed.gather_rows(logits, np.concatenate(list(validation.order(0))))
-        labels = validation.arrays.labels
+        if validation:
+            logits = predict_logits(state.averaged.module, validation.epoch())
+            logits = distributed.gather_rows(logits, np.concatenate(list(validation.order(0))))
+            row |= _validation_metrics(logits, validation.arrays.labels)
         state.seconds += time.perf_counter() - started
-        row |= {**_validation_metrics(logits, labels), "seconds": round(state.seconds, 3)}
         state.epoch += 1
-        state.history.append(row)
-        is_best = state.best is row
+        state.history.append({**row, "seconds": round(state.seconds, 3)})
         if distributed.rank() == 0:
-            if is_best:
+            if validation and state.epochs_without_gain == 0:
                 save_checkpoint(
                     run_dir / BEST,
                     state_dict=state.averaged.module.state_dict(),
                     config=config.to_dict(),
                     epoch=state.epoch,
-                    metrics=row,
+                    metrics=state.best,
                     provenance=provenance,
-                    calibration=Calibration.fit(logits, labels),
+                    calibration=Calibration.fit(logits, validation.arrays.labels),
                     history=state.history,
                 )
             # Last, since a run that is killed between the two repeats the epoch, and writes the same best again.
             write_content(run_dir / LAST, state.to_dict())
-        log(row)
-        logger.info(
-            "epoch %d/%d  loss %.4f  accuracy %.4f  val loss %.4f  val accuracy %.4f  val F1 %.4f  %.1f s%s",
-            state.epoch,
-            training.epochs,
-            row["train_loss"],
-            row["train_Accuracy"],
-            row["val_loss"],
-            row["val_Accuracy"],
-            row["val_F1"],
-            seconds,
-            "  (best)" if is_best else "",
-        )
+        log(state.history[-1])
+        shown = ("train_loss", "train_Accuracy", "val_loss", "val_Accuracy", "val_F1")
+        values = "  ".join(f"{key.replace('_', ' ').lower()} {row[key]:.4f}" for key in shown if key in row)
+        best = "  (best)" if validation and state.epochs_without_gain == 0 else ""
+        logger.info("epoch %d/%d  %s  %.1f s%s", state.epoch, training.epochs, values, seconds, best)
 
 
 def _train_epoch(config: Config, state: State, batches: Batches, profile: Path | None) -> dict[str, float]:
@@ -206,14 +221,14 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
     seed_everything(epoch_seed)
     generator = torch.Generator(device).manual_seed(epoch_seed)
     totals = torch.zeros(3, device=device)  # loss, correct, images
-    state.model.train()
+    state.start_epoch()
     started = ready = time.perf_counter()
     description = f"epoch {state.epoch + 1}/{training.epochs} at {size} px"
     with ProgressBar(description, len(batches)) as bar, profiler(profile) if profile else nullcontext() as measured:
         for step, (images, labels) in enumerate(batches.epoch(state.epoch), start=1):
             changed, classes = augment(images.to(device), labels.to(device), training.augmentation, generator, size)
             state.seconds_preparing += time.perf_counter() - ready
-            totals += _step(state, changed, classes)
+            totals += train_step(state, changed, classes)
             if measured:
                 measured.step()
             if step % _CHECK_INTERVAL == 0 or step == len(batches):
@@ -226,7 +241,7 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
     return {"train_loss": mean_loss, "train_Accuracy": accuracy}
 
 
-def _step(state: State, images: Tensor, labels: Tensor) -> Tensor:
+def train_step(state: State, images: Tensor, labels: Tensor) -> Tensor:
     """Makes one step of the optimiser; returns summed loss, right answers and number of images."""
     training = state.config.training
     with torch.autocast(state.device.type, _DTYPES[training.precision], enabled=training.precision != "fp32"):

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -35,8 +36,8 @@ class Normalize(nn.Module):
         return centred / (spread + MIN_SPREAD)
 
 
-class _Classifier(nn.Module):
-    """What all networks share: features, then dropout and one linear layer."""
+class Network(nn.Module):
+    """What all networks share: features, then dropout and one linear layer, the head."""
 
     features: nn.Sequential
     dropout: nn.Dropout
@@ -51,7 +52,7 @@ class _Classifier(nn.Module):
         return cast(Tensor, self.head(self.dropout(self.embed(images))))
 
 
-class SignNet(_Classifier):
+class SignNet(Network):
     """Small residual network in the manner of ResNet-9 (He et al. 2016; Page 2018).
 
     A 5x5 stem that halves the image, 3x3 convolutions with two residual pairs, and a 3x3 grid of averages that keeps
@@ -82,7 +83,7 @@ class SignNet(_Classifier):
         self.head = nn.Linear(9 * 4 * width, NUM_CLASSES)
 
 
-class TinyCNN(_Classifier):
+class TinyCNN(Network):
     """The classroom network: three convolutions with BatchNorm and max-pooling, and a hidden layer of 512 units.
 
     Args:
@@ -107,14 +108,52 @@ class TinyCNN(_Classifier):
         self.head = nn.Linear(512, NUM_CLASSES)
 
 
+class EfficientNetLite0(Network):
+    """EfficientNet-Lite0, for transfer learning (Tan and Le 2019; the variant for phones, without squeeze-and-excite).
+
+    Built with random weights; `pretrained.py` puts in those of ImageNet when a training starts. 3.4 M parameters.
+
+    Args:
+        weights: What a training starts from: `imagenet`, a file of this architecture's weights, or None.
+        dropout: Share of the 1280 features dropped before the last layer while training.
+    """
+
+    def __init__(self, weights: str | None = "imagenet", dropout: float = 0.2) -> None:
+        super().__init__()
+        if not (weights is None or isinstance(weights, str)):
+            raise TypeError(f"weights is a name, a path or null, not {weights!r}")
+        self.weights = weights
+        self.features = nn.Sequential(
+            Normalize(),
+            # No image size: it pads for the size that it is given instead of for one.
+            _Lite0Maps.from_name("efficientnet-lite0", image_size=None, num_classes=NUM_CLASSES),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(1280, NUM_CLASSES)
+
+
+class _Lite0Maps(EfficientNet):  # type: ignore[misc]
+    """The library's network without its last layer."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        del self._fc
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.extract_features(images))
+
+
 # A checkpoint names its model; nothing outside this list is ever built from a file.
-MODELS: dict[str, type[_Classifier]] = {
+MODELS: dict[str, type[Network]] = {
     "src.mlops.model.SignNet": SignNet,
     "src.mlops.model.TinyCNN": TinyCNN,
+    "src.mlops.model.EfficientNetLite0": EfficientNetLite0,
 }
 
 
-def build_model(config: Mapping[str, Any]) -> _Classifier:
+def build_model(config: Mapping[str, Any]) -> Network:
     """Builds a network from the config group `model`.
 
     Args:

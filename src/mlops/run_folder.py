@@ -14,6 +14,7 @@ from src.mlops.errors import ConfigError
 BEST = "best_model.pth"
 LAST = "last.pth"
 CONFIG = "config.json"
+FINAL_FIT = "final_fit"
 RUNS = ROOT / "models" / "runs"
 
 
@@ -27,7 +28,7 @@ def open_run_dir(config: Config) -> Path:
         runs = [config.run_dir] if config.run_dir else sorted(RUNS.glob("*"), reverse=True)
         for run_dir in runs:
             if (run_dir / CONFIG).is_file():
-                for leftover in run_dir.glob(".*.pth-*"):  # of a write that was killed
+                for leftover in run_dir.glob("**/.*.pth-*"):  # of a write that was killed
                     leftover.unlink()
                 return run_dir
         raise ConfigError(f"expected a run to resume in {config.run_dir or RUNS}, found none.")

@@ -13,6 +13,7 @@ from src.mlops.run_folder import CONFIG
 
 logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.csv"
+WANDB_ID = "wandb_id.txt"  # in the run's folder: a resumed run goes on under the same id
 
 
 class Tracker(Protocol):
@@ -83,8 +84,12 @@ class WandbTracker:
             self._run = self._start("offline", run_dir, config)
         if self._run.settings.mode == "offline":
             logger.info("W&B logs offline; `wandb sync %s` sends it later", Path(self._run.dir).parent)
+        (run_dir / WANDB_ID).write_text(self._run.id)
+        for metrics in history:  # W&B ignores what it has already; a killed run may not have sent all
+            self._log(metrics)
 
     def _start(self, mode: Any, run_dir: Path, config: Config) -> Any:
+        resumed = run_dir / WANDB_ID if config.training.resume else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self._wandb.init(
@@ -94,13 +99,18 @@ class WandbTracker:
                 dir=run_dir,
                 config=config.to_dict(),
                 mode=mode,
+                id=resumed.read_text() if resumed and resumed.is_file() else None,
+                resume="allow" if resumed else None,
                 settings=self._wandb.Settings(console="off", silent=True, init_timeout=30),
             )
 
     def log(self, metrics: dict[str, float]) -> None:
         """Logs the metrics of one epoch."""
         self._files.log(metrics)
-        self._run.log(metrics)
+        self._log(metrics)
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        self._run.log(metrics, step=int(metrics["epoch"]))
 
     def log_figure(self, path: Path) -> None:
         """Uploads a PNG under its file name."""

@@ -6,21 +6,24 @@ Several processes: `torchrun --nproc-per-node 2 -m src.mlops.train …`, see `di
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from src.mlops import distributed
 from src.mlops.checkpoint import provenance, read_plain, write_content
 from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
-from src.mlops.data.packing import Pack
+from src.mlops.data.packing import Pack, SplitArrays
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import TrainingError
 from src.mlops.loop import State, run_epochs, seed_everything
-from src.mlops.model import build_model, choose_device, count_parameters
+from src.mlops.model import Network, build_model, choose_device, count_parameters
 from src.mlops.optimization import build_optimizer
-from src.mlops.run_folder import BEST, LAST, log_file, open_run_dir, require_writable
-from src.mlops.tracking import Tracker, start_tracking
+from src.mlops.pretrained import load_pretrained
+from src.mlops.run_folder import BEST, FINAL_FIT, LAST, log_file, open_run_dir, require_writable
+from src.mlops.tracking import CsvTracker, Tracker, start_tracking
 from src.mlops.visualize import draw_learning_curves
 
 logger = logging.getLogger("src.mlops.train")  # not __main__, so that the run's log file has it too
@@ -43,7 +46,7 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
     """
     # What can be refused is refused before data is prepared, and before hours of training.
     device = choose_device(config.device)
-    build_optimizer(build_model(config.model), config.training)
+    build_optimizer(_initial_model(config), config.training)
     with distributed.process_group(device):
         distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
@@ -61,24 +64,20 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
 def _train(
     config: Config, pack: Pack, device: torch.device, run_dir: Path, on_epoch: Callable[[dict[str, float]], object]
 ) -> dict[str, float]:
-    seed_everything(config.seed)
-    model = build_model(config.model).to(device).to(memory_format=torch.channels_last)
+    batches = _training_batches(config, pack.load("train"))
     shard = (distributed.rank(), distributed.world_size())
-    batches = Batches(pack.load("train"), config.training.batch_size, seed=config.seed, shard=shard)
     validation = Batches(pack.load("val"), config.evaluation.batch_size, shard=shard)
-    state = State(config, model, len(batches), pack.fingerprint)
-    # A run that was killed in its first epoch has no state yet, and begins again.
-    if config.training.resume and distributed.from_rank_0((run_dir / LAST).is_file):
-        state.restore(distributed.from_rank_0(lambda: read_plain(run_dir / LAST)))
+    state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
     logger.info(
         "training %s (%s parameters) on %s images, validating on %s, on %s; run folder %s",
-        type(model).__name__,
-        f"{count_parameters(model):,}",
+        type(state.model).__name__,
+        f"{count_parameters(state.model):,}",
         f"{len(batches.arrays.rows):,}",
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
         run_dir,
     )
+    origin = provenance(pack.fingerprint, config.seed)
     tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 
     def log(metrics: dict[str, float]) -> None:
@@ -87,9 +86,10 @@ def _train(
         on_epoch(metrics)
 
     try:
-        run_epochs(config, state, batches, validation, run_dir, provenance(pack.fingerprint, config.seed), log)
+        run_epochs(config, state, batches, validation, run_dir, origin, log)
+        final = _fit_all(config, pack, device, run_dir / FINAL_FIT, origin) if config.training.final_fit else None
         if tracker:
-            _publish(config, state, run_dir, tracker)
+            _publish(config, state, run_dir, tracker, final)
     except KeyboardInterrupt:
         kept = f"its best is {run_dir / BEST}" if state.history else "before the first epoch was done"
         logger.info("stopped by Ctrl-C after %d epochs: %s; resume with training.resume=true", state.epoch, kept)
@@ -100,10 +100,54 @@ def _train(
     return state.best
 
 
-def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker) -> None:
-    """Completes the best checkpoint with the history of all epochs and puts it at `config.ckpt_path`."""
-    content = read_plain(run_dir / BEST) | {"history": state.history}
-    write_content(run_dir / BEST, content)
+def _initial_model(config: Config) -> Network:
+    seed_everything(config.seed)
+    model = build_model(config.model)
+    load_pretrained(model)
+    return model
+
+
+def _training_batches(config: Config, arrays: SplitArrays) -> Batches:
+    shard = (distributed.rank(), distributed.world_size())
+    return Batches(arrays, config.training.batch_size, seed=config.seed, shard=shard)
+
+
+def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fingerprint: str, folder: Path) -> State:
+    """Returns a new state, or when resuming the one in the folder."""
+    model = _initial_model(config).to(device).to(memory_format=torch.channels_last)
+    state = State(config, model, steps_per_epoch, fingerprint)
+    # A run that was killed in its first epoch has no state yet, and begins again.
+    if config.training.resume and distributed.from_rank_0((folder / LAST).is_file):
+        state.restore(distributed.from_rank_0(lambda: read_plain(folder / LAST)))
+    return state
+
+
+def _fit_all(
+    config: Config, pack: Pack, device: torch.device, folder: Path, origin: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Trains anew on training and validation images together; returns the averaged weights of the last epoch."""
+    batches = _training_batches(config, pack.load("train", "val"))
+    folder.mkdir(exist_ok=True)
+    state = _open_state(config, device, len(batches), pack.fingerprint, folder)
+    logger.info("final fit on all %s images, without validation; folder %s", f"{len(batches.arrays.rows):,}", folder)
+    log = CsvTracker(folder, config, state.history).log if distributed.rank() == 0 else lambda _: None
+    run_epochs(config, state, batches, None, folder, origin, log)
+    return state.averaged.module.state_dict()
+
+
+def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, final: dict[str, Tensor] | None) -> None:
+    """Completes the best checkpoint with the history of all epochs and puts it at `config.ckpt_path`.
+
+    With the weights of a final fit, metrics and calibration stay those of the validated model: images that were
+    trained on could only flatter.
+    """
+    path = run_dir / BEST
+    content = read_plain(path) | {"history": state.history}
+    write_content(path, content)
+    if final is not None:
+        path = run_dir / FINAL_FIT / BEST
+        content |= {"state_dict": {name: tensor.detach().cpu() for name, tensor in final.items()}}
+        write_content(path, content)
     if config.training.publish:
         write_content(config.ckpt_path, content)
     figure = run_dir / "figures" / "learning_curves.png"
@@ -117,7 +161,7 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker) -> N
         best["val_F1"],
         state.seconds_training,
         100 * state.seconds_preparing / max(state.seconds_training, 1e-9),
-        config.ckpt_path if config.training.publish else run_dir / BEST,
+        config.ckpt_path if config.training.publish else path,
     )
 
 

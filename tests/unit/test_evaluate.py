@@ -217,6 +217,21 @@ class TestTracking:
         assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
         assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
 
+    def test_a_resumed_run_is_the_same_run_of_wandb(
+        self, make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+        def interrupt(_: object) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(make_config("tracking=wandb"), on_epoch=interrupt)
+        train(make_config("tracking=wandb", "training.resume=true"))
+        runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+        assert len(runs) == 2
+        assert len({folder.name.split("-")[-1] for folder in runs}) == 1
+
     def test_wandb_that_does_not_start_leaves_the_csv(
         self, make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,9 +9,10 @@ from src.mlops.model import MODELS, SignNet, build_model, choose_device, count_p
 from src.mlops.optimization import average_weights, build_optimizer, build_scheduler, size_of_epoch
 
 SMALL = [{"_target_": "src.mlops.model.SignNet", "width": 4}, {"_target_": "src.mlops.model.TinyCNN"}]
+LITE0 = {"_target_": "src.mlops.model.EfficientNetLite0"}
 
 
-@pytest.mark.parametrize("config", SMALL)
+@pytest.mark.parametrize("config", [*SMALL, LITE0])
 @pytest.mark.parametrize("shape", [(24, 24), (32, 32), (48, 64), (65, 41)])
 def test_any_input_size_of_24_and_more(config: dict[str, object], shape: tuple[int, int]) -> None:
     model = build_model(config).eval()
@@ -62,6 +63,7 @@ def test_learns_a_batch_by_heart(config: dict[str, object]) -> None:
         {"_target_": "src.mlops.model.SignNet", "width": 0},
         {"_target_": "src.mlops.model.SignNet", "width": 1e22},
         {"_target_": "src.mlops.model.SignNet", "dropout": 2.0},
+        {"_target_": "src.mlops.model.EfficientNetLite0", "weights": 5},
     ],
 )
 def test_refuses_what_is_not_in_the_list(config: dict[str, object]) -> None:
@@ -69,7 +71,7 @@ def test_refuses_what_is_not_in_the_list(config: dict[str, object]) -> None:
         build_model(config)
 
 
-@pytest.mark.parametrize("name", ["signnet", "tiny_cnn"])
+@pytest.mark.parametrize("name", ["signnet", "tiny_cnn", "efficientnet_lite0"])
 def test_config_groups_build(name: str) -> None:
     assert type(build_model(load_config([f"model={name}"]).model)) in MODELS.values()
 

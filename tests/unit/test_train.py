@@ -13,7 +13,10 @@ import torch
 from src.mlops import ROOT
 from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.config import Config, load_config
+from src.mlops.data.prepare import prepare
 from src.mlops.errors import CheckpointError, ConfigError, DataError, TrainingError
+from src.mlops.evaluate import evaluate
+from src.mlops.tracking import CsvTracker
 from src.mlops.train import train
 from tests.conftest import tiny_overrides, write_kaggle
 
@@ -124,6 +127,52 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_goes_on(
     train(make_config("training.epochs=4", "training.resume=true"))
     assert same(weights(tmp_path / "run/best_model.pth"), weights(tmp_path / "whole/best_model.pth"))
     assert measured(tmp_path / "run/metrics.csv") == measured(tmp_path / "whole/metrics.csv")
+
+
+class TestFinalFit:
+    def test_trains_on_all_images_and_keeps_the_validated_metrics(
+        self, make_config: MakeConfig, tmp_path: Path
+    ) -> None:
+        metrics = train(make_config("training.final_fit=true"))
+        validated, final = load_checkpoint(tmp_path / "run/best_model.pth"), tmp_path / "latest/best_model.pth"
+        published = load_checkpoint(final)
+        assert published.metrics == validated.metrics == metrics
+        assert published.calibration == validated.calibration
+        assert not same(weights(final), weights(tmp_path / "run/best_model.pth"))
+        log = (tmp_path / "run/train.log").read_text()
+        pack = prepare(make_config().data)
+        images = len(pack.load("train").rows) + len(pack.load("val").rows)
+        assert f"final fit on all {images} images" in log
+        assert "val" not in (tmp_path / "run/final_fit/metrics.csv").read_text()
+
+    def test_goes_on_where_it_was_stopped(
+        self, make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        train(make_config("training.final_fit=true", f"run_dir={tmp_path / 'whole'}"))
+        published = weights(tmp_path / "latest/best_model.pth")
+        (tmp_path / "latest/best_model.pth").unlink()
+        original = CsvTracker.log
+
+        def interrupt(self: CsvTracker, row: dict[str, float]) -> None:
+            original(self, row)
+            if "val_loss" not in row:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(CsvTracker, "log", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train(make_config("training.final_fit=true"))
+        assert not (tmp_path / "latest/best_model.pth").exists()
+        train(make_config("training.final_fit=true", "training.resume=true"))
+        assert same(weights(tmp_path / "latest/best_model.pth"), published)
+        assert "seconds" in (tmp_path / "run/final_fit/metrics.csv").read_text()
+
+    def test_evaluating_it_on_validation_images_is_told_to_prove_nothing(
+        self, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        train(make_config("training.final_fit=true", "training.epochs=1"))
+        evaluate(make_config("evaluation.split=val"))
+        assert "proves nothing" in caplog.text
 
 
 def test_resume_refuses_other_settings(make_config: MakeConfig) -> None:

@@ -28,7 +28,7 @@ _CHUNK = 64
 
 
 class SplitArrays(NamedTuple):
-    """The packed images of one split.
+    """The packed images of one split, or of several.
 
     Attributes:
         images: Memory-mapped uint8 [N, H, W, 3] of the whole pack.
@@ -65,19 +65,19 @@ class Pack:
         """Side of the packed images in px."""
         return int(self.manifest["image_size"])
 
-    def load(self, split: str) -> SplitArrays:
-        """Maps the images of a split into memory; reads only the index.
+    def load(self, *splits: str) -> SplitArrays:
+        """Maps the images of one or more splits into memory; reads only the index.
 
         Args:
-            split: `train`, `val` or `test`.
+            splits: `train`, `val` or `test`.
 
         Raises:
-            DataError: The pack holds no image of that split.
+            DataError: The pack holds no image of them.
         """
         index = pd.read_csv(self.directory / INDEX, dtype={"split": str, "path": str})
-        rows = index.index[index["split"] == split].to_numpy(np.int64)
+        rows = index.index[index["split"].isin(splits)].to_numpy(np.int64)
         if not len(rows):
-            raise DataError(f"expected images in the split {split!r} of {self.directory}, found none.")
+            raise DataError(f"expected images in the split {' or '.join(splits)!r} of {self.directory}, found none.")
         chosen = index.loc[rows]
         images = np.load(self.directory / IMAGES, mmap_mode="r")
         return SplitArrays(images, rows, chosen["class_id"].to_numpy(np.int64, copy=True), list(chosen["path"]))

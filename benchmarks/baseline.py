@@ -1,0 +1,97 @@
+"""The recipe of most tutorials, as the alternative to compare with.
+
+A Dataset opens each file with Pillow and transforms it alone, behind a DataLoader; a plain loop trains on the batches.
+"""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from src.mlops.config import Config
+from src.mlops.data.packing import Pack
+from src.mlops.loop import seed_everything
+from src.mlops.model import build_model, predict_logits
+from src.mlops.optimization import build_optimizer
+from src.mlops.progress import ProgressBar
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
+    """Opens and transforms one file at a time.
+
+    Its random changes are those of the project's augmentation, as far as torchvision has them. Pixels stay 0 to 255,
+    as the networks take them.
+    """
+
+    def __init__(self, config: Config, pack: Pack, split: str, size: int) -> None:
+        arrays = pack.load(split)
+        raw_dir = config.data.raw_dir
+        if raw_dir is None:
+            raise SystemExit("expected data.raw_dir=FOLDER: the baseline opens the image files themselves.")
+        self._files = [raw_dir / path for path in arrays.paths]
+        self._labels = arrays.labels
+        strength = config.training.augmentation
+        shift, zoom = strength.translation, (1 - strength.scale, 1 + strength.scale)
+        changes = [
+            transforms.RandomAffine(strength.rotation, (shift, shift), zoom, shear=45 * strength.shear),
+            transforms.ColorJitter(strength.brightness, strength.contrast),
+            transforms.RandomApply([transforms.GaussianBlur(3)], strength.blur),
+        ]
+        training = split == "train"
+        self._transform = transforms.Compose(
+            [
+                transforms.Resize((size, size)),
+                *(changes if training else []),
+                transforms.PILToTensor(),
+                *([transforms.RandomErasing(strength.erase)] if training else []),
+            ]
+        )
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self._files)
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        """Returns one image, uint8 [3, size, size], and its class."""
+        with Image.open(self._files[place]) as image:
+            return self._transform(image.convert("RGB")), int(self._labels[place])
+
+
+def data_loader(files: ImageFiles, batch_size: int, workers: int, *, shuffle: bool = True) -> DataLoader[Batch]:
+    """Returns what yields batches, in `workers` processes of its own or in none."""
+    return DataLoader(files, batch_size, shuffle=shuffle, num_workers=workers)  # type: ignore[arg-type]
+
+
+def train_baseline(config: Config, pack: Pack, workers: int) -> Iterator[tuple[float, float]]:
+    """Trains as tutorials do.
+
+    Yields:
+        After each epoch: seconds since the start, validation included, and validation accuracy.
+    """
+    training = config.training
+    seed_everything(config.seed)
+    train_files = ImageFiles(config, pack, "train", config.data.image_size)
+    validation_files = ImageFiles(config, pack, "val", config.data.image_size)
+    model = build_model(config.model)
+    optimizer = build_optimizer(model, training)
+    loader = data_loader(train_files, training.batch_size, workers)
+    started = time.perf_counter()
+    for epoch in range(training.epochs):
+        model.train()
+        with ProgressBar(f"baseline epoch {epoch + 1}/{training.epochs}", len(loader)) as bar:
+            for step, (images, labels) in enumerate(loader, start=1):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(images), labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                if step % 50 == 0 or step == len(loader):
+                    bar.show(step, f"loss {loss.item():.3f}")
+        batches = data_loader(validation_files, config.evaluation.batch_size, workers, shuffle=False)
+        predicted = torch.from_numpy(predict_logits(model, batches)).argmax(1).numpy()
+        yield time.perf_counter() - started, float((predicted == pack.load("val").labels).mean())
