@@ -98,6 +98,8 @@ class AugmentationConfig(_Section):
     shear: Probability
     brightness: Annotated[float, Field(ge=0)]
     contrast: Annotated[float, Field(ge=0)]
+    saturation: Annotated[float, Field(ge=0)]
+    white_balance: Annotated[float, Field(ge=0)]
     blur: Probability
     erase: Probability
     mirror: bool

@@ -207,7 +207,9 @@ def run_epochs(
             write_content(run_dir / LAST, state.to_dict())
         log(state.history[-1])
         shown = ("train_loss", "train_Accuracy", "val_loss", "val_Accuracy", "val_F1")
-        values = "  ".join(f"{key.replace('_', ' ').lower()} {row[key]:.4f}" for key in shown if key in row)
+        values = "  ".join(
+            f"{key.replace('_', ' ').replace('Acc', 'acc')} {row[key]:.4f}" for key in shown if key in row
+        )
         best = "  (best)" if validation and state.epochs_without_gain == 0 else ""
         logger.info("epoch %d/%d  %s  %.1f s%s", state.epoch, training.epochs, values, seconds, best)
 

@@ -95,11 +95,21 @@ def _blur(images: Tensor, probability: float, draw: _Draw) -> Tensor:
 
 
 def _light(images: Tensor, settings: AugmentationConfig, draw: _Draw) -> Tensor:
-    """Changes exposure, and contrast around each image's own mean; values are clipped as a camera clips them."""
-    brightness = draw.factor(settings.brightness).view(-1, 1, 1, 1)
-    contrast = draw.factor(settings.contrast).view(-1, 1, 1, 1)
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (images * (brightness * contrast)).add_(brightness * mean * (1 - contrast)).clamp_(0, 255)
+    """Changes saturation, white balance, exposure, and contrast around each image's own mean.
+
+    All are one linear map of the three channels, so each pixel is touched once; values are clipped as a camera clips.
+    """
+    saturation = draw.uniform(1 - settings.saturation, 1 + settings.saturation / 2).clamp(min=0)
+    gains = torch.stack([draw.factor(settings.white_balance) for _ in range(3)], dim=1)
+    brightness = draw.factor(settings.brightness)
+    contrast = draw.factor(settings.contrast)
+    identity, grey = torch.eye(3, device=images.device), torch.full((3, 3), 1 / 3, device=images.device)
+    colour = gains.view(-1, 3, 1) * torch.lerp(grey, identity, saturation.view(-1, 1, 1))
+    mean = torch.bmm(colour, images.mean(dim=(2, 3)).unsqueeze(2)).mean(dim=1, keepdim=True)
+    exposure = (brightness * contrast).view(-1, 1, 1)
+    offset = (brightness * (1 - contrast)).view(-1, 1, 1) * mean
+    changed = torch.baddbmm(offset, exposure * colour, images.flatten(2))
+    return changed.view_as(images).clamp_(0, 255)
 
 
 def _erase(images: Tensor, probability: float, draw: _Draw) -> Tensor:

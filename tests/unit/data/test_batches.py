@@ -106,6 +106,13 @@ class TestAugment:
         assert torch.equal(run(self.images, self.labels, seed=3)[0], run(self.images, self.labels, seed=3)[0])
         assert not torch.equal(run(self.images, self.labels, seed=3)[0], run(self.images, self.labels, seed=4)[0])
 
+    def test_some_signs_lose_all_colour_and_keep_their_light(self) -> None:
+        images, _ = run(self.images, self.labels, **(OFF | {"saturation": 2.0}))
+        grey = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) < 1e-2
+        assert 0 < grey.sum() < len(images)
+        expected = self.images.float().mean(dim=1)[grey]
+        torch.testing.assert_close(images[grey].mean(dim=1), expected, atol=1e-2, rtol=0)
+
     def test_mirrored_signs_get_the_class_that_they_show(self) -> None:
         images, labels = run(self.images, self.labels, **(OFF | {"mirror": True}))
         mirrored = torch.flip(self.images.float(), dims=[3])

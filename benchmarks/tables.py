@@ -1,0 +1,118 @@
+"""Writes the tables of README and docs from the results: `python -m benchmarks.tables`.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what is between them is made here and nowhere else.
+"""
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+
+from benchmarks.environment import read_results
+from src.mlops import ROOT
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_Rows = list[dict[str, str]]
+
+
+def render(text: str) -> str:
+    """Returns a document with its tables made anew."""
+    return _PLACE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+
+
+def _accuracy() -> str:
+    rows = [
+        [
+            _name(name),
+            group[0]["image_size"],
+            f"{int(group[0]['parameters']):,}",
+            group[0]["mmac"],
+            _spread([float(row["test_accuracy"]) for row in group], percent=True),
+            ", ".join(row["test_wrong"] for row in group),
+            _spread([float(row["val_accuracy"]) for row in group], percent=True),
+            _spread([float(row["test_calibration_error"]) for row in group], digits=4),
+            _median(group, "ms_per_image"),
+            _median(group, "seconds_per_epoch"),
+        ]
+        for name, group in _groups("accuracy", "configuration")
+    ]
+    head = "configuration|px|parameters|MMAC|test accuracy, %|wrong of 6,315|validation accuracy, %|calibration error"
+    return _table(f"{head}|ms per image|s per epoch", rows) + _where(read_results("accuracy"))
+
+
+def _time_to_accuracy() -> str:
+    rows = []
+    for name, group in _groups("time_to_accuracy", "recipe"):
+        reached = [[row[f"seconds_to_{target}"] for row in group] for target in (98, 99)]
+        cells = [", ".join(seconds or "not reached" for seconds in column) for column in reached]
+        rows.append([name, *cells, _median(group, "seconds_per_epoch"), group[0]["epochs"], str(len(group))])
+    head = "recipe|seconds to 98 %, each trial|seconds to 99 %, each trial|s per epoch|epochs|trials"
+    return _table(head, rows) + _where(read_results("time_to_accuracy"))
+
+
+def _loader() -> str:
+    columns = ["loader", "repeated", "images", "images_per_second", "ms_per_batch", "seconds_to_open", "grown_mb"]
+    rows = [[row[column] for column in [*columns, "of_that_mapped_mb"]] for row in read_results("loader")]
+    head = "loader|times the images|training images|images/s|ms per batch of 128|s to open|memory grown, MB"
+    return _table(f"{head}|of that mapped file", rows) + _where(read_results("loader"))
+
+
+def _precision() -> str:
+    rows: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for row in read_results("precision"):
+        kind = "compiled" if row["compile"] == "True" else "plain"
+        rows[row["model"], row["image_size"]][f"{row['precision']} {kind}"] = row["ms_per_step"]
+    kinds = list(dict.fromkeys(kind for cells in rows.values() for kind in cells))
+    body = [[model, size, *(cells.get(kind, "") for kind in kinds)] for (model, size), cells in rows.items()]
+    return _table("|".join(["network", "px", *kinds]), body) + _where(read_results("precision"))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "accuracy": _accuracy,
+    "time_to_accuracy": _time_to_accuracy,
+    "loader": _loader,
+    "precision": _precision,
+}
+
+
+def _groups(name: str, column: str) -> list[tuple[str, _Rows]]:
+    groups: dict[str, _Rows] = defaultdict(list)
+    for row in read_results(name):
+        groups[row[column]].append(row)
+    return list(groups.items())
+
+
+def _name(configuration: str) -> str:
+    return f"`{configuration}`"
+
+
+def _median(rows: _Rows, column: str) -> str:
+    return f"{statistics.median(float(row[column]) for row in rows):g}"
+
+
+def _spread(values: list[float], *, percent: bool = False, digits: int = 2) -> str:
+    """Writes a mean, and with several values their lowest and highest."""
+    scaled = [100 * value for value in values] if percent else values
+    mean = f"{statistics.mean(scaled):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(scaled):.{digits}f} to {max(scaled):.{digits}f})"
+
+
+def _table(head: str, rows: list[list[str]]) -> str:
+    lines = [head.split("|"), ["---"] * len(head.split("|")), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _where(rows: list[dict[str, str]]) -> str:
+    """Tells where and with what the rows were measured."""
+    seen = dict.fromkeys(
+        f"{row['date']}, {row['cores']} cores of {row['cpu']}, {row['threads']} threads, Python {row['python']}, "
+        f"torch {row['torch']}"
+        for row in rows
+    )
+    return f"\n*{'; '.join(seen)}.*\n"
+
+
+if __name__ == "__main__":
+    for document in DOCUMENTS:
+        document.write_text(render(document.read_text()))
