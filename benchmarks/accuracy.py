@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.environment import Row, command_line, in_new_process, write_results
+from benchmarks.environment import Row, command_line, in_new_process, parse, write_results
 from src.mlops.checkpoint import Checkpoint, load_checkpoint
 from src.mlops.config import load_config
 from src.mlops.evaluate import evaluate
@@ -39,8 +39,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
     parser.add_argument("configurations", nargs="+", choices=list(CONFIGURATIONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    overrides = [word for word in words if "=" in word]
-    options = parser.parse_args([word for word in words if "=" not in word])
+    options, overrides = parse(parser, words)
     for seed in options.seeds:
         for name in options.configurations:
             row = in_new_process(_measure, name, seed, [*CONFIGURATIONS[name], *overrides])

@@ -1,5 +1,6 @@
 """What every result says about where it was measured, and how results are kept."""
 
+import argparse
 import csv
 import multiprocessing
 import os
@@ -70,6 +71,12 @@ def read_results(name: str) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits a command line into a benchmark's own options and Hydra overrides, which hold a `=`."""
+    options = parser.parse_args([word for word in words if "=" not in word])
+    return options, [word for word in words if "=" in word]
 
 
 def command_line(main: Callable[[list[str]], None]) -> None:

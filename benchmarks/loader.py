@@ -27,7 +27,7 @@ import psutil
 import torch
 
 from benchmarks.baseline import Batch, ImageFiles, data_loader
-from benchmarks.environment import Row, command_line, in_new_process, write_results
+from benchmarks.environment import Row, command_line, in_new_process, parse, write_results
 from src.mlops.config import Config, load_config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
@@ -45,7 +45,7 @@ def main(words: list[str]) -> None:
     """Measures speed in turns, then memory and growth, each in a process of its own."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader")
     parser.add_argument("--repeat", type=int, nargs="+", default=[1, 10, 100])
-    options, overrides = parser.parse_known_args(words)
+    options, overrides = parse(parser, words)
     config = load_config(overrides)
     pack = prepare(config.data)
     size = config.training.batch_size

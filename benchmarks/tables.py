@@ -21,10 +21,42 @@ def render(text: str) -> str:
     return _PLACE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
 
 
+def _summary() -> str:
+    accuracy = dict(_groups("accuracy", "configuration"))
+    recipes = dict(_groups("time_to_accuracy", "recipe"))
+    loaders = {(row["loader"], row["repeated"]): row for row in read_results("loader")}
+    rows = []
+    for name, label in (("default", "default settings"), ("record", "`experiment=record`")):
+        if group := accuracy.get(name):
+            figure = _spread([float(row["test_accuracy"]) for row in group], percent=True)
+            wrong, images = ", ".join(row["test_wrong"] for row in group), int(group[0]["test_images"])
+            what = f"accuracy on {images:,} test images, %, {label}"
+            rows.append([what, f"**{figure}**; {wrong} wrong, {_seeds(group)}", _command("accuracy")])
+            error = _spread([float(row["test_calibration_error"]) for row in group], digits=4)
+            rows.append([f"calibration error on them, {label}", error, "the same"])
+    if {"default", "baseline"} <= recipes.keys():
+        ours, theirs = recipes["default"], recipes["baseline"]
+        reached = [", ".join(row["seconds_to_99"] or "not reached" for row in group) for group in (ours, theirs)]
+        what = "seconds of training until 99 % of validation images are right"
+        tried = f"{reached[1]} in {theirs[0]['epochs']} epochs" if "not" in reached[1] else reached[1]
+        rows.append([what, f"**{reached[0]}**; the usual recipe: {tried}", _command("time_to_accuracy")])
+        epoch = [float(_median(group, "seconds_per_epoch")) for group in (ours, theirs)]
+        figure = f"**{epoch[0]:.1f}**; the usual recipe: {epoch[1]:.0f} ({epoch[1] / epoch[0]:.0f} times as long)"
+        rows.append(["seconds for an epoch, validation included", figure, "the same"])
+    if ("packed", "1") in loaders:
+        rate = {
+            name: int(loaders[name, "1"]["images_per_second"]) for name in ("packed", "pillow", "pillow, 2 workers")
+        }
+        best = max(rate["pillow"], rate["pillow, 2 workers"])
+        figure = f"**{rate['packed']:,}**; Pillow and a DataLoader: {best:,} ({rate['packed'] / best:.0f} times fewer)"
+        rows.append(["augmented images per second", figure, _command("loader")])
+    return _table("what|figure|command", rows) + _where(read_results("accuracy"))
+
+
 def _accuracy() -> str:
     rows = [
         [
-            _name(name),
+            f"`{name}`",
             group[0]["image_size"],
             f"{int(group[0]['parameters']):,}",
             group[0]["mmac"],
@@ -69,6 +101,7 @@ def _precision() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": _summary,
     "accuracy": _accuracy,
     "time_to_accuracy": _time_to_accuracy,
     "loader": _loader,
@@ -83,8 +116,13 @@ def _groups(name: str, column: str) -> list[tuple[str, _Rows]]:
     return list(groups.items())
 
 
-def _name(configuration: str) -> str:
-    return f"`{configuration}`"
+def _command(benchmark: str) -> str:
+    return f"`uv run python -m benchmarks.{benchmark} …`"
+
+
+def _seeds(rows: _Rows) -> str:
+    seeds = ", ".join(row["seed"] for row in rows)
+    return f"seed{'s' * (len(rows) > 1)} {seeds}"
 
 
 def _median(rows: _Rows, column: str) -> str:

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from benchmarks.baseline import train_baseline
-from benchmarks.environment import Row, command_line, in_new_process, write_results
+from benchmarks.environment import Row, command_line, in_new_process, parse, write_results
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.train import train
@@ -28,7 +28,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--baseline-trials", type=int, default=1)
     parser.add_argument("--baseline-epochs", type=int, default=4)
-    options, overrides = parser.parse_known_args(words)
+    options, overrides = parse(parser, words)
     with tempfile.TemporaryDirectory() as folder:
         rows = [
             in_new_process(_project, overrides, name, folder, trial)
