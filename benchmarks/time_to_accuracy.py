@@ -3,8 +3,7 @@
     uv run python -m benchmarks.time_to_accuracy data.raw_dir=../shared/gtsrb
 
 The default experiment and `experiment=baseline` (TinyCNN at 64x64, Adam 1e-4, batches of 16, one image after the other
-through Pillow and a DataLoader without workers, the faster choice on two cores), on the same training and validation
-images. Seconds are wall-clock time from the first step, with validation after each epoch; preparing the data is stated
+through Pillow and a DataLoader as it is by default, without workers), on the same training and validation images. Seconds are wall-clock time from the first step, with validation after each epoch; preparing the data is stated
 by itself. Any setting can be overridden for both. `--trials 3 --baseline-trials 1 --baseline-epochs 4` say how often,
 and how long the baseline may try. Writes benchmarks/results/time_to_accuracy.csv.
 """

@@ -24,7 +24,7 @@ from src.mlops.errors import CheckpointError, ConfigError
 from src.mlops.files import write_atomically
 from src.mlops.model import build_model
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had networks that normalised over the whole image
 
 
 @dataclass(frozen=True)

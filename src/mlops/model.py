@@ -19,21 +19,27 @@ from src.mlops.errors import ConfigError
 
 # Added to the spread of an image's pixels (0 to 255), so that an almost black image is not all noise.
 MIN_SPREAD = 4.0
+# Normalised pixels are clipped here: a bright sky tells no more than that it is bright.
+LIMIT = 4.0
 
 
 class Normalize(nn.Module):
-    """Pixels of 0 to 255 → zero mean and about unit variance in each image, float [N, 3, H, W].
+    """Pixels of 0 to 255 → zero mean and about unit variance in the middle of each image, float [N, 3, H, W].
 
-    Each image by itself, over all its pixels and channels: a sign in the dark then looks like the same sign in the
-    sun, while its colours stay.
+    Each image by itself, over all channels: a sign in the dark then looks like the same sign in the sun, while its
+    colours stay. Like the light meter of a camera it looks at the middle, three fifths of each side: a dark sign before
+    a bright sky shows its picture too.
     """
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalises uint8 or float images."""
         pixels = images if images.is_floating_point() else images.float()
-        centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
-        spread = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        return centred / (spread + MIN_SPREAD)
+        height, width = pixels.shape[2:]
+        top, left = height // 5, width // 5
+        middle = pixels[:, :, top : height - top, left : width - left]
+        mean = middle.mean(dim=(1, 2, 3), keepdim=True)
+        spread = (middle - mean).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        return ((pixels - mean) / (spread + MIN_SPREAD)).clamp(-LIMIT, LIMIT)
 
 
 class Network(nn.Module):

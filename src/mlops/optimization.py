@@ -1,5 +1,7 @@
 """Optimiser, learning rate, averaged weights and image size over the course of a training."""
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,6 +31,8 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     del settings["_target_"]
+    if "fused" in inspect.signature(kind).parameters:  # one operation for all weights instead of several for each
+        settings.setdefault("fused", True)
     try:
         return kind(groups, **settings)
     except (TypeError, ValueError) as error:
@@ -77,10 +81,11 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
         decay: Share of the average that each step keeps; 0 follows the model exactly.
     """
 
-    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        if not current.is_floating_point():
-            return current
+    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:
+        if not averaged[0].is_floating_point():  # counters of BatchNorm; tensors come grouped by type
+            torch._foreach_copy_(averaged, current)
+            return
         steps = int(steps)
-        return torch.lerp(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
 
-    return AveragedModel(model, avg_fn=average, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
