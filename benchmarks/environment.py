@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import logging
 import multiprocessing
 import os
 import platform
@@ -88,6 +89,7 @@ def command_line(main: Callable[[list[str]], None]) -> None:
 
 
 def _measured(work: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     row = work(*arguments)
     return row | {"peak_memory_mb": round(peak_memory_mb())}
 

@@ -90,14 +90,14 @@ def _loader() -> str:
     return _table(f"{head}|of that mapped file", rows) + _where(read_results("loader"))
 
 
-def _precision() -> str:
-    rows: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for row in read_results("precision"):
-        kind = "compiled" if row["compile"] == "True" else "plain"
-        rows[row["model"], row["image_size"]][f"{row['precision']} {kind}"] = row["ms_per_step"]
-    kinds = list(dict.fromkeys(kind for cells in rows.values() for kind in cells))
-    body = [[model, size, *(cells.get(kind, "") for kind in kinds)] for (model, size), cells in rows.items()]
-    return _table("|".join(["network", "px", *kinds]), body) + _where(read_results("precision"))
+def _step() -> str:
+    cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for row in read_results("step"):
+        cells[row["model"], row["variant"]][row["image_size"]] = row["ms_per_step"]
+    sizes = list(dict.fromkeys(row["image_size"] for row in read_results("step")))
+    rows = [[*key, *(ms.get(size, "") for size in sizes)] for key, ms in cells.items()]
+    head = "|".join(["network", "variant", *(f"ms per step at {size} px" for size in sizes)])
+    return _table(head, rows) + _where(read_results("step"))
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -105,7 +105,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy": _accuracy,
     "time_to_accuracy": _time_to_accuracy,
     "loader": _loader,
-    "precision": _precision,
+    "step": _step,
 }
 
 

@@ -3,9 +3,10 @@
     uv run python -m benchmarks.time_to_accuracy data.raw_dir=../shared/gtsrb
 
 The default experiment and `experiment=baseline` (TinyCNN at 64x64, Adam 1e-4, batches of 16, one image after the other
-through Pillow and a DataLoader as it is by default, without workers), on the same training and validation images. Seconds are wall-clock time from the first step, with validation after each epoch; preparing the data is stated
-by itself. Any setting can be overridden for both. `--trials 3 --baseline-trials 1 --baseline-epochs 4` say how often,
-and how long the baseline may try. Writes benchmarks/results/time_to_accuracy.csv.
+through Pillow and a DataLoader as it is by default, without workers), on the same training and validation images.
+Seconds are wall-clock time from the first step, with validation after each epoch; preparing the data is stated by
+itself. The default is run in bf16 as well. Any setting can be overridden for all. `--trials 3 --baseline-trials 1
+--baseline-epochs 4` say how often, and how long the baseline may try. Writes benchmarks/results/time_to_accuracy.csv.
 """
 
 import argparse

@@ -1,12 +1,11 @@
 """Optimiser, learning rate, averaged weights and image size over the course of a training."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
@@ -31,7 +30,7 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     del settings["_target_"]
-    if "fused" in inspect.signature(kind).parameters:  # one operation for all weights instead of several for each
+    if kind in (Adam, AdamW, SGD):  # those that on any device can do one operation for all weights
         settings.setdefault("fused", True)
     try:
         return kind(groups, **settings)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
+from src.mlops.checkpoint import FORMAT_VERSION, load_checkpoint, read_plain, write_content
 from src.mlops.errors import CheckpointError
 from src.mlops.model import TinyCNN, build_model
 
@@ -123,7 +123,7 @@ def test_weights_that_would_break_the_service(checkpoint: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "found format 2"),
+        ({"format_version": FORMAT_VERSION + 1}, f"found format {FORMAT_VERSION + 1}"),
         ({"format_version": None}, "found format None"),
         ({"classes": []}, "43 classes"),
         ({"config": {}}, "parts do not fit"),
