@@ -5,26 +5,27 @@
 
 Trains each named configuration with each seed, then runs the test images through it once. Everything was chosen on
 validation images before. `ms_per_image` is the median of 200 forward passes of one image in torch, without decoding.
-Any setting can be overridden for all. Writes benchmarks/results/accuracy.csv; rows of other configurations and seeds
-stay.
+Any setting can be overridden for all. Writes benchmarks/results/accuracy.csv; rows of other configurations, seeds and
+overrides stay. Models and reports are kept in models/benchmarks/.
 """
 
 import argparse
+import shutil
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.environment import Row, command_line, in_new_process, parse, write_results
+from src.mlops import ROOT
 from src.mlops.checkpoint import Checkpoint, load_checkpoint
 from src.mlops.config import load_config
 from src.mlops.evaluate import evaluate
 from src.mlops.model import count_parameters
 from src.mlops.train import train
 
+KEPT = ROOT / "models" / "benchmarks"
 CONFIGURATIONS = {
     "default": [],
     "record": ["experiment=record"],
@@ -43,18 +44,22 @@ def main(words: list[str]) -> None:
     for seed in options.seeds:
         for name in options.configurations:
             row = in_new_process(_measure, name, seed, [*CONFIGURATIONS[name], *overrides])
-            write_results("accuracy", [row], ("configuration", "seed"))
+            write_results("accuracy", [row], ("configuration", "seed", "overrides"))
 
 
 def _measure(name: str, seed: int, overrides: list[str]) -> Row:
-    with tempfile.TemporaryDirectory() as folder:
-        own = [f"data.processed_dir={folder}/processed", f"ckpt_path={folder}/latest/best_model.pth"]
-        own += [f"run_dir={folder}/run", f"evaluation.reports_dir={folder}/reports", f"seed={seed}"]
-        config = load_config([*overrides, *own])
-        epochs: list[float] = []
-        best = train(config, on_epoch=lambda row: epochs.append(row["seconds"]))
-        test = evaluate(config)
-        checkpoint = load_checkpoint(Path(config.ckpt_path))
+    folder = KEPT / f"{name}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    own = [
+        f"run_dir='{folder}/run'",
+        f"ckpt_path='{folder}/best_model.pth'",
+        f"evaluation.reports_dir='{folder}/reports'",
+    ]
+    config = load_config([*overrides, *own, f"seed={seed}"])
+    epochs: list[float] = []
+    best = train(config, on_epoch=lambda row: epochs.append(row["seconds"]))
+    test = evaluate(config)
+    checkpoint = load_checkpoint(config.ckpt_path)
     return {
         "configuration": name,
         "seed": seed,

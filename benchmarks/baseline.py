@@ -14,8 +14,9 @@ from torchvision import transforms
 
 from src.mlops.config import Config
 from src.mlops.data.packing import Pack
+from src.mlops.errors import ConfigError
 from src.mlops.loop import seed_everything
-from src.mlops.model import build_model, predict_logits
+from src.mlops.model import build_model, choose_device, predict_logits
 from src.mlops.optimization import build_optimizer
 from src.mlops.progress import ProgressBar
 
@@ -25,22 +26,22 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
     """Opens and transforms one file at a time.
 
-    Its random changes are those of the project's augmentation, as far as torchvision has them. Pixels stay 0 to 255,
-    as the networks take them.
+    Its random changes are as strong as the project's, those that torchvision has: all but mirrored signs and white
+    balance. Pixels stay 0 to 255, as the networks take them.
     """
 
     def __init__(self, config: Config, pack: Pack, split: str, size: int) -> None:
         arrays = pack.load(split)
         raw_dir = config.data.raw_dir
         if raw_dir is None:
-            raise SystemExit("expected data.raw_dir=FOLDER: the baseline opens the image files themselves.")
+            raise ConfigError("expected data.raw_dir=FOLDER, found none: the baseline opens the files themselves.")
         self._files = [raw_dir / path for path in arrays.paths]
         self._labels = arrays.labels
         strength = config.training.augmentation
         shift, zoom = strength.translation, (1 - strength.scale, 1 + strength.scale)
         changes = [
             transforms.RandomAffine(strength.rotation, (shift, shift), zoom, shear=45 * strength.shear),
-            transforms.ColorJitter(strength.brightness, strength.contrast),
+            transforms.ColorJitter(strength.brightness, strength.contrast, min(1.0, strength.saturation)),
             transforms.RandomApply([transforms.GaussianBlur(3)], strength.blur),
         ]
         training = split == "train"
@@ -78,7 +79,8 @@ def train_baseline(config: Config, pack: Pack, workers: int) -> Iterator[tuple[f
     seed_everything(config.seed)
     train_files = ImageFiles(config, pack, "train", config.data.image_size)
     validation_files = ImageFiles(config, pack, "val", config.data.image_size)
-    model = build_model(config.model)
+    device = choose_device(config.device)
+    model = build_model(config.model).to(device)
     optimizer = build_optimizer(model, training)
     loader = data_loader(train_files, training.batch_size, workers)
     started = time.perf_counter()
@@ -87,7 +89,7 @@ def train_baseline(config: Config, pack: Pack, workers: int) -> Iterator[tuple[f
         with ProgressBar(f"baseline epoch {epoch + 1}/{training.epochs}", len(loader)) as bar:
             for step, (images, labels) in enumerate(loader, start=1):
                 optimizer.zero_grad()
-                loss = F.cross_entropy(model(images), labels)
+                loss = F.cross_entropy(model(images.to(device)), labels.to(device))
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if step % 50 == 0 or step == len(loader):

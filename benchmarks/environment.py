@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import logging
 import multiprocessing
 import os
@@ -17,17 +18,20 @@ from typing import Any
 import torch
 
 from src.mlops.errors import MlopsError, report
+from src.mlops.files import write_atomically
+from src.mlops.model import choose_device
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
 
 def environment() -> Row:
-    """Returns the date, hardware, versions and threads."""
+    """Returns the date, hardware, threads and versions."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "device": choose_device("auto").type,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -36,6 +40,10 @@ def environment() -> Row:
 
 def peak_memory_mb() -> float:
     """Returns the largest resident set of this process so far, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # the other way counts what the parent process had as well
+        peak_kb = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak_kb.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if platform.system() == "Darwin" else peak / 1e3
 
@@ -57,11 +65,12 @@ def write_results(name: str, rows: list[Row], key: tuple[str, ...]) -> None:
     path = RESULTS / f"{name}.csv"
     new = [{**row, **environment()} for row in rows]
     replaced = {tuple(str(row[column]) for column in key) for row in new}
-    old = [row for row in read_results(name) if tuple(row[column] for column in key) not in replaced]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, new[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*old, *new])
+    old = [row for row in read_results(name) if tuple(row.get(column) for column in key) not in replaced]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, new[0], restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*old, *new])
+    write_atomically(path, text.getvalue().encode())
     sys.stderr.write(f"wrote {path}\n")
 
 
@@ -75,9 +84,9 @@ def read_results(name: str) -> list[dict[str, str]]:
 
 
 def parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits a command line into a benchmark's own options and Hydra overrides, which hold a `=`."""
-    options = parser.parse_args([word for word in words if "=" not in word])
-    return options, [word for word in words if "=" in word]
+    """Splits a command line into a benchmark's own options and Hydra overrides, such as `seed=1`."""
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    return parser.parse_args([word for word in words if word not in overrides]), overrides
 
 
 def command_line(main: Callable[[list[str]], None]) -> None:

@@ -21,7 +21,6 @@ from src.mlops.loop import State, train_step
 from src.mlops.model import build_model, choose_device
 from src.mlops.progress import ProgressBar
 
-SIZES = (32, 48)
 ROUNDS, STEPS, WARMUP = 5, 8, 3
 ONE_BY_ONE = "weights averaged one by one"
 VARIANTS = {
@@ -38,7 +37,9 @@ VARIANTS = {
 def main(words: list[str]) -> None:
     """Measures all variants at all sizes."""
     rows: list[Row] = []
-    for size in SIZES:
+    config = load_config(words)
+    for size in sorted({config.data.image_size, *(size for size, _ in config.training.size_schedule)}):
+        torch.compiler.reset()  # else a network compiled for one size may be used for the next
         states = {name: _state(name, [*overrides, *words]) for name, overrides in VARIANTS.items()}
         first = {name: _seconds(state, size) for name, state in states.items()}
         times: dict[str, list[float]] = {name: [] for name in states}
@@ -55,7 +56,7 @@ def main(words: list[str]) -> None:
 
 
 def _state(name: str, overrides: list[str]) -> State:
-    config = load_config(overrides)
+    config = load_config([*overrides, "training.frozen_epochs=0"])
     model = build_model(config.model).to(choose_device(config.device)).to(memory_format=torch.channels_last)
     state = State(config, model, steps_per_epoch=1000, data_fingerprint="")
     if name.endswith(ONE_BY_ONE):

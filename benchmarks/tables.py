@@ -12,6 +12,7 @@ from benchmarks.environment import read_results
 from src.mlops import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SUMMARISED = {"": "default settings", "experiment=record training.precision=bf16": "`experiment=record`, in bf16"}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _Rows = list[dict[str, str]]
 
@@ -22,16 +23,17 @@ def render(text: str) -> str:
 
 
 def _summary() -> str:
-    accuracy = dict(_groups("accuracy", "configuration"))
+    accuracy = dict(_groups("accuracy", "overrides"))
     recipes = dict(_groups("time_to_accuracy", "recipe"))
     loaders = {(row["loader"], row["repeated"]): row for row in read_results("loader")}
     rows = []
-    for name, label in (("default", "default settings"), ("record", "`experiment=record`")):
-        if group := accuracy.get(name):
+    for overrides, label in SUMMARISED.items():
+        if group := accuracy.get(overrides):
             figure = _spread([float(row["test_accuracy"]) for row in group], percent=True)
             wrong, images = ", ".join(row["test_wrong"] for row in group), int(group[0]["test_images"])
             what = f"accuracy on {images:,} test images, %, {label}"
-            rows.append([what, f"**{figure}**; {wrong} wrong, {_seeds(group)}", _command("accuracy")])
+            command = _command(f"accuracy {group[0]['configuration']}")
+            rows.append([what, f"**{figure}**; {wrong} wrong, {_seeds(group)}", command])
             error = _spread([float(row["test_calibration_error"]) for row in group], digits=4)
             rows.append([f"calibration error on them, {label}", error, "the same"])
     if {"default", "baseline"} <= recipes.keys():
@@ -44,32 +46,32 @@ def _summary() -> str:
         figure = f"**{epoch[0]:.1f}**; the usual recipe: {epoch[1]:.0f} ({epoch[1] / epoch[0]:.0f} times as long)"
         rows.append(["seconds for an epoch, validation included", figure, "the same"])
     if ("packed", "1") in loaders:
-        rate = {
-            name: int(loaders[name, "1"]["images_per_second"]) for name in ("packed", "pillow", "pillow, 2 workers")
-        }
+        rate = {name: int(row["images_per_second"]) for (name, repeated), row in loaders.items() if repeated == "1"}
         best = max(rate["pillow"], rate["pillow, 2 workers"])
         figure = f"**{rate['packed']:,}**; Pillow and a DataLoader: {best:,} ({rate['packed'] / best:.0f} times fewer)"
         rows.append(["augmented images per second", figure, _command("loader")])
+        share = 100 * rate["packed, trained on"] / rate["packed"]
+        rows.append(["share of a training step's time that making its batch takes", f"{share:.1f} %", "the same"])
     return _table("what|figure|command", rows) + _where(read_results("accuracy"))
 
 
 def _accuracy() -> str:
     rows = [
         [
-            f"`{name}`",
+            f"`{overrides}`" if overrides else "default",
             group[0]["image_size"],
             f"{int(group[0]['parameters']):,}",
             group[0]["mmac"],
             _spread([float(row["test_accuracy"]) for row in group], percent=True),
-            ", ".join(row["test_wrong"] for row in group),
+            ", ".join(row["test_wrong"] for row in group) + f" of {int(group[0]['test_images']):,}",
             _spread([float(row["val_accuracy"]) for row in group], percent=True),
             _spread([float(row["test_calibration_error"]) for row in group], digits=4),
             _median(group, "ms_per_image"),
             _median(group, "seconds_per_epoch"),
         ]
-        for name, group in _groups("accuracy", "configuration")
+        for overrides, group in _groups("accuracy", "overrides")
     ]
-    head = "configuration|px|parameters|MMAC|test accuracy, %|wrong of 6,315|validation accuracy, %|calibration error"
+    head = "configuration|px|parameters|MMAC|test accuracy, %|wrong|validation accuracy, %|calibration error"
     return _table(f"{head}|ms per image|s per epoch", rows) + _where(read_results("accuracy"))
 
 
@@ -86,7 +88,7 @@ def _time_to_accuracy() -> str:
 def _loader() -> str:
     columns = ["loader", "repeated", "images", "images_per_second", "ms_per_batch", "seconds_to_open", "grown_mb"]
     rows = [[row[column] for column in [*columns, "of_that_mapped_mb"]] for row in read_results("loader")]
-    head = "loader|times the images|training images|images/s|ms per batch of 128|s to open|memory grown, MB"
+    head = "loader|times the images|training images|images/s|ms per batch|s to open|memory grown at most, MB"
     return _table(f"{head}|of that mapped file", rows) + _where(read_results("loader"))
 
 

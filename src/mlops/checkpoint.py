@@ -35,9 +35,9 @@ class Checkpoint:
         model: The network with its weights, in evaluation mode, on the CPU.
         config: The whole resolved config of its training, nested plain values.
         epoch: Epoch of the weights, counted from 1.
-        metrics: The metrics of that epoch.
+        metrics: The metrics of that epoch; after a final fit those of the best epoch before, on held-out images.
         calibration: Temperature and thresholds; the neutral ones where none were fitted.
-        provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `seed`.
+        provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`.
         history: The metrics of all epochs.
     """
 
@@ -175,6 +175,7 @@ def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "data_fingerprint": data_fingerprint,
+        "trained_on": ["train"],
         "seed": seed,
     }
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from src.mlops import distributed
 from src.mlops.calibration import Calibration
-from src.mlops.checkpoint import save_checkpoint, write_content
+from src.mlops.checkpoint import FORMAT_VERSION, save_checkpoint, write_content
 from src.mlops.config import Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
@@ -53,7 +53,7 @@ class State:
         data_fingerprint: What is trained on.
         epoch: Epochs that are done.
         history: The metrics of each of them.
-        seconds: Time that they took, with validation and saving.
+        seconds: Time that they took, with validation.
         seconds_training: Of that, time in training steps.
         seconds_preparing: Of that in turn, time in gathering and augmenting batches.
     """
@@ -109,6 +109,7 @@ class State:
     def to_dict(self) -> dict[str, Any]:
         """Returns everything as tensors and plain values."""
         return {
+            "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
             "data_fingerprint": self.data_fingerprint,
             "epoch": self.epoch,
@@ -130,6 +131,8 @@ class State:
         """
         try:
             changed = [*self._changes(stored["config"])]
+            if stored["format_version"] != FORMAT_VERSION:
+                changed.append("the version of this program")
             if stored["data_fingerprint"] != self.data_fingerprint:
                 changed.append("the data")
             if changed:
@@ -151,7 +154,7 @@ class State:
         mine = self.config.to_dict()
         for section in ("model", "training"):
             for key in mine[section].keys() | stored[section].keys():
-                if key in {"resume", "publish", "profile"}:
+                if key in {"resume", "publish", "profile", "final_fit"}:
                     continue
                 if mine[section].get(key) != stored[section].get(key):
                     yield f"{section}.{key}"
@@ -177,41 +180,49 @@ def run_epochs(
     """
     training = config.training
     while state.epoch < training.epochs:
-        if validation and training.early_stopping and state.epochs_without_gain >= training.early_stopping:
+        if validation is not None and training.early_stopping and state.epochs_without_gain >= training.early_stopping:
             logger.info("no better validation accuracy in %d epochs: stopping early", training.early_stopping)
             break
         started = time.perf_counter()
-        folder = run_dir / "profile" if training.profile and state.epoch == 0 else None
+        folder = run_dir / "profile" if training.profile and state.epoch == 0 and distributed.rank() == 0 else None
         row = {"epoch": state.epoch + 1, **_train_epoch(config, state, batches, folder)}
         seconds = time.perf_counter() - started
-        if validation:
+        if validation is not None:
             logits = predict_logits(state.averaged.module, validation.epoch())
             logits = distributed.gather_rows(logits, np.concatenate(list(validation.order(0))))
             row |= _validation_metrics(logits, validation.arrays.labels)
         state.seconds += time.perf_counter() - started
         state.epoch += 1
         state.history.append({**row, "seconds": round(state.seconds, 3)})
+        calibration = None  # only of a new best
+        if validation is not None and state.epochs_without_gain == 0:
+            calibration = Calibration.fit(logits, validation.arrays.labels)
         if distributed.rank() == 0:
-            if validation and state.epochs_without_gain == 0:
-                save_checkpoint(
-                    run_dir / BEST,
-                    state_dict=state.averaged.module.state_dict(),
-                    config=config.to_dict(),
-                    epoch=state.epoch,
-                    metrics=state.best,
-                    provenance=provenance,
-                    calibration=Calibration.fit(logits, validation.arrays.labels),
-                    history=state.history,
-                )
-            # Last, since a run that is killed between the two repeats the epoch, and writes the same best again.
-            write_content(run_dir / LAST, state.to_dict())
+            _save(state, run_dir, calibration, provenance)
         log(state.history[-1])
         shown = ("train_loss", "train_Accuracy", "val_loss", "val_Accuracy", "val_F1")
         values = "  ".join(
             f"{key.replace('_', ' ').replace('Acc', 'acc')} {row[key]:.4f}" for key in shown if key in row
         )
-        best = "  (best)" if validation and state.epochs_without_gain == 0 else ""
+        best = "  (best)" if calibration else ""
         logger.info("epoch %d/%d  %s  %.1f s%s", state.epoch, training.epochs, values, seconds, best)
+
+
+def _save(state: State, run_dir: Path, calibration: Calibration | None, provenance: dict[str, Any]) -> None:
+    """Writes the state, and before it the best checkpoint where there is a calibration of a new one."""
+    if calibration:
+        save_checkpoint(
+            run_dir / BEST,
+            state_dict=state.averaged.module.state_dict(),
+            config=state.config.to_dict(),
+            epoch=state.epoch,
+            metrics=state.best,
+            provenance=provenance,
+            calibration=calibration,
+            history=state.history,
+        )
+    # Last, since a run that is killed between the two repeats the epoch, and writes the same best again.
+    write_content(run_dir / LAST, state.to_dict())
 
 
 def _train_epoch(config: Config, state: State, batches: Batches, profile: Path | None) -> dict[str, float]:

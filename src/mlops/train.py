@@ -127,12 +127,15 @@ def _fit_all(
 ) -> dict[str, Tensor]:
     """Trains anew on training and validation images together; returns the averaged weights of the last epoch."""
     batches = _training_batches(config, pack.load("train", "val"))
-    folder.mkdir(exist_ok=True)
+    distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
     state = _open_state(config, device, len(batches), pack.fingerprint, folder)
     logger.info("final fit on all %s images, without validation; folder %s", f"{len(batches.arrays.rows):,}", folder)
     log = CsvTracker(folder, config, state.history).log if distributed.rank() == 0 else lambda _: None
     run_epochs(config, state, batches, None, folder, origin, log)
-    return state.averaged.module.state_dict()
+    weights = {name: tensor.detach().cpu() for name, tensor in state.averaged.module.state_dict().items()}
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise TrainingError(f"expected finite weights of the final fit, found others; {config.ckpt_path} is untouched.")
+    return weights
 
 
 def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, final: dict[str, Tensor] | None) -> None:
@@ -146,8 +149,9 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
     write_content(path, content)
     if final is not None:
         path = run_dir / FINAL_FIT / BEST
-        content |= {"state_dict": {name: tensor.detach().cpu() for name, tensor in final.items()}}
-        write_content(path, content)
+        content["provenance"]["trained_on"] = ["train", "val"]
+        write_content(path, content | {"state_dict": final, "epoch": config.training.epochs})
+        content = read_plain(path)
     if config.training.publish:
         write_content(config.ckpt_path, content)
     figure = run_dir / "figures" / "learning_curves.png"

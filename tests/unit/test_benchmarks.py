@@ -44,18 +44,24 @@ def test_a_new_row_replaces_the_old_one_of_its_key(results: Path) -> None:
 def test_loader(results: Path, overrides: list[str], tmp_path: Path) -> None:
     loader.main(["--repeat", "2", *overrides, f"data.processed_dir={tmp_path / 'processed'}"])
     rows = {row["loader"]: row for row in environment.read_results("loader")}
-    assert rows.keys() == {"packed", "pillow", "pillow, 2 workers", "packed, one epoch"}
+    assert rows.keys() == {
+        "packed", "packed, trained on", "pillow", "pillow, 2 workers", "packed, one epoch",
+    }  # fmt: skip
     assert all(float(row["images_per_second"]) > 0 for row in rows.values())
     assert rows["packed, one epoch"]["images"] == "128"
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "processed", "results"}
 
 
-def test_accuracy(results: Path, overrides: list[str]) -> None:
+def test_accuracy(results: Path, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "in_new_process", lambda work, *arguments: work(*arguments))  # else KEPT is the real
+    monkeypatch.setattr(accuracy, "KEPT", tmp_path / "kept")
+    overrides = [*overrides, f"data.processed_dir={tmp_path / 'processed'}"]
     accuracy.main(["default", "--seeds", "3", *overrides])
     (row,) = environment.read_results("accuracy")
     assert (row["configuration"], row["seed"], row["test_images"], row["epochs"]) == ("default", "3", "12", "2")
     assert 0 <= float(row["test_accuracy"]) <= 1
     assert float(row["mmac"]) > 1
+    assert (tmp_path / "kept/default-3/best_model.pth").is_file()
 
 
 def test_time_to_accuracy(results: Path, overrides: list[str]) -> None:
