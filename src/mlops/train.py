@@ -150,8 +150,8 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
     if final is not None:
         path = run_dir / FINAL_FIT / BEST
         content["provenance"]["trained_on"] = ["train", "val"]
-        write_content(path, content | {"state_dict": final, "epoch": config.training.epochs})
-        content = read_plain(path)
+        content |= {"state_dict": final, "epoch": config.training.epochs, "config": config.to_dict()}
+        write_content(path, content)
     if config.training.publish:
         write_content(config.ckpt_path, content)
     figure = run_dir / "figures" / "learning_curves.png"

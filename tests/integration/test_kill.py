@@ -1,5 +1,6 @@
 """Kill -9 at any moment, resume, and the weights are those of a run that was never killed."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -34,12 +35,16 @@ def deadly(*arguments, **options):
 setattr(module, name, deadly)
 train(load_config(sys.argv[3:]))
 """
-# A step in the first, a middle and a later epoch; in the middle of writing a checkpoint; just before it takes its name.
-POINTS = [("step", 1), ("step", 7), ("write", 2), ("step", 9), ("write", 1)]
+# In the middle of writing a checkpoint, just before it takes its name, and at random steps of the training (20 steps)
+# and of the final fit (25 more). Each run goes on where the one before was killed.
+RANDOM = random.Random(2026)
+STEPS = [("step", RANDOM.randint(1, 9)) for _ in range(5)]
+POINTS = [STEPS[0], ("write", 2), STEPS[1], ("rename", 1), STEPS[2], ("write", 1), STEPS[3], ("rename", 3), STEPS[4]]
 
 
 def run(folder: Path, raw_dir: Path, place: str, count: int, *overrides: str) -> int:
-    own = [*tiny_overrides(folder, raw_dir), f"data.processed_dir={raw_dir.parent / 'processed'}", "training.epochs=5"]
+    own = [*tiny_overrides(folder, raw_dir), f"data.processed_dir={raw_dir.parent / 'processed'}"]
+    own += ["training.epochs=5", "training.final_fit=true"]
     command = [sys.executable, "-c", DRIVER, place, str(count), *own, *overrides]
     return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False).returncode
 
@@ -56,4 +61,4 @@ def test_killed_and_resumed_run_ends_with_identical_weights(tmp_path: Path, raw_
     for name in ("run/best_model.pth", "latest/best_model.pth"):
         first, second = (read_plain(folder / name)["state_dict"] for folder in (tmp_path / "whole", killed))
         assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not list((killed / "run").glob(".*-*"))
+    assert not list((killed / "run").rglob(".*-*"))

@@ -230,7 +230,7 @@ class TestTracking:
         train(make_config("tracking=wandb", "training.resume=true"))
         runs = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
         assert len(runs) == 2
-        assert len({folder.name.split("-")[3] for folder in runs}) == 1
+        assert {folder.name.split("-")[3] for folder in runs} == {(tmp_path / "run/wandb_id.txt").read_text()}
 
     def test_wandb_that_does_not_start_leaves_the_csv(
         self, make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

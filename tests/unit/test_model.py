@@ -5,7 +5,7 @@ import torch
 
 from src.mlops.config import load_config
 from src.mlops.errors import ConfigError
-from src.mlops.model import MODELS, SignNet, build_model, choose_device, count_parameters, predict_logits
+from src.mlops.model import LIMIT, MODELS, SignNet, build_model, choose_device, count_parameters, predict_logits
 from src.mlops.optimization import average_weights, build_optimizer, build_scheduler, size_of_epoch
 
 SMALL = [{"_target_": "src.mlops.model.SignNet", "width": 4}, {"_target_": "src.mlops.model.TinyCNN"}]
@@ -22,6 +22,23 @@ def test_any_input_size_of_24_and_more(config: dict[str, object], shape: tuple[i
     embedding = model.embed(images)
     assert embedding.ndim == 2
     torch.testing.assert_close(model.head(embedding), logits)
+
+
+@pytest.mark.parametrize("config", SMALL)
+def test_light_and_what_lies_around_the_sign_change_little(config: dict[str, object]) -> None:
+    model = build_model(config).eval()
+    sign = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+    normalised = model.features[0](sign)
+    middle = normalised[:, :, 6:26, 6:26]
+    assert middle.mean().abs() < 1e-5
+    assert 0.9 < middle.std() < 1.0
+    dark = model.features[0](0.5 * sign)
+    assert (dark - normalised).abs().max() < 0.2
+    bright_sky = sign.clone()
+    bright_sky[:, :, :4] = 10_000.0
+    changed = model.features[0](bright_sky)
+    assert torch.equal(changed[:, :, 6:26], normalised[:, :, 6:26])
+    assert changed.max() == LIMIT
 
 
 @pytest.mark.parametrize("config", SMALL)
@@ -132,9 +149,13 @@ class TestOptimization:
         before = averaged.module.head.weight.clone()
         with torch.no_grad():
             model.head.weight += 1
+        model(torch.zeros(2, 3, 24, 24, dtype=torch.uint8))  # BatchNorm counts it
         averaged.update_parameters(model)
         share = (averaged.module.head.weight - before).mean().item()
         assert 0.1 < share < 1
+        counters = [tensor for name, tensor in averaged.module.state_dict().items() if "num_batches" in name]
+        assert counters
+        assert all(int(counter) == 1 for counter in counters)
         assert torch.equal(average_weights(model, decay=0.0).module.head.weight, model.head.weight)
 
     def test_sizes_of_the_record_schedule(self) -> None:

@@ -168,11 +168,33 @@ class TestFinalFit:
         assert "seconds" in (tmp_path / "run/final_fit/metrics.csv").read_text()
 
     def test_evaluating_it_on_validation_images_is_told_to_prove_nothing(
-        self, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+        self, make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         train(make_config("training.final_fit=true", "training.epochs=1"))
+        evaluate(make_config("evaluation.split=val", f"ckpt_path={tmp_path / 'run/best_model.pth'}"))
+        assert "proves nothing" not in caplog.text
         evaluate(make_config("evaluation.split=val"))
         assert "proves nothing" in caplog.text
+
+    def test_is_added_to_a_finished_run(self, make_config: MakeConfig, tmp_path: Path) -> None:
+        train(make_config("training.final_fit=true", f"run_dir={tmp_path / 'at_once'}"))
+        published = weights(tmp_path / "latest/best_model.pth")
+        train(make_config())
+        train(make_config("training.resume=true", "training.final_fit=true"))
+        assert same(weights(tmp_path / "latest/best_model.pth"), published)
+
+
+def test_a_state_of_another_version_is_not_resumed(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("training.epochs=1"))
+    write_content(tmp_path / "run/last.pth", read_plain(tmp_path / "run/last.pth") | {"format_version": 0})
+    with pytest.raises(ConfigError, match="something else for the version of this program"):
+        train(make_config("training.epochs=1", "training.resume=true"))
+
+
+@pytest.mark.parametrize("options", ["foreach: true", "fused: false", "amsgrad: true"])
+def test_optimizer_options(make_config: MakeConfig, options: str) -> None:
+    name, value = options.split(": ")
+    train(make_config("training.epochs=1", f"+training.optimizer.{name}={value}"))
 
 
 def test_resume_refuses_other_settings(make_config: MakeConfig) -> None:
