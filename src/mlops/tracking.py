@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,7 +92,7 @@ class WandbTracker:
     def _start(self, mode: Any, run_dir: Path, config: Config) -> Any:
         stored = run_dir / WANDB_ID
         if not stored.is_file():  # written first: a run that is killed while it starts is resumed as well
-            write_atomically(stored, (os.environ.get("WANDB_RUN_ID") or self._wandb.util.generate_id()).encode())
+            write_atomically(stored, (os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]).encode())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self._wandb.init(

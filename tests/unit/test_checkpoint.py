@@ -20,7 +20,7 @@ def change(source: Path, target: Path, **changes: Any) -> Path:
 
 def test_says_all_about_the_model(checkpoint: Path) -> None:
     loaded = load_checkpoint(checkpoint)
-    assert set(loaded.provenance) == {"git_commit", "created", "versions", "data_fingerprint", "seed"}
+    assert set(loaded.provenance) == {"git_commit", "created", "versions", "data_fingerprint", "trained_on", "seed"}
     assert loaded.config["data"]["image_size"] == loaded.image_size == 24
     assert loaded.metrics["epoch"] == loaded.epoch
     assert [row["epoch"] for row in loaded.history] == [1, 2]
