@@ -60,7 +60,8 @@ def _state(name: str, overrides: list[str]) -> State:
     model = build_model(config.model).to(choose_device(config.device)).to(memory_format=torch.channels_last)
     state = State(config, model, steps_per_epoch=1000, data_fingerprint="")
     if name.endswith(ONE_BY_ONE):
-        state.averaged = AveragedModel(model, avg_fn=get_ema_avg_fn(config.training.ema_decay), use_buffers=True)
+        average = get_ema_avg_fn(config.training.ema_decay)  # type: ignore[no-untyped-call]
+        state.averaged = AveragedModel(model, avg_fn=average, use_buffers=True)
     state.start_epoch()
     return state
 

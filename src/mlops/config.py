@@ -132,6 +132,7 @@ class TrainingConfig(_Section):
     size_schedule: list[tuple[Annotated[int, Field(ge=24, le=512)], Probability]]
     early_stopping: Annotated[int, Field(ge=0)]
     augmentation: AugmentationConfig
+    drawn: SyntheticConfig | None
 
 
 class TrackingConfig(_Section):

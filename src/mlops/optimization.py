@@ -1,6 +1,5 @@
 """Optimiser, learning rate, averaged weights and image size over the course of a training."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from src.mlops.config import TrainingConfig
 from src.mlops.errors import ConfigError
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
@@ -80,7 +81,7 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
         decay: Share of the average that each step keeps; 0 follows the model exactly.
     """
 
-    def average(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:
+    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
         if not averaged[0].is_floating_point():  # counters of BatchNorm; tensors come grouped by type
             torch._foreach_copy_(averaged, current)
             return

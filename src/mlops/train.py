@@ -15,8 +15,8 @@ from src.mlops import distributed
 from src.mlops.checkpoint import provenance, read_plain, write_content
 from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
-from src.mlops.data.packing import Pack, SplitArrays
-from src.mlops.data.prepare import prepare
+from src.mlops.data.packing import Pack, stack
+from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.errors import TrainingError
 from src.mlops.loop import State, run_epochs, seed_everything
 from src.mlops.model import Network, build_model, choose_device, count_parameters
@@ -64,7 +64,7 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
 def _train(
     config: Config, pack: Pack, device: torch.device, run_dir: Path, on_epoch: Callable[[dict[str, float]], object]
 ) -> dict[str, float]:
-    batches = _training_batches(config, pack.load("train"))
+    batches = _training_batches(config, pack, "train")
     shard = (distributed.rank(), distributed.world_size())
     validation = Batches(pack.load("val"), config.evaluation.batch_size, shard=shard)
     state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
@@ -107,7 +107,13 @@ def _initial_model(config: Config) -> Network:
     return model
 
 
-def _training_batches(config: Config, arrays: SplitArrays) -> Batches:
+def _training_batches(config: Config, pack: Pack, *splits: str) -> Batches:
+    """Returns the images of some splits, and drawn ones beside them where the config asks for them."""
+    arrays = pack.load(*splits)
+    if config.training.drawn:
+        settings = config.training.drawn
+        drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings))
+        arrays = stack(arrays, drawn.load("train", "val", "test"))
     shard = (distributed.rank(), distributed.world_size())
     return Batches(arrays, config.training.batch_size, seed=config.seed, shard=shard)
 
@@ -126,7 +132,7 @@ def _fit_all(
     config: Config, pack: Pack, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
     """Trains anew on training and validation images together; returns the averaged weights of the last epoch."""
-    batches = _training_batches(config, pack.load("train", "val"))
+    batches = _training_batches(config, pack, "train", "val")
     distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
     state = _open_state(config, device, len(batches), pack.fingerprint, folder)
     logger.info("final fit on all %s images, without validation; folder %s", f"{len(batches.arrays.rows):,}", folder)

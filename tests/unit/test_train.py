@@ -129,6 +129,17 @@ def test_ctrl_c_keeps_the_checkpoint_and_resume_goes_on(
     assert measured(tmp_path / "run/metrics.csv") == measured(tmp_path / "whole/metrics.csv")
 
 
+def test_drawn_signs_beside_the_real_ones(make_config: MakeConfig, tmp_path: Path) -> None:
+    drawn = "training.drawn={tracks_per_class:2,frames_per_track:1,test_tracks_per_class:1,seed:0}"
+    train(make_config("training.epochs=1", drawn))
+    real = len(prepare(make_config().data).load("train").rows)
+    assert f"on {real + 43 * 3} images, validating on 16" in (tmp_path / "run/train.log").read_text()
+    # The data set itself has no drawn sign, so a model is still measured on real ones alone.
+    assert load_checkpoint(tmp_path / "latest/best_model.pth").provenance["data_fingerprint"] == (
+        prepare(make_config().data).fingerprint
+    )
+
+
 class TestFinalFit:
     def test_trains_on_all_images_and_keeps_the_validated_metrics(
         self, make_config: MakeConfig, tmp_path: Path

@@ -27,17 +27,46 @@ INDEX = "index.csv"
 _CHUNK = 64
 
 
+class Stacked:
+    """Image arrays one after the other, read by row as if they were one; none is copied.
+
+    Args:
+        arrays: uint8 [N, H, W, 3] each, N of any size.
+    """
+
+    def __init__(self, *arrays: "NDArray[np.uint8] | Stacked") -> None:
+        self._arrays = arrays
+        self._starts = np.cumsum([0, *(len(array) for array in arrays)])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the shape of the whole."""
+        return (len(self), *self._arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return int(self._starts[-1])
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Returns some rows, uint8 [M, H, W, 3], in the order asked for."""
+        found = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for array, start, end in zip(self._arrays, self._starts, self._starts[1:], strict=False):
+            inside = (rows >= start) & (rows < end)
+            found[inside] = array[rows[inside] - start]
+        return found
+
+
 class SplitArrays(NamedTuple):
     """The packed images of one split, or of several.
 
     Attributes:
-        images: Memory-mapped uint8 [N, H, W, 3] of the whole pack.
+        images: Memory-mapped uint8 [N, H, W, 3] of the whole pack, or of several.
         rows: int64 [M], the split's rows of `images`.
         labels: int64 [M], class ids.
         paths: M paths relative to the raw folder.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Stacked
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     paths: list[str]
@@ -81,6 +110,16 @@ class Pack:
         chosen = index.loc[rows]
         images = np.load(self.directory / IMAGES, mmap_mode="r")
         return SplitArrays(images, rows, chosen["class_id"].to_numpy(np.int64, copy=True), list(chosen["path"]))
+
+
+def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
+    """Puts the images of another pack, of the same image size, behind those of the first."""
+    return SplitArrays(
+        Stacked(first.images, second.images),
+        np.concatenate([first.rows, second.rows + len(first.images)]),
+        np.concatenate([first.labels, second.labels]),
+        [*first.paths, *second.paths],
+    )
 
 
 def open_pack(directory: Path) -> Pack:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.mlops.config import Config, DataConfig, hydra_main
+from src.mlops.config import Config, DataConfig, SyntheticConfig, hydra_main
 from src.mlops.data import checks, splits
 from src.mlops.data.layouts import RawData, read_layout, write_csv
 from src.mlops.data.packing import (
@@ -68,6 +68,13 @@ def prepare(data: DataConfig) -> Pack:
             return _reuse(data, signatures) or _prepare_anew(data, raw_dir, raw, signatures)
     except OSError as error:
         raise DataError(f"expected to write the prepared data to {data.processed_dir}, found: {error}.") from error
+
+
+def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
+    """Draws signs to train on beside those of a data set; they lie in its processed folder, under `drawn`."""
+    folder = data.processed_dir / "drawn"
+    own = {"source": "synthetic", "raw_dir": folder / "raw", "processed_dir": folder, "synthetic": settings}
+    return prepare(data.model_copy(update=own))
 
 
 def _reuse(data: DataConfig, signatures: dict[str, str]) -> Pack | None:

@@ -10,7 +10,7 @@ import torch
 from src.mlops.config import AugmentationConfig, Config, load_config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
-from src.mlops.data.packing import SplitArrays
+from src.mlops.data.packing import SplitArrays, stack
 from src.mlops.data.prepare import prepare
 from src.mlops.data.signs import SIGNS
 from src.mlops.data.splits import hold_out
@@ -130,6 +130,18 @@ def test_signs_mirror_each_other() -> None:
             assert SIGNS[sign.mirror].mirror == sign.class_id
     assert [sign.class_id for sign in SIGNS] == list(range(43))
     assert len({sign.name for sign in SIGNS}) == len({sign.number for sign in SIGNS}) == 43
+
+
+def test_stacked_packs_read_as_one(arrays: SplitArrays) -> None:
+    other = SplitArrays(255 - arrays.images, arrays.rows[:5], arrays.labels[:5], arrays.paths[:5])
+    whole = stack(stack(arrays, other), arrays)
+    expected = np.concatenate([arrays.images, 255 - arrays.images, arrays.images])
+    rows = np.random.default_rng(0).permutation(len(expected))
+    assert whole.images.shape == expected.shape
+    np.testing.assert_array_equal(whole.images[rows], expected[rows])
+    batches = torch.cat([images for images, _ in Batches(whole, 7).epoch()]).permute(0, 2, 3, 1).numpy()
+    chosen = [arrays.images[arrays.rows], other.images[other.rows], arrays.images[arrays.rows]]
+    np.testing.assert_array_equal(batches, np.concatenate(chosen))
 
 
 def test_images_stay_memory_mapped(make_config: Callable[..., Config]) -> None:
