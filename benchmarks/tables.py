@@ -139,6 +139,8 @@ def _spread(values: list[float], *, percent: bool = False, digits: int = 2) -> s
 
 
 def _table(head: str, rows: list[list[str]]) -> str:
+    if not rows:
+        return "*Not measured yet.*\n"
     lines = [head.split("|"), ["---"] * len(head.split("|")), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -150,7 +152,7 @@ def _where(rows: list[dict[str, str]]) -> str:
         f"torch {row['torch']}"
         for row in rows
     )
-    return f"\n*{'; '.join(seen)}.*\n"
+    return f"\n*{'; '.join(seen)}.*\n" if seen else ""
 
 
 if __name__ == "__main__":
