@@ -82,7 +82,7 @@ def quickstart(c: Context) -> None:
 
 @task(help={"all_": "also the tests marked slow or gtsrb"})
 def test(c: Context, all_: bool = False) -> None:
-    """Run the tests with branch coverage, in as many processes as cores."""
+    """Run the tests on all cores, with branch coverage."""
     _run(c, sys.executable, "-m", "pytest", "-n", "auto", *([] if all_ else ["-m", "not slow and not gtsrb"]))
 
 
