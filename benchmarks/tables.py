@@ -94,12 +94,13 @@ def _loader() -> str:
 
 def _step() -> str:
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for row in read_results("step"):
+    results = read_results("step")
+    for row in results:
         cells[row["model"], row["variant"]][row["image_size"]] = row["ms_per_step"]
-    sizes = list(dict.fromkeys(row["image_size"] for row in read_results("step")))
+    sizes = list(dict.fromkeys(row["image_size"] for row in results))
     rows = [[*key, *(ms.get(size, "") for size in sizes)] for key, ms in cells.items()]
     head = "|".join(["network", "variant", *(f"ms per step at {size} px" for size in sizes)])
-    return _table(head, rows) + _where(read_results("step"))
+    return _table(head, rows) + _where(results)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -43,6 +43,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def shard() -> tuple[int, int]:
+    """Returns this process's number and the number of processes, as `Batches` takes them."""
+    return rank(), world_size()
+
+
 def first_on_each_node(work: Callable[[], T]) -> T:
     """Lets one process of each machine do what the others then find done, such as preparing data."""
     if world_size() == 1 or _local_rank() == 0:

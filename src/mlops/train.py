@@ -15,7 +15,7 @@ from src.mlops import distributed
 from src.mlops.checkpoint import provenance, read_plain, write_content
 from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
-from src.mlops.data.packing import Pack, stack
+from src.mlops.data.packing import Pack, SplitArrays, stack
 from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.errors import TrainingError
 from src.mlops.loop import State, run_epochs, seed_everything
@@ -50,10 +50,12 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
     with distributed.process_group(device):
         distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
+        settings = config.training.drawn
+        drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
         try:
             with log_file(run_dir / "train.log", enabled=distributed.rank() == 0):
-                return _train(config, pack, device, run_dir, on_epoch or (lambda _: None))
+                return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
         except OSError as error:
             raise TrainingError(
                 f"expected to write to {run_dir}, found: {error}. What was saved before is still there; make room "
@@ -62,11 +64,15 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
 
 
 def _train(
-    config: Config, pack: Pack, device: torch.device, run_dir: Path, on_epoch: Callable[[dict[str, float]], object]
+    config: Config,
+    pack: Pack,
+    drawn: Pack | None,
+    device: torch.device,
+    run_dir: Path,
+    on_epoch: Callable[[dict[str, float]], object],
 ) -> dict[str, float]:
-    batches = _training_batches(config, pack, "train")
-    shard = (distributed.rank(), distributed.world_size())
-    validation = Batches(pack.load("val"), config.evaluation.batch_size, shard=shard)
+    batches = _training_batches(config, pack.load("train"), drawn)
+    validation = Batches(pack.load("val"), config.evaluation.batch_size, shard=distributed.shard())
     state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
     logger.info(
         "training %s (%s parameters) on %s images, validating on %s, on %s; run folder %s",
@@ -87,7 +93,9 @@ def _train(
 
     try:
         run_epochs(config, state, batches, validation, run_dir, origin, log)
-        final = _fit_all(config, pack, device, run_dir / FINAL_FIT, origin) if config.training.final_fit else None
+        final = (
+            _fit_all(config, pack, drawn, device, run_dir / FINAL_FIT, origin) if config.training.final_fit else None
+        )
         if tracker:
             _publish(config, state, run_dir, tracker, final)
     except KeyboardInterrupt:
@@ -107,15 +115,11 @@ def _initial_model(config: Config) -> Network:
     return model
 
 
-def _training_batches(config: Config, pack: Pack, *splits: str) -> Batches:
-    """Returns the images of some splits, and drawn ones beside them where the config asks for them."""
-    arrays = pack.load(*splits)
-    if config.training.drawn:
-        settings = config.training.drawn
-        drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings))
+def _training_batches(config: Config, arrays: SplitArrays, drawn: Pack | None) -> Batches:
+    """Returns images to train on, with all drawn ones beside them where there are any."""
+    if drawn:
         arrays = stack(arrays, drawn.load("train", "val", "test"))
-    shard = (distributed.rank(), distributed.world_size())
-    return Batches(arrays, config.training.batch_size, seed=config.seed, shard=shard)
+    return Batches(arrays, config.training.batch_size, seed=config.seed, shard=distributed.shard())
 
 
 def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fingerprint: str, folder: Path) -> State:
@@ -129,10 +133,10 @@ def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fing
 
 
 def _fit_all(
-    config: Config, pack: Pack, device: torch.device, folder: Path, origin: dict[str, Any]
+    config: Config, pack: Pack, drawn: Pack | None, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
     """Trains anew on training and validation images together; returns the averaged weights of the last epoch."""
-    batches = _training_batches(config, pack, "train", "val")
+    batches = _training_batches(config, pack.load("train", "val"), drawn)
     distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
     state = _open_state(config, device, len(batches), pack.fingerprint, folder)
     logger.info("final fit on all %s images, without validation; folder %s", f"{len(batches.arrays.rows):,}", folder)
