@@ -11,6 +11,8 @@ from invoke.tasks import task
 ROOT = Path(__file__).parent
 OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be given several times"}
 
+MODEL = "model file, or latest: what training made last"
+
 
 def _run(c: Context, *command: str) -> None:
     """Runs a command at the repository root; one that fails ends the task with its exit code and its own message."""
@@ -28,6 +30,11 @@ def _option(key: str, value: str) -> str:
     """Writes an override whose value may hold anything, such as a folder with spaces or umlauts."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}='{escaped}'"
+
+
+def _options(options: dict[str, str]) -> list[str]:
+    """Writes the options that were given a value."""
+    return [word for option, value in options.items() if value for word in (option, value)]
 
 
 @task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images, relative to the repository"})
@@ -60,18 +67,78 @@ def visualize(c: Context, override: list[str]) -> None:
     _module(c, "visualize", *override)
 
 
-@task(help={"image": "an image, or a folder of images", "out": "CSV file to write"})
-def predict(c: Context, image: str, out: str = "") -> None:
-    """Classify an image, or all images of a folder."""
+@task(iterable=["override"], help=OVERRIDE | {"variant": "fp32, int8 (quantised) or pruned (trained)"})
+def export(c: Context, override: list[str], variant: str = "fp32") -> None:
+    """Write the model as ONNX, or a smaller variant of it."""
+    if variant == "pruned":
+        _module(c, "train", "experiment=pruned", *override)
+    else:
+        _module(c, "export", f"export.variant={variant}", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def calibrate(c: Context, override: list[str]) -> None:
+    """Fit temperature and thresholds anew, e.g. -o calibration.coverage=0.99."""
+    _module(c, "calibrate", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def parity(c: Context, override: list[str]) -> None:
+    """Check that torch, ONNX, HTTP, BentoML and batch prediction agree."""
+    _module(c, "parity", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def benchmark(c: Context, override: list[str]) -> None:
+    """Measure accuracy, size and speed of every form of the model."""
+    _run(c, sys.executable, "-m", "benchmarks.variants", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def robustness(c: Context, override: list[str]) -> None:
+    """Measure the model under rain, blur, noise and more."""
+    _module(c, "robustness", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def card(c: Context, override: list[str]) -> None:
+    """Write model card and data card from measured results."""
+    _module(c, "card", *override)
+
+
+@task(
+    help={
+        "image": "a picture, folder, glob or URL",
+        "out": "parquet, csv or jsonl to write",
+        "model": MODEL,
+        "engine": "local or ray",
+    }
+)
+def predict(c: Context, image: str, out: str = "", model: str = "", engine: str = "") -> None:
+    """Classify a picture, or all below a folder or URL."""
     # The command runs at the root, but paths are meant from where it was typed.
-    _module(c, "predict", str(Path(image).absolute()), *(["--out", str(Path(out).absolute())] if out else []))
+    source = image if "://" in image else str(Path(image).absolute())
+    target = str(Path(out).absolute()) if out else ""
+    _module(c, "predict", source, *_options({"--out": target, "--model": model, "--engine": engine}))
 
 
-@task(help={"model": "checkpoint to serve", "port": "port to listen on", "host": "address to listen on"})
+@task(help={"image": "the picture", "out": "PNG to write", "model": MODEL})
+def explain(c: Context, image: str, out: str = "", model: str = "") -> None:
+    """Show which parts of a picture decided, as a PNG."""
+    target = str(Path(out).absolute()) if out else ""
+    _module(c, "explain", str(Path(image).absolute()), *_options({"--out": target, "--model": model}))
+
+
+@task(help={"model": MODEL, "port": "port to listen on", "host": "address to listen on"})
 def api(c: Context, model: str = "", port: str = "", host: str = "") -> None:
     """Start the service; try it at http://localhost:8000/docs."""
-    options = {"--model": model, "--port": port, "--host": host}
-    _module(c, "api", *(word for option, value in options.items() if value for word in (option, value)))
+    _module(c, "api", *_options({"--model": model, "--port": port, "--host": host}))
+
+
+@task(help={"port": "port to listen on"})
+def serve_bento(c: Context, port: str = "3000") -> None:
+    """Start the same classifier behind BentoML."""
+    _run(c, "uv", "run", "--group", "bento", "bentoml", "serve", "src.mlops.bentoml_service:SignClassifier", "-p", port)
 
 
 @task

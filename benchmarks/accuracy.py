@@ -72,7 +72,7 @@ def _measure(name: str, seed: int, overrides: list[str]) -> Row:
         "test_f1": round(test["F1"], 4),
         "test_calibration_error": round(test["expected_calibration_error"], 4),
         "parameters": count_parameters(checkpoint.model),
-        "mmac": round(_macs(checkpoint) / 1e6, 1),
+        "mmac": round(count_macs(checkpoint) / 1e6, 1),
         "ms_per_image": round(_milliseconds(checkpoint), 2),
         "epochs": len(epochs),
         "seconds_per_epoch": round(epochs[-1] / len(epochs), 1),
@@ -84,7 +84,7 @@ def _image(checkpoint: Checkpoint) -> torch.Tensor:
     return torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
 
 
-def _macs(checkpoint: Checkpoint) -> float:
+def count_macs(checkpoint: Checkpoint) -> float:
     """Counts the multiplications of one image in convolutions and linear layers."""
     with FlopCounterMode(display=False) as counter:
         checkpoint.model(_image(checkpoint))

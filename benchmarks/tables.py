@@ -103,12 +103,56 @@ def _step() -> str:
     return _table(head, rows) + _where(results)
 
 
+def _variants() -> str:
+    results = read_results("variants")
+    rows = []
+    for form, group in _groups("variants", "form"):
+        threads = {row["threads_used"]: row for row in group}
+        first = threads["1"]
+        times = [" / ".join(row[f"p{p}_ms"] for row in threads.values()) for p in (50, 95, 99)]
+        rates = " / ".join(f"{int(row['images_per_second']):,}" for row in threads.values())
+        size = f"{float(first['megabytes']):.2f}"
+        cells = [f"{100 * float(first['accuracy']):.2f}", first["f1"], size, f"{int(first['parameters']):,}"]
+        rows.append([form, *cells, first["mmac"], first["load_seconds"], first["grown_mb"], *times, rates])
+    head = "form|accuracy, %|macro F1|MB|parameters|MMAC|s to load|memory grown, MB"
+    note = ""
+    if results:
+        note = (
+            f"\nWith one / two threads. Reading and scaling a picture: {_median(results, 'preprocess_ms')} ms, "
+            f"the same for all. ONNX Runtime {results[0]['onnxruntime']}.\n"
+        )
+    return _table(f"{head}|ms per image, median|95 %|99 %|images/s in batches of 32", rows) + note + _where(results)
+
+
+def _unknown() -> str:
+    results = read_results("unknown")
+    scores = list(dict.fromkeys(row["score"] for row in results))
+    rows = []
+    for kind, group in _groups("unknown", "kind"):
+        by_score = {row["score"]: row for row in group}
+        cells = [
+            f"{float(by_score[score]['auroc']):.3f} / {100 * float(by_score[score]['called_unknown']):.0f}"
+            for score in scores
+        ]
+        rows.append([kind, group[0]["pictures"], *cells])
+    head = "|".join(["pictures of", "number", *(f"{score}: AUROC / called unknown, %" for score in scores)])
+    known = ""
+    if results:
+        share = 100 * statistics.median(
+            float(row["known_called_unknown"]) for row in results if row["score"] == "energy"
+        )
+        known = f"\nReal test signs that the energy calls unknown: {share:.2f} %.\n"
+    return _table(head, rows) + known + _where(results)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": _summary,
     "accuracy": _accuracy,
     "time_to_accuracy": _time_to_accuracy,
     "loader": _loader,
     "step": _step,
+    "variants": _variants,
+    "unknown": _unknown,
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from src.mlops.config import Config, load_config
+from src.mlops.export import export
 from src.mlops.train import train
 
 GTSRB = Path(__file__).resolve().parents[2] / "shared" / "gtsrb"
@@ -98,6 +99,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     train(load_config(tiny_overrides(folder, write_kaggle(folder / "raw"))))
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path) -> Path:
+    """The tiny model as ONNX: latest/best_model.onnx beside its checkpoint."""
+    return export(trained / "latest" / "best_model.pth")
 
 
 @pytest.fixture

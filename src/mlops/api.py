@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import uvicorn
@@ -19,11 +18,11 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.mlops import ROOT
 from src.mlops.errors import ImageError, MlopsError, ServiceError, UnsupportedImageError, describe, report
-from src.mlops.inference import DEFAULT_MODEL, Classifier, Prediction
+from src.mlops.inference import LATEST, Classifier, Prediction, locate_model
 
 logger = logging.getLogger(__name__)
+NO_MODEL = "none"
 NOT_LOADED = "Model not loaded. Check server logs."
 _FORM_OVERHEAD = 16 * 1024  # bytes that a multipart body may have beside the file
 
@@ -35,7 +34,7 @@ class Settings(BaseSettings):
         env_prefix="MLOPS_", env_ignore_empty=True, cli_kebab_case=True, cli_prog_name="python -m src.mlops.api"
     )
 
-    model: Annotated[Path, Field(description="checkpoint to serve")] = DEFAULT_MODEL
+    model: Annotated[str, Field(description="model file; latest: what training made last; none")] = LATEST
     max_upload_bytes: Annotated[int, Field(ge=1, description="largest image in bytes")] = 5 * 1024 * 1024
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 is all of the machine")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
@@ -143,14 +142,18 @@ def _too_large(max_bytes: int) -> str:
     return f"expected an image of at most {max_bytes:,} bytes, found a larger one"
 
 
-def _load(model: Path) -> Classifier | None:
+def _load(model: str) -> Classifier | None:
     """Loads the model; a service without one still answers, and says so."""
+    if model == NO_MODEL:
+        logger.warning("serving without a model, as asked for by model=%s", NO_MODEL)
+        return None
+    path = locate_model(model)
     try:
-        classifier = Classifier.load(ROOT / model)
+        classifier = Classifier.load(path)
     except MlopsError as error:
         logger.error("serving without a model: %s", error)  # noqa: TRY400 - the message says it all
         return None
-    logger.info("serving %s, version %s", ROOT / model, classifier.version)
+    logger.info("serving %s, version %s", path, classifier.version)
     return classifier
 
 

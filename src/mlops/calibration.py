@@ -1,6 +1,6 @@
 """Honest probabilities: temperature, prediction sets, and the decision that a picture is no known sign.
 
-All three numbers are fitted on validation images and stored in the checkpoint. Applying them needs NumPy only.
+All numbers are fitted on validation images and stored in the model file. Applying them needs NumPy only.
 """
 
 import math
@@ -10,8 +10,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-COVERAGE = 0.999  # share of pictures whose prediction set holds the true class
-FALSE_ALARMS = 0.01  # share of real signs that may be called unknown
+# Regularisation of the prediction sets (λ and k_reg of the paper): each class beyond the first costs this much, so
+# that sets of sure pictures stay small.
+PENALTY = 0.05
+FREE_RANKS = 1
 
 
 @dataclass(frozen=True)
@@ -20,23 +22,29 @@ class Calibration:
 
     Attributes:
         temperature: Divides the logits (Guo et al., "On Calibration of Modern Neural Networks", 2017).
-        set_threshold: A class belongs to the prediction set when its probability reaches this (Sadinle et al.,
-            "Least Ambiguous Set-Valued Classifiers", 2019).
+        set_threshold: Classes whose cumulative score does not exceed this form the prediction set, RAPS (Angelopoulos
+            et al., "Uncertainty Sets for Image Classifiers using Conformal Prediction", 2021).
         energy_threshold: A picture whose energy, -T log Σ exp(logit / T), lies above this is called unknown (Liu et
             al., "Energy-based Out-of-distribution Detection", 2020).
+        coverage: Share of pictures whose set holds the true class, as asked for when the threshold was fitted.
     """
 
     temperature: float = 1.0
-    set_threshold: float = 0.0
-    energy_threshold: float = float("inf")
+    set_threshold: float = math.inf
+    energy_threshold: float = math.inf
+    coverage: float = 1.0
 
     @classmethod
-    def fit(cls, logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Self:
-        """Fits all three on images that were not trained on.
+    def fit(
+        cls, logits: NDArray[np.float32], labels: NDArray[np.int64], coverage: float = 0.999, false_alarms: float = 0.01
+    ) -> Self:
+        """Fits all numbers on images that were not trained on.
 
         Args:
             logits: float32 [N, C].
             labels: int64 [N].
+            coverage: Share of pictures whose prediction set shall hold the true class, above 0 and below 1.
+            false_alarms: Share of real signs that may be called unknown, above 0 and below 1.
         """
         from scipy.optimize import minimize_scalar
 
@@ -48,13 +56,15 @@ class Calibration:
 
         found = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         fitted = cls(temperature=float(np.exp(found.x)))
-        true_class = fitted.probabilities(logits)[rows, labels]
+        order, scores = _ranked(fitted.probabilities(logits))
+        true_scores = np.sort(scores[order == labels[:, None]])
         # The finite-sample quantile of split conformal prediction; too few images for it leave every class in.
-        rank = int(np.floor((len(labels) + 1) * (1 - COVERAGE))) - 1
+        rank = math.ceil((len(labels) + 1) * coverage)
         return cls(
             temperature=fitted.temperature,
-            set_threshold=float(np.sort(true_class)[rank]) if rank >= 0 else 0.0,
-            energy_threshold=float(np.quantile(fitted.energy(logits), 1 - FALSE_ALARMS)),
+            set_threshold=float(true_scores[rank - 1]) if rank <= len(labels) else math.inf,
+            energy_threshold=float(np.quantile(fitted.energy(logits), 1 - false_alarms)),
+            coverage=coverage,
         )
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -66,23 +76,40 @@ class Calibration:
         """Returns the energy of each row, float64 [N]; the lower, the more the picture looks like a known sign."""
         return -self.temperature * _logsumexp(logits.astype(np.float64) / self.temperature)
 
+    def prediction_sets(self, probabilities: NDArray[np.floating[Any]]) -> list[list[int]]:
+        """Returns for each row of probabilities [N, C] the classes that cannot be ruled out, in ascending order.
+
+        The most probable class is always among them.
+        """
+        order, scores = _ranked(probabilities)
+        counts = np.maximum((scores <= self.set_threshold).sum(axis=1), 1)  # scores rise along a row
+        return [sorted(map(int, ranked[:count])) for ranked, count in zip(order, counts, strict=True)]
+
+    def is_unknown(self, energy: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Returns for each energy [N] whether its picture looks like no known sign, bool [N]."""
+        return np.asarray(energy > self.energy_threshold)
+
     def to_dict(self) -> dict[str, float]:
-        """Returns the three numbers as a checkpoint stores them."""
+        """Returns the numbers as a model file stores them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """Reads the three numbers from a checkpoint.
+        """Reads the numbers from a model file.
 
         Raises:
             TypeError: A number is missing, unknown, or no number.
             ValueError: A number is out of its range.
         """
         calibration = cls(**{name: float(value) for name, value in stored.items()})
-        if not (0 < calibration.temperature < float("inf") and 0 <= calibration.set_threshold <= 1):
-            raise ValueError(f"temperature {calibration.temperature}, set threshold {calibration.set_threshold}")
-        if math.isnan(calibration.energy_threshold):
-            raise ValueError("energy threshold nan")
+        sane = (
+            0 < calibration.temperature < math.inf
+            and calibration.set_threshold > 0
+            and not math.isnan(calibration.energy_threshold)
+            and 0 < calibration.coverage <= 1
+        )
+        if not sane:
+            raise ValueError(str(calibration))
         return calibration
 
 
@@ -102,6 +129,14 @@ def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArr
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(np.sum(correct[bin_of == b]) - np.sum(confidence[bin_of == b])) for b in range(bins)]
     return float(sum(gaps) / len(labels))
+
+
+def _ranked(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
+    """Ranks the classes of each row; returns them best first, int [N, C], and the score at which each enters a set."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranks = np.arange(1, probabilities.shape[1] + 1)
+    cumulative = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)
+    return order, cumulative + PENALTY * np.maximum(ranks - FREE_RANKS, 0)
 
 
 def _logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:

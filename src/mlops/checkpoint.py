@@ -15,44 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.mlops import ROOT
 from src.mlops.calibration import Calibration
-from src.mlops.data.signs import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError, ConfigError
 from src.mlops.files import write_atomically
-from src.mlops.model import build_model
-
-FORMAT_VERSION = 2  # 1 had networks that normalised over the whole image
+from src.mlops.model import Network, build_model
+from src.mlops.model_info import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(ModelInfo):
     """A model read from disk.
 
     Attributes:
         model: The network with its weights, in evaluation mode, on the CPU.
-        config: The whole resolved config of its training, nested plain values.
         epoch: Epoch of the weights, counted from 1.
-        metrics: The metrics of that epoch; after a final fit those of the best epoch before, on held-out images.
-        calibration: Temperature and thresholds; the neutral ones where none were fitted.
-        provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`.
         history: The metrics of all epochs.
     """
 
-    model: nn.Module
-    config: dict[str, Any]
+    model: Network
     epoch: int
-    metrics: dict[str, float]
-    calibration: Calibration
-    provenance: dict[str, Any]
     history: list[dict[str, float]]
-
-    @property
-    def image_size(self) -> int:
-        """Side in px of the images that the model was trained on."""
-        return int(self.config["data"]["image_size"])
 
 
 def save_checkpoint(
@@ -77,7 +62,7 @@ def save_checkpoint(
         "state_dict": {name: tensor.detach().cpu() for name, tensor in state_dict.items()},
         "epoch": epoch,
         "metrics": metrics,
-        "classes": [{"class_id": s.class_id, "number": s.number, "name": s.name} for s in SIGNS],
+        "classes": CLASSES,
         "calibration": calibration.to_dict(),
         "history": history,
         "provenance": provenance,
@@ -110,33 +95,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
             allow-list. Nothing in the file is executed.
     """
     content = read_plain(path)
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"expected a checkpoint of format {FORMAT_VERSION} at {path}, found format {version!r}. "
-            "Use the release that wrote it, or train anew."
-        )
+    info = read_info(content, path)
     try:
-        _check_classes(content["classes"])
-        checkpoint = Checkpoint(
-            model=_rebuild(content["config"]["model"], content["state_dict"]),
-            config=content["config"],
+        return Checkpoint(
+            **vars(info),
+            model=_rebuild(info.config["model"], content["state_dict"]),
             epoch=int(content["epoch"]),
-            metrics=dict(content["metrics"]),
-            calibration=Calibration.from_dict(content["calibration"]),
-            provenance=dict(content["provenance"]),
             history=list(content["history"]),
         )
-        _check_image_size(checkpoint.image_size)
     except ConfigError as error:
         raise CheckpointError(f"refused {path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"expected a complete checkpoint at {path}, found one whose parts do not fit: {type(error).__name__}: "
-            f"{' '.join(line.strip() for line in reason[:2])}. Train anew or fetch the file again."
-        ) from error
-    return checkpoint
+        raise incomplete(path, error) from error
 
 
 def read_plain(path: Path) -> dict[str, Any]:
@@ -180,17 +150,7 @@ def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _check_classes(classes: list[dict[str, Any]]) -> None:
-    if [entry["name"] for entry in classes] != [sign.name for sign in SIGNS]:
-        raise ValueError(f"expected the {NUM_CLASSES} classes of GTSRB, found {len(classes)} others")
-
-
-def _check_image_size(size: int) -> None:
-    if not 24 <= size <= 512:
-        raise ValueError(f"image size {size} px")
-
-
-def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
+def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> Network:
     # On the meta device no memory is taken, whatever sizes a hostile config names; the file's own tensors become
     # the weights, and they must fit.
     with torch.device("meta"):

@@ -27,6 +27,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from src.mlops import ROOT
+from src.mlops.data.signs import NUM_CLASSES
 from src.mlops.errors import ConfigError, MlopsError, describe, report
 
 CONFIG_DIR = ROOT / "configshydra"
@@ -121,6 +122,7 @@ class TrainingConfig(_Section):
     batch_size: Count
     resume: bool
     publish: bool
+    start_from: RepoPath | None
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     profile: bool
@@ -133,6 +135,7 @@ class TrainingConfig(_Section):
     early_stopping: Annotated[int, Field(ge=0)]
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None
+    leave_out: list[Annotated[int, Field(ge=0, lt=NUM_CLASSES)]]
 
 
 class TrackingConfig(_Section):
@@ -149,6 +152,19 @@ class EvaluationConfig(_Section):
     split: Literal["train", "val", "test"]
     reports_dir: RepoPath
     batch_size: Count
+
+
+class CalibrationConfig(_Section):
+    """What prediction sets and the decision that a picture is no sign must keep, see `calibration.py`."""
+
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+
+
+class ExportConfig(_Section):
+    """What `export.py` writes."""
+
+    variant: Literal["fp32", "int8"]
 
 
 class SearchRange(_Section):
@@ -184,7 +200,9 @@ class Config(_Section):
     model: dict[str, Any]
     training: TrainingConfig
     tracking: TrackingConfig
+    calibration: CalibrationConfig
     evaluation: EvaluationConfig
+    export: ExportConfig
     hparams_search: SearchConfig
     seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]

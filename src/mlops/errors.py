@@ -35,6 +35,10 @@ class CheckpointError(MlopsError):
     """A model file is absent, damaged, hostile, or of another format."""
 
 
+class ParityError(MlopsError):
+    """Two forms of a model answer differently."""
+
+
 class TrainingError(MlopsError):
     """Training cannot go on."""
 

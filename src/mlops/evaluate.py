@@ -14,6 +14,7 @@ from src.mlops.calibration import expected_calibration_error
 from src.mlops.checkpoint import load_checkpoint
 from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
+from src.mlops.data.packing import Pack
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.metrics import classification_metrics, per_class_metrics
@@ -40,11 +41,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     """
     checkpoint = load_checkpoint(config.ckpt_path)
     pack = prepare(config.data)
-    if pack.image_size != checkpoint.image_size:
-        raise DataError(
-            f"expected images of {checkpoint.image_size} px, as the model was trained at, found {pack.image_size} px "
-            f"in {pack.directory}. Evaluate with data.image_size={checkpoint.image_size} and data.raw_dir."
-        )
+    require_same_size(pack, checkpoint.image_size)
     split = config.evaluation.split
     if split != "test" and checkpoint.provenance.get("data_fingerprint") != pack.fingerprint:
         logger.warning("the model was trained on other splits: it may have seen images of this %s split", split)
@@ -56,8 +53,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     labels = arrays.labels
     probabilities = checkpoint.calibration.probabilities(logits)
     predicted = probabilities.argmax(axis=1)
-    in_set = probabilities[np.arange(len(labels)), labels] >= checkpoint.calibration.set_threshold
-    unknown = checkpoint.calibration.energy(logits) > checkpoint.calibration.energy_threshold
+    sets = checkpoint.calibration.prediction_sets(probabilities)
+    unknown = checkpoint.calibration.is_unknown(checkpoint.calibration.energy(logits))
 
     results: dict[str, Any] = {
         "split": split,
@@ -65,7 +62,8 @@ def evaluate(config: Config) -> dict[str, Any]:
         "errors": int((predicted != labels).sum()),
         **classification_metrics(labels, predicted),
         "expected_calibration_error": expected_calibration_error(probabilities, labels),
-        "prediction_set_coverage": float(in_set.mean()),
+        "prediction_set_coverage": float(np.mean([label in kept for label, kept in zip(labels, sets, strict=True)])),
+        "prediction_set_size": float(np.mean([len(kept) for kept in sets])),
         "called_unknown": float(unknown.mean()),
         "epoch": checkpoint.epoch,
         "model": checkpoint.config["model"],
@@ -104,6 +102,19 @@ def evaluate(config: Config) -> dict[str, Any]:
         reports,
     )
     return results
+
+
+def require_same_size(pack: Pack, image_size: int) -> None:
+    """Refuses images that are packed at another size than a model was trained at.
+
+    Raises:
+        DataError: They are.
+    """
+    if pack.image_size != image_size:
+        raise DataError(
+            f"expected images of {image_size} px, as the model was trained at, found {pack.image_size} px "
+            f"in {pack.directory}. Evaluate with data.image_size={image_size} and data.raw_dir."
+        )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,35 @@
-"""A model file → a `Classifier` that answers for images. Training's preprocessing, and nothing else of training."""
+"""A model file → a `Classifier` that answers for images. Training's preprocessing, and nothing else of training.
+
+`.onnx` files run in ONNX Runtime and need no torch; `.pth` files run in torch and answer the same.
+"""
 
 import hashlib
+import json
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from src.mlops.calibration import Calibration
-from src.mlops.data.signs import SIGNS
+from src.mlops import ROOT
+from src.mlops.data.signs import NUM_CLASSES, SIGNS
+from src.mlops.errors import CheckpointError
+from src.mlops.model_info import ModelInfo, incomplete, read_info
 from src.mlops.preprocessing import open_image, preprocess
 
-DEFAULT_MODEL = Path("models/latest/best_model.pth")  # below the repository; training's ckpt_path in config.yaml
+logger = logging.getLogger(__name__)
+LATEST = "latest"
+LATEST_FILES = ("models/latest/best_model.onnx", "models/latest/best_model.pth")  # where training puts them
+BOXED = "models/pretrained/signnet.onnx"  # comes with the repository
 TOP_K = 5
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -37,8 +50,8 @@ class Prediction:
         class_name: Its English name.
         probability: Its calibrated probability, 0 to 1.
         top_k: The most probable classes, best first.
-        prediction_set: Classes that cannot be ruled out; holds the true one for 99.9 % of signs like those that the
-            model was validated on.
+        prediction_set: Classes that cannot be ruled out, in ascending order; holds the true one for the share
+            `calibration.coverage` (by default 99.9 %) of signs like those that the model was validated on.
         is_unknown: True where the picture does not look like any known sign; the class is then not to be trusted.
         model_version: First twelve digits of the model file's SHA-256.
     """
@@ -56,38 +69,78 @@ class Prediction:
         return asdict(self)
 
 
+class Outputs(NamedTuple):
+    """What a network says of N images.
+
+    Attributes:
+        probabilities: Calibrated, float32 [N, 43].
+        embedding: Penultimate features, float32 [N, D].
+        energy: Float32 [N]; the higher, the less the picture looks like a known sign.
+        evidence: What each place adds to each class's logit, float32 [N, 43, h, w]; None where the network has
+            another layer between its maps and its last one.
+    """
+
+    probabilities: Floats
+    embedding: Floats
+    energy: Floats
+    evidence: Floats | None = None
+
+
+class Backend(Protocol):
+    """What runs a network."""
+
+    info: ModelInfo
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Runs the network on uint8 [N, 3, S, S]; may be called from several threads."""
+
+
 class Classifier:
     """Classifies images with a trained model. Safe to share between threads.
 
     Use `Classifier.load`.
+
+    Attributes:
+        info: What the model file says about itself.
+        version: First twelve digits of the model file's SHA-256.
+        image_size: Side in px of the images that the network sees.
     """
 
-    def __init__(self, model: Any, image_size: int, calibration: Calibration, version: str) -> None:
-        self._model = model
-        self._calibration = calibration
-        self._lock = threading.Lock()
-        self.image_size = image_size
+    def __init__(self, backend: Backend, version: str) -> None:
+        self._backend = backend
+        self.info = backend.info
         self.version = version
+        self.image_size = backend.info.image_size
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Loads a checkpoint.
+    def load(cls, path: Path, threads: int = 1) -> Self:
+        """Loads a model file.
 
         Args:
-            path: A `best_model.pth`.
+            path: A `.onnx` file that `export.py` wrote, or a checkpoint `.pth`, for which torch must be installed.
+            threads: Threads that one call uses. One is fastest for networks as small as SignNet; several calls may
+                run at the same time.
 
         Raises:
-            CheckpointError: The file is absent, damaged, hostile, or of another format.
+            CheckpointError: The file is absent, damaged, hostile, of another format, or an export of another
+                checkpoint than the one beside it.
         """
-        from src.mlops.checkpoint import load_checkpoint
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(
+                f"expected a model file at {path}, found: {error.strerror or error}. Train one: `inv train`."
+            ) from error
+        if path.suffix == ".pth":
+            backend: Backend = _Torch(path, threads)
+        elif path.suffix == ".onnx":
+            backend = _OnnxRuntime(content, path, threads)
+        else:
+            raise CheckpointError(f"expected a model file that ends in .onnx or .pth, found {path}.")
+        return cls(backend, hashlib.sha256(content).hexdigest()[:12])
 
-        checkpoint = load_checkpoint(path)
-        with path.open("rb") as file:
-            version = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-        return cls(checkpoint.model, checkpoint.image_size, checkpoint.calibration, version)
-
-    def classify(self, images: Sequence[bytes | Path | Image.Image]) -> list[Prediction]:
-        """Classifies encoded bytes, files or open images, in order.
+    def classify(self, images: Sequence[bytes | Path | Image.Image | NDArray[np.uint8]]) -> list[Prediction]:
+        """Classifies encoded bytes, files, open images or RGB pixels (uint8 [H, W, 3]), in order.
 
         Raises:
             ImageError: An image cannot be used; the message says why.
@@ -97,32 +150,143 @@ class Classifier:
         return self.classify_arrays(np.stack([preprocess(open_image(image), self.image_size) for image in images]))
 
     def classify_arrays(self, arrays: NDArray[np.uint8]) -> list[Prediction]:
-        """Classifies preprocessed images, uint8 [N, H, W, 3]."""
-        logits = self._logits(arrays)
-        probabilities = self._calibration.probabilities(logits)
-        unknown = self._calibration.energy(logits) > self._calibration.energy_threshold
-        return [self._prediction(row, bool(flag)) for row, flag in zip(probabilities, unknown, strict=True)]
+        """Classifies preprocessed images, uint8 [N, S, S, 3]."""
+        return self.predictions(self.run(arrays))
 
-    def _logits(self, arrays: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import torch
+    def run(self, arrays: NDArray[np.uint8]) -> Outputs:
+        """Runs the network on preprocessed images.
 
-        with self._lock, torch.inference_mode():
-            logits = self._model(torch.from_numpy(arrays).permute(0, 3, 1, 2))
-        return np.asarray(logits.float().numpy())
+        Args:
+            arrays: uint8 [N, S, S, 3].
+        """
+        return self._backend.run(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)))
 
-    def _prediction(self, probabilities: NDArray[np.float64], is_unknown: bool) -> Prediction:
-        ranked = [
-            ClassProbability(int(class_id), SIGNS[class_id].name, float(probabilities[class_id]))
-            for class_id in np.argsort(-probabilities)[:TOP_K]
-        ]
+    def predictions(self, outputs: Outputs) -> list[Prediction]:
+        """Turns what the network says into answers."""
+        calibration = self.info.calibration
+        order = np.argsort(-outputs.probabilities, axis=1, kind="stable")[:, :TOP_K]
+        sets = calibration.prediction_sets(outputs.probabilities)
+        unknown = calibration.is_unknown(outputs.energy)
+        rows = zip(outputs.probabilities, order, sets, unknown, strict=True)
+        return [self._prediction(*row) for row in rows]
+
+    def _prediction(
+        self, probabilities: Floats, order: NDArray[np.int64], kept: list[int], is_unknown: np.bool_
+    ) -> Prediction:
+        ranked = [ClassProbability(int(c), SIGNS[c].name, float(probabilities[c])) for c in order]
         best = ranked[0]
-        kept = np.flatnonzero(probabilities >= self._calibration.set_threshold)
         return Prediction(
             predicted_class=best.class_id,
             class_name=best.class_name,
             probability=best.probability,
             top_k=ranked,
-            prediction_set=sorted({best.class_id, *map(int, kept)}),
-            is_unknown=is_unknown,
+            prediction_set=kept,
+            is_unknown=bool(is_unknown),
             model_version=self.version,
         )
+
+
+def locate_model(name: str) -> Path:
+    """Finds a model file.
+
+    Args:
+        name: A path, relative ones below the repository, or `latest`: what training made last, else the model that
+            comes with the repository.
+
+    Returns:
+        The path, whether or not there is a file.
+    """
+    if name != LATEST:
+        return ROOT / Path(name).expanduser()
+    for file in LATEST_FILES:
+        if (ROOT / file).is_file():
+            return ROOT / file
+    logger.warning("models/latest is empty: using %s, which comes with the repository", BOXED)
+    return ROOT / BOXED
+
+
+class _OnnxRuntime:
+    """Runs an exported file on the CPU."""
+
+    def __init__(self, content: bytes, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # what is wrong is told below, once
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            self._outputs = [output.name for output in self._session.get_outputs()]
+        except Exception as error:  # ONNX Runtime has no public class for what it throws at foreign bytes
+            raise CheckpointError(
+                f"expected an ONNX model at {path}, found a damaged or foreign file ({len(content):,} bytes). "
+                "Export it again, `inv export`, or fetch it again."
+            ) from error
+        try:
+            facts = {name: json.loads(text) for name, text in metadata.items()}
+        except ValueError as error:
+            raise incomplete(path, error) from error
+        if not facts:
+            raise CheckpointError(
+                f"expected an ONNX model with the metadata of this project at {path}, found one without. "
+                "Export it with `inv export`."
+            )
+        self.info = read_info(facts, path)
+        self._require_signature(path)
+        _require_same_checkpoint(path, facts)
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Runs the network on uint8 [N, 3, S, S]."""
+        return Outputs(**dict(zip(self._outputs, self._session.run(None, {"images": images}), strict=True)))
+
+    def _require_signature(self, path: Path) -> None:
+        side = self.info.image_size
+        found = [(put.name, put.type, put.shape[1:]) for put in self._session.get_inputs()]
+        classes = {put.name: put.shape[1:] for put in self._session.get_outputs()}.get("probabilities")
+        if (
+            found != [("images", "tensor(uint8)", [3, side, side])]
+            or classes != [NUM_CLASSES]
+            or not {"probabilities", "embedding", "energy"} <= set(self._outputs) <= set(Outputs._fields)
+        ):
+            raise incomplete(path, ValueError(f"inputs {found}, outputs {self._outputs} with {classes} probabilities"))
+
+
+class _Torch:
+    """Runs a checkpoint."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        try:
+            import torch
+
+            from src.mlops.checkpoint import load_checkpoint
+            from src.mlops.export import Deployed
+        except ImportError as error:
+            raise CheckpointError(
+                f"expected torch, to run {path}, found none installed ({error}). Use the .onnx file beside it, or "
+                "install the training stack: `uv sync --group train`."
+            ) from error
+        checkpoint = load_checkpoint(path)
+        self.info: ModelInfo = checkpoint
+        self._deployed = Deployed(checkpoint.model, checkpoint.calibration.temperature)
+        self._torch = torch
+        self._lock = threading.Lock()
+        torch.set_num_threads(threads)
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        """Runs the network on uint8 [N, 3, S, S]."""
+        with self._lock, self._torch.inference_mode():
+            found = self._deployed(self._torch.from_numpy(images))
+        return Outputs(**{name: out.numpy() for name, out in zip(self._deployed.output_names, found, strict=True)})
+
+
+def _require_same_checkpoint(path: Path, facts: dict[str, Any]) -> None:
+    """Refuses an export that is older than the checkpoint beside it."""
+    checkpoint = path.with_suffix(".pth")
+    if checkpoint.is_file():
+        with checkpoint.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if facts.get("checkpoint_sha256") != digest:
+            raise CheckpointError(
+                f"expected {path} to be an export of {checkpoint.name} beside it, found that of another checkpoint. "
+                "Export it again: `inv export`."
+            )

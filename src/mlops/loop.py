@@ -196,7 +196,7 @@ def run_epochs(
         state.history.append({**row, "seconds": round(state.seconds, 3)})
         calibration = None  # only of a new best
         if validation is not None and state.epochs_without_gain == 0:
-            calibration = Calibration.fit(logits, validation.arrays.labels)
+            calibration = Calibration.fit(logits, validation.arrays.labels, **config.calibration.model_dump())
         if distributed.rank() == 0:
             _save(state, run_dir, calibration, provenance)
         log(state.history[-1])

@@ -49,6 +49,12 @@ class Network(nn.Module):
     dropout: nn.Dropout
     head: nn.Linear
 
+    @property
+    def pooling(self) -> nn.AdaptiveAvgPool2d | None:
+        """The averaging over places right before the head; None where another layer lies between."""
+        last = self.features[-2]
+        return last if isinstance(last, nn.AdaptiveAvgPool2d) else None
+
     def embed(self, images: Tensor) -> Tensor:
         """Returns the penultimate features, float [N, D]."""
         return cast(Tensor, self.features(images))

@@ -20,12 +20,12 @@ MAX_PIXELS = 25_000_000
 
 
 def open_image(
-    source: bytes | str | PathLike[str] | Image.Image, formats: tuple[str, ...] | None = WEB_FORMATS
+    source: bytes | str | PathLike[str] | Image.Image | NDArray[np.uint8], formats: tuple[str, ...] | None = WEB_FORMATS
 ) -> Image.Image:
     """Decodes one still picture completely, upright and without transparency.
 
     Args:
-        source: Encoded bytes, a file, or an image that is open already.
+        source: Encoded bytes, a file, an image that is open already, or RGB pixels, uint8 [H, W, 3].
         formats: Accepted Pillow formats; None accepts every one that Pillow reads by itself.
 
     Returns:
@@ -35,7 +35,12 @@ def open_image(
         UnsupportedImageError: The bytes are no picture of an accepted format.
         ImageError: The picture is damaged, empty, animated, or of absurd dimensions.
     """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise ImageError(f"expected pixels as uint8 [H, W, 3], found {source.dtype} {list(source.shape)}")
+        source = Image.fromarray(source)
     if isinstance(source, Image.Image):
+        _check_dimensions(source)
         return _to_rgb(source)
     if formats is None:
         Image.init()

@@ -4,6 +4,7 @@ Several processes: `torchrun --nproc-per-node 2 -m src.mlops.train …`, see `di
 """
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ import torch
 from torch import Tensor
 
 from src.mlops import distributed
-from src.mlops.checkpoint import provenance, read_plain, write_content
+from src.mlops.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
-from src.mlops.data.packing import Pack, SplitArrays, stack
+from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.errors import TrainingError
+from src.mlops.export import export
 from src.mlops.loop import State, run_epochs, seed_everything
 from src.mlops.model import Network, build_model, choose_device, count_parameters
 from src.mlops.optimization import build_optimizer
 from src.mlops.pretrained import load_pretrained
+from src.mlops.pruning import start_from
 from src.mlops.run_folder import BEST, FINAL_FIT, LAST, log_file, open_run_dir, require_writable
 from src.mlops.tracking import CsvTracker, Tracker, start_tracking
 from src.mlops.visualize import draw_learning_curves
@@ -71,8 +74,9 @@ def _train(
     run_dir: Path,
     on_epoch: Callable[[dict[str, float]], object],
 ) -> dict[str, float]:
-    batches = _training_batches(config, pack.load("train"), drawn)
-    validation = Batches(pack.load("val"), config.evaluation.batch_size, shard=distributed.shard())
+    leave_out = config.training.leave_out
+    batches = _training_batches(config, without(pack.load("train"), leave_out), drawn)
+    validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
     state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
     logger.info(
         "training %s (%s parameters) on %s images, validating on %s, on %s; run folder %s",
@@ -112,6 +116,8 @@ def _initial_model(config: Config) -> Network:
     seed_everything(config.seed)
     model = build_model(config.model)
     load_pretrained(model)
+    if config.training.start_from:
+        start_from(model, load_checkpoint(config.training.start_from).model)
     return model
 
 
@@ -136,7 +142,7 @@ def _fit_all(
     config: Config, pack: Pack, drawn: Pack | None, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
     """Trains anew on training and validation images together; returns the averaged weights of the last epoch."""
-    batches = _training_batches(config, pack.load("train", "val"), drawn)
+    batches = _training_batches(config, without(pack.load("train", "val"), config.training.leave_out), drawn)
     distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
     state = _open_state(config, device, len(batches), pack.fingerprint, folder)
     logger.info("final fit on all %s images, without validation; folder %s", f"{len(batches.arrays.rows):,}", folder)
@@ -179,5 +185,12 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
     )
 
 
+def main(config: Config) -> None:
+    """Trains, and exports what was published."""
+    train(config)
+    if config.training.publish and os.environ.get("RANK", "0") == "0":
+        export(config.ckpt_path)
+
+
 if __name__ == "__main__":
-    hydra_main(train)
+    hydra_main(main)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from src.mlops.config import Config, hydra_main
+from src.mlops.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from src.mlops.data.packing import Pack, SplitArrays
 from src.mlops.data.prepare import prepare
 from src.mlops.data.signs import NUM_CLASSES, SIGNS
@@ -61,6 +63,7 @@ def draw_evaluation(
     draw_learning_curves(history, folder / "learning_curves.png")
     draw_confusion_matrix(predictions, results, folder / "confusion_matrix.png")
     draw_class_bars(results, folder / "per_class.png")
+    draw_reliability(results, predictions, folder / "reliability.png")
     draw_mistakes(predictions, arrays, folder / "worst_mistakes.png")
 
 
@@ -159,6 +162,64 @@ def draw_importances(importances: Mapping[str, float], trials: int, path: Path) 
     bars = axes.barh(names, [importances[name] for name in names], color=_BLUE)
     axes.bar_label(bars, fmt=" %.2f")
     axes.set(title=f"Share of the difference in accuracy that each explains ({trials} trials)", xlim=(0, 1.1))
+    _save(figure, path)
+
+
+def draw_robustness(results: Mapping[str, Any], path: Path) -> None:
+    """Draws accuracy by corruption and severity as a heat map, the mildest corruption first."""
+    rows = sorted(results["accuracy"].items(), key=lambda row: -float(np.mean(row[1])))
+    shares = 100 * np.array([[results["clean"], *accuracies] for _, accuracies in rows])
+    figure = Figure(figsize=(7.5, 0.42 * len(rows) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="RdYlGn", vmin=50, vmax=100, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(column, row, f"{share:.1f}", ha="center", va="center", fontsize=9)
+    axes.set(
+        title=f"Accuracy in % on {results['images']:,} {results['split']} images, by severity of corruption",
+        xticks=range(shares.shape[1]),
+        yticks=range(len(rows)),
+    )
+    axes.set_xticklabels(["none", *map(str, SEVERITIES)])
+    axes.set_yticklabels([name for name, _ in rows])
+    _save(figure, path)
+
+
+def draw_corrupted(image: NDArray[np.uint8], path: Path) -> None:
+    """Draws one image under every corruption and severity, so that the figures can be judged."""
+    figure = Figure(figsize=(1.1 * len(SEVERITIES) + 1.2, 1.1 * len(CORRUPTIONS)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(CORRUPTIONS), len(SEVERITIES)), CORRUPTIONS, strict=True):
+        for panel, severity in zip(axes, SEVERITIES, strict=True):
+            panel.imshow(corrupt(image[None], name, severity)[0])
+            panel.set(xticks=[], yticks=[])
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    _save(figure, path)
+
+
+def draw_reliability(results: Mapping[str, Any], predictions: pd.DataFrame, path: Path) -> None:
+    """Draws how often answers of a stated probability are right, in 15 bins (Guo et al. 2017)."""
+    confidence = predictions["probability"].to_numpy()
+    correct = (predictions["class_id"] == predictions["predicted_class"]).to_numpy(float)
+    place = np.minimum((15 * confidence).astype(int), 14)
+    counts = np.bincount(place, minlength=15)
+    filled = counts > 0
+    accuracy = np.bincount(place, correct, 15)[filled] / counts[filled]
+    stated = np.bincount(place, confidence, 15)[filled] / counts[filled]
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="honest")
+    axes.plot(stated, accuracy, "o-", color=_BLUE, label="this model")
+    for x, y, count in zip(stated, accuracy, counts[filled], strict=True):
+        axes.annotate(f"{count:,}", (x, y), xytext=(5, -9), textcoords="offset points", fontsize=7)
+    axes.set(
+        title=f"Calibration error {results['expected_calibration_error']:.4f} on the {results['split']} images "
+        "(numbers: images)",
+        xlabel="stated probability",
+        ylabel="share of right answers",
+        xlim=(0, 1.05),
+        ylim=(0, 1.05),
+    )
+    axes.legend()
+    axes.grid(alpha=0.3)
     _save(figure, path)
 
 

@@ -91,7 +91,7 @@ def test_quickstart_on_tiny_data(tmp_path: Path, raw_dir: Path, capsys: pytest.C
     quickstart(load_config(tiny_overrides(tmp_path, raw_dir)))
     told = capsys.readouterr().out
     assert "The service was asked for" in told
-    assert str(tmp_path / "latest/best_model.pth") in told
+    assert str(tmp_path / "latest/best_model.onnx") in told
 
 
 def test_quickstart_tells_why_the_service_did_not_start(

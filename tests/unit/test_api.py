@@ -1,6 +1,5 @@
 """The service through HTTP: good pictures, bad pictures, no model, a port in use."""
 
-import io
 import signal
 import socket
 import subprocess
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 from src.mlops import ROOT
 from src.mlops.api import Settings, create_app
 from src.mlops.inference import Classifier
-from src.mlops.quickstart import _free_port
+from src.mlops.service_process import _free_port
 from tests.conftest import picture
 from tests.unit.test_preprocessing import encode, png_header
 
@@ -24,13 +22,13 @@ PNG = encode(picture(1), "PNG")
 
 @pytest.fixture
 def client(checkpoint: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(model=checkpoint, max_upload_bytes=100_000))) as client:
+    with TestClient(create_app(Settings(model=str(checkpoint), max_upload_bytes=100_000))) as client:
         yield client
 
 
 @pytest.fixture
 def empty_client(tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(model=tmp_path / "none.pth"))) as client:
+    with TestClient(create_app(Settings(model=str(tmp_path / "none.pth")))) as client:
         yield client
 
 
@@ -113,14 +111,14 @@ def test_without_a_model(empty_client: TestClient, caplog: pytest.LogCaptureFixt
 
 def test_damaged_model_does_not_keep_the_service_from_telling(tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"hello")
-    with TestClient(create_app(Settings(model=tmp_path / "bad.pth"))) as client:
+    with TestClient(create_app(Settings(model=str(tmp_path / "bad.pth")))) as client:
         assert client.get("/health/ready").status_code == 503
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLOPS_MODEL", "some/model.pth")
     monkeypatch.setenv("MLOPS_MAX_UPLOAD_BYTES", "1")
-    assert (Settings().model, Settings().max_upload_bytes) == (Path("some/model.pth"), 1)
+    assert (Settings().model, Settings().max_upload_bytes) == ("some/model.pth", 1)
 
 
 def test_uvicorn_finds_the_application() -> None:
@@ -176,20 +174,3 @@ def test_ctrl_c_ends_the_service_quietly(tmp_path: Path) -> None:
                 service.send_signal(signal.SIGINT)
     assert service.returncode == 130
     assert "Traceback" not in "".join(lines)
-
-
-class TestClassifier:
-    def test_bytes_files_and_open_images_are_the_same(self, checkpoint: Path, tmp_path: Path) -> None:
-        classifier = Classifier.load(checkpoint)
-        (tmp_path / "sign.png").write_bytes(PNG)
-        answers = classifier.classify([PNG, tmp_path / "sign.png", Image.open(io.BytesIO(PNG))])
-        assert answers[0] == answers[1] == answers[2]
-        assert classifier.classify([]) == []
-
-    def test_answers_are_consistent(self, checkpoint: Path) -> None:
-        for answer in Classifier.load(checkpoint).classify([encode(picture(n), "PNG") for n in range(4)]):
-            assert answer.top_k[0].class_id == answer.predicted_class
-            assert answer.predicted_class in answer.prediction_set
-            probabilities = [entry.probability for entry in answer.top_k]
-            assert probabilities == sorted(probabilities, reverse=True)
-            assert 0 <= sum(probabilities) <= 1 + 1e-9

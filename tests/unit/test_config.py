@@ -10,7 +10,7 @@ import pytest
 from src.mlops import ROOT
 from src.mlops.config import CONFIG_DIR, load_config
 from src.mlops.errors import ConfigError
-from src.mlops.inference import DEFAULT_MODEL
+from src.mlops.inference import LATEST_FILES
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_broken_yaml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_service_finds_what_training_leaves() -> None:
-    assert load_config().ckpt_path == ROOT / DEFAULT_MODEL
+    assert load_config().ckpt_path == ROOT / LATEST_FILES[1]
 
 
 def test_debug_shows_the_traceback() -> None:

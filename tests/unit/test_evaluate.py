@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner
 
 from src.mlops import visualize
 from src.mlops.calibration import Calibration, expected_calibration_error
@@ -18,13 +16,11 @@ from src.mlops.data.packing import open_pack
 from src.mlops.errors import CheckpointError, DataError
 from src.mlops.evaluate import evaluate
 from src.mlops.metrics import classification_metrics, per_class_metrics
-from src.mlops.predict import main as predict_main
-from src.mlops.predict import predict
 from src.mlops.tracking import start_tracking
 from src.mlops.train import train
-from tests.conftest import picture, tiny_overrides
+from tests.conftest import tiny_overrides
 
-FIGURES = ["learning_curves", "confusion_matrix", "per_class", "worst_mistakes"]
+FIGURES = ["learning_curves", "confusion_matrix", "per_class", "reliability", "worst_mistakes"]
 
 
 def config_of(trained: Path, tmp_path: Path, *overrides: str) -> Config:
@@ -131,71 +127,39 @@ class TestCalibration:
         logits, labels = self.drawn(1.0, 40_000)
         calibration = Calibration.fit(logits[:20_000], labels[:20_000])
         fresh, truth = logits[20_000:], labels[20_000:]
-        covered = calibration.probabilities(fresh)[np.arange(len(truth)), truth] >= calibration.set_threshold
+        sets = calibration.prediction_sets(calibration.probabilities(fresh))
+        covered = np.array([label in kept for label, kept in zip(truth, sets, strict=True)])
         assert covered.mean() == pytest.approx(0.999, abs=0.001)
         assert (calibration.energy(fresh) > calibration.energy_threshold).mean() == pytest.approx(0.01, abs=0.004)
 
     def test_too_few_images_rule_nothing_out(self) -> None:
         logits, labels = self.drawn(1.0, 100)
-        assert Calibration.fit(logits, labels).set_threshold == 0.0
+        calibration = Calibration.fit(logits, labels)
+        assert calibration.prediction_sets(calibration.probabilities(logits))[0] == list(range(10))
+
+    @pytest.mark.parametrize("coverage", [0.5, 0.9, 0.99])
+    def test_coverage_is_what_was_asked_for(self, coverage: float) -> None:
+        logits, labels = self.drawn(1.0, 40_000)
+        calibration = Calibration.fit(logits[:20_000], labels[:20_000], coverage=coverage)
+        sets = calibration.prediction_sets(calibration.probabilities(logits[20_000:]))
+        covered = np.mean([label in kept for label, kept in zip(labels[20_000:], sets, strict=True)])
+        # Sets are never empty, so a coverage below the accuracy is exceeded.
+        assert covered >= coverage - 0.01
+        if coverage >= 0.9:
+            assert covered == pytest.approx(coverage, abs=0.015)
+
+    def test_a_sure_answer_stands_alone(self) -> None:
+        calibration = Calibration(set_threshold=0.95)
+        assert calibration.prediction_sets(np.array([[0.01, 0.98, 0.01], [0.5, 0.3, 0.2]])) == [[1], [0, 1]]
 
     def test_survives_the_checkpoint(self) -> None:
-        calibration = Calibration(1.5, 0.1, -3.0)
+        calibration = Calibration(1.5, 0.1, -3.0, 0.99)
         assert Calibration.from_dict(calibration.to_dict()) == calibration
 
     def test_error_of_a_boaster(self) -> None:
         probabilities = np.tile([0.9, 0.1], (100, 1))
         labels = np.array([0] * 50 + [1] * 50)
         assert expected_calibration_error(probabilities, labels) == pytest.approx(0.4)
-
-
-class TestPredict:
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        folder = tmp_path / "signs"
-        (folder / "deep").mkdir(parents=True)
-        picture(1).save(folder / "deep" / "good.png")
-        (folder / "bad.jpg").write_bytes(b"no picture")
-        (folder / "notes.txt").write_text("not looked at")
-        return folder
-
-    def test_unusable_images_become_rows(self, folder: Path, checkpoint: Path) -> None:
-        bad, good = predict([folder], checkpoint)
-        assert "found something else" in str(bad["error"])
-        assert good["error"] == ""
-        assert good["predicted_class"] in range(43)
-
-    def test_command_line_writes_csv(self, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-        app = typer.Typer()
-        app.command()(predict_main)
-        out = tmp_path / "out" / "predictions.csv"
-        result = CliRunner().invoke(app, [str(folder), "--out", str(out), "--checkpoint", str(checkpoint)])
-        assert result.exit_code == 0
-        with out.open() as file:
-            assert len(list(csv.DictReader(file))) == 2
-        shown = CliRunner().invoke(app, [str(folder), "--checkpoint", str(checkpoint)])
-        assert "good.png" in shown.output.replace("\n", "")
-        missing = CliRunner().invoke(app, [str(tmp_path / "none.png"), "--checkpoint", str(checkpoint)])
-        assert missing.exit_code == 1
-
-    def test_odd_names_are_shown_as_they_are(self, tmp_path: Path, checkpoint: Path) -> None:
-        (tmp_path / "folder.png").mkdir()
-        picture(1).save(tmp_path / "[red]my sign, 1.png")
-        app = typer.Typer()
-        app.command()(predict_main)
-        shown = CliRunner().invoke(app, [str(tmp_path), "--checkpoint", str(checkpoint)], env={"COLUMNS": "300"})
-        assert shown.exit_code == 0
-        assert "[red]my sign, 1.png" in shown.output
-
-    def test_only_unusable_images_are_a_failure(self, tmp_path: Path, checkpoint: Path) -> None:
-        (tmp_path / "bad.png").write_bytes(b"")
-        app = typer.Typer()
-        app.command()(predict_main)
-        assert CliRunner().invoke(app, [str(tmp_path), "--checkpoint", str(checkpoint)]).exit_code == 1
-
-    def test_nothing_to_classify(self, tmp_path: Path, checkpoint: Path) -> None:
-        with pytest.raises(DataError, match="expected images in"):
-            predict([tmp_path], checkpoint)
 
 
 class TestTracking:

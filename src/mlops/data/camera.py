@@ -85,6 +85,21 @@ def photograph_track(class_id: int, rng: np.random.Generator, frames: int) -> It
         yield _shoot(scene, rng, round(1 / nearness))
 
 
+def scenery(rng: np.random.Generator, size: int) -> Image.Image:
+    """Photographs a background without any sign.
+
+    Args:
+        rng: Source of every random choice.
+        size: Side of the photograph in pixels.
+
+    Returns:
+        An RGB picture of `size` x `size` pixels.
+    """
+    light = _backdrop(_background(rng), rng, size) * math.exp(rng.normal(-0.2, 0.5))
+    light = _blurred(light, _blur_kernel(rng, rng.uniform(0.005, 0.017) * size, size))
+    return Image.fromarray((light.clip(0, 1) * 255 + 0.5).astype(np.uint8))
+
+
 # The scene.
 
 

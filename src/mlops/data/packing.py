@@ -6,6 +6,7 @@ the split files, the data report, and `pack.json`, which is written last and wit
 
 import hashlib
 import json
+import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,6 +110,9 @@ class Pack:
             raise DataError(f"expected images in the split {' or '.join(splits)!r} of {self.directory}, found none.")
         chosen = index.loc[rows]
         images = np.load(self.directory / IMAGES, mmap_mode="r")
+        if isinstance(images.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+            # Shuffled images have no neighbours to read ahead: memory holds what was asked for, and no more.
+            images.base.madvise(mmap.MADV_RANDOM)
         return SplitArrays(images, rows, chosen["class_id"].to_numpy(np.int64, copy=True), list(chosen["path"]))
 
 
@@ -120,6 +124,18 @@ def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
         np.concatenate([first.labels, second.labels]),
         [*first.paths, *second.paths],
     )
+
+
+def without(arrays: SplitArrays, classes: list[int]) -> SplitArrays:
+    """Leaves out the images of some classes.
+
+    Raises:
+        DataError: No image is left.
+    """
+    kept = np.flatnonzero(~np.isin(arrays.labels, classes))
+    if not len(kept):
+        raise DataError(f"expected images of classes other than {classes}, found none.")
+    return SplitArrays(arrays.images, arrays.rows[kept], arrays.labels[kept], [arrays.paths[place] for place in kept])
 
 
 def open_pack(directory: Path) -> Pack:

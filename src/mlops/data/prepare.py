@@ -34,6 +34,7 @@ from src.mlops.errors import DataError
 from src.mlops.files import exclusive
 
 logger = logging.getLogger(__name__)
+REPORT = "report.json"
 SPLIT_FILES = {"train": "train_split.csv", "val": "val_split.csv", "test": "test.csv"}
 
 
@@ -126,7 +127,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     table.drop(columns=["problem", "found_width", "found_height"]).to_csv(work / INDEX, index=False)
     for split, name in SPLIT_FILES.items():
         write_csv(table[table["split"] == split], work / name)
-    (work / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (work / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     (work / "report.md").write_text(checks.summarise(report))
     files = {path.name: file_hash(path) for path in sorted(work.iterdir())}
     content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
@@ -169,7 +170,7 @@ def main(config: Config) -> None:
     """Prepares data and tells what was found."""
     started = time.perf_counter()
     pack = prepare(config.data)
-    report = json.loads((pack.directory / "report.json").read_text())
+    report = json.loads((pack.directory / REPORT).read_text())
     logger.info(
         "%s images in %s (%d bad, %d leaks dropped), fingerprint %s, %.1f s. Read %s",
         " + ".join(f"{count:,} {split}" for split, count in report["images"].items()),

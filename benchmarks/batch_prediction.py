@@ -1,0 +1,92 @@
+"""Pictures per second of batch prediction, and of the bare loop that it cannot be faster than.
+
+    uv run python -m benchmarks.batch_prediction data.raw_dir=../shared/gtsrb
+
+All test pictures, by the exported model at `ckpt_path`: `predict_to` into a Parquet file, with its journal; a loop that
+only decodes and infers, batch by batch in one thread; and the same loop with decoding in as many threads as there are
+cores. Three trials, taking turns; the median counts. Writes benchmarks/results/batch_prediction.csv.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.environment import Row, command_line, parse, write_results
+from src.mlops.config import load_config
+from src.mlops.data.prepare import prepare
+from src.mlops.data.sources import locate_raw
+from src.mlops.errors import DataError
+from src.mlops.inference import Classifier
+from src.mlops.predict import BATCH, predict_to
+from src.mlops.preprocessing import open_image, preprocess
+
+TRIALS = 3
+
+
+def main(words: list[str]) -> None:
+    """Measures the three in turns."""
+    _, overrides = parse(argparse.ArgumentParser(prog="python -m benchmarks.batch_prediction"), words)
+    config = load_config(overrides)
+    raw_dir = locate_raw(config.data)
+    if raw_dir is None:
+        raise DataError("expected data.raw_dir to name the pictures, found null.")
+    paths = [str(raw_dir / path) for path in prepare(config.data).load("test").paths]
+    classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
+    ways: dict[str, Callable[[], object]] = {
+        "predict to Parquet": lambda: _predict(paths, classifier),
+        "bare loop, one thread": lambda: _one_thread(paths, classifier),
+        "bare loop, decoding in threads": lambda: _threads(paths, classifier),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(TRIALS):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            rates[name].append(len(paths) / (time.perf_counter() - started))
+    rows: list[Row] = [
+        {
+            "way": name,
+            "pictures": len(paths),
+            "trials": TRIALS,
+            "images_per_second": round(statistics.median(rates[name])),
+            "slowest": round(min(rates[name])),
+        }
+        for name in ways
+    ]
+    write_results("batch_prediction", rows, ("way",))
+
+
+def _predict(paths: list[str], classifier: Classifier) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        predict_to(Path(folder, "out.parquet"), paths, classifier)
+
+
+def _batches(paths: list[str]) -> list[list[str]]:
+    return [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+
+
+def _decode(paths: list[str], size: int) -> NDArray[np.uint8]:
+    return np.stack([preprocess(open_image(path), size) for path in paths])
+
+
+def _one_thread(paths: list[str], classifier: Classifier) -> None:
+    for batch in _batches(paths):
+        classifier.run(_decode(batch, classifier.image_size))
+
+
+def _threads(paths: list[str], classifier: Classifier) -> None:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for images in pool.map(lambda batch: _decode(batch, classifier.image_size), _batches(paths)):
+            classifier.run(images)
+
+
+if __name__ == "__main__":
+    command_line(main)
