@@ -1,7 +1,7 @@
 """The same classifier behind BentoML: `inv serve-bento`."""
 
-import asyncio
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,9 @@ from pydantic import Field
 from src.mlops.errors import ImageError
 from src.mlops.inference import LATEST, Classifier, locate_model
 
+# BentoML hands an upload over as a temporary file: a prefix, eight random characters, then the name that was sent.
+_PREFIX = len(tempfile.gettempprefix()) + 8
+
 
 @bentoml.service(name="sign_classifier", traffic={"timeout": 30})
 class SignClassifier:
@@ -21,13 +24,10 @@ class SignClassifier:
         self._classifier = Classifier.load(locate_model(os.environ.get("MLOPS_MODEL") or LATEST))
 
     @bentoml.api(route="/cv_model/")
-    async def cv_model(
-        self, file: Annotated[Path, Field(description="the picture")], ctx: bentoml.Context
-    ) -> dict[str, Any]:
+    def cv_model(self, file: Annotated[Path, Field(description="the picture")]) -> dict[str, Any]:
         """Classifies one uploaded picture."""
-        form = await ctx.request.form()  # BentoML's own file has another name
         try:
-            [prediction] = await asyncio.to_thread(self._classifier.classify, [file.read_bytes()])
+            [prediction] = self._classifier.classify([file.read_bytes()])
         except ImageError as error:
             raise InvalidArgument(str(error)) from error
-        return prediction.to_dict() | {"filename": form["file"].filename}
+        return prediction.to_dict() | {"filename": file.name[_PREFIX:]}
