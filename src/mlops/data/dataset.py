@@ -7,7 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.mlops.data.packing import SplitArrays
+from src.mlops.data.packing import SplitArrays, release
+
+_RELEASE_AFTER = 32  # batches; the pages that they map would otherwise pile up to the whole file
 
 
 class Batches:
@@ -63,6 +65,8 @@ class Batches:
         Yields:
             Images, uint8 [B, 3, H, W] in channels-last memory, and labels, int64 [B].
         """
-        for chosen in self.order(epoch):
+        for number, chosen in enumerate(self.order(epoch)):
+            if number % _RELEASE_AFTER == 0:
+                release(self.arrays.images)
             images = torch.from_numpy(self.arrays.images[self.arrays.rows[chosen]])
             yield images.permute(0, 3, 1, 2), torch.from_numpy(self.arrays.labels[chosen])

@@ -57,6 +57,20 @@ class Stacked:
         return found
 
 
+    def release(self) -> None:
+        """Hands the memory of what was read back to the system, which keeps it as long as it has no other use."""
+        for array in self._arrays:
+            release(array)
+
+
+def release(images: "NDArray[np.uint8] | Stacked") -> None:
+    """Lets go of the pages of a memory-mapped array that were read; they are mapped again when they are needed."""
+    if isinstance(images, Stacked):
+        images.release()
+    elif isinstance(images.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        images.base.madvise(mmap.MADV_DONTNEED)
+
+
 class SplitArrays(NamedTuple):
     """The packed images of one split, or of several.
 

@@ -146,3 +146,11 @@ def test_stacked_packs_read_as_one(arrays: SplitArrays) -> None:
 
 def test_images_stay_memory_mapped(make_config: Callable[..., Config]) -> None:
     assert isinstance(prepare(make_config().data).load("train").images, np.memmap)
+
+
+def test_letting_go_of_pages_changes_no_image(make_config: Callable[..., Config]) -> None:
+    arrays = prepare(make_config().data).load("train", "val")
+    for _ in range(2):  # after 32 batches what was read is let go
+        images = torch.cat([images for images, _ in Batches(arrays, 1).epoch()]).permute(0, 2, 3, 1).numpy()
+        assert len(images) > 64
+        assert (images == arrays.images[arrays.rows]).all()
