@@ -9,7 +9,7 @@ from torch import Tensor
 
 from src.mlops.data.packing import SplitArrays, release
 
-_RELEASE_AFTER = 8  # batches; each picture may map a megabyte around it, which would pile up to the whole file
+_RELEASE_AFTER = 32  # batches; the pages that they map would otherwise pile up to the whole file
 
 
 class Batches:
