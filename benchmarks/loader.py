@@ -9,9 +9,9 @@ mirrors them and shifts their white balance. Files and arrays are in the page ca
 median counts.
 
 Then an epoch of (b) alone in a fresh process, with the pack as it is and repeated 10 and 100 times on disk (of the last
-a tenth of an epoch), to see how the cost grows; 100 times needs 32 GB of disk, and `--repeat 1 10` leaves it out. `grown_mb` is
-what the resident set grew by at most, `of_that_mapped_mb` (Linux) pages of the mapped file, which the system drops when
-it needs the memory. Writes benchmarks/results/loader.csv.
+a tenth of an epoch), to see how the cost grows; 100 times needs 32 GB of disk, and `--repeat 1 10` leaves it out.
+`grown_mb` is what the resident set grew by at most, `of_that_mapped_mb` (Linux) pages of the mapped file, which the
+system drops when it needs the memory. Writes benchmarks/results/loader.csv.
 """
 
 import argparse

@@ -109,6 +109,12 @@ def test_without_a_model(empty_client: TestClient, caplog: pytest.LogCaptureFixt
     assert "serving without a model" in caplog.get_records("setup")[0].message
 
 
+def test_none_serves_without_a_model(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(model="none"))) as client:
+        response = post(client, PNG)
+    assert (response.status_code, response.json()["detail"]) == (500, "Model not loaded. Check server logs.")
+
+
 def test_damaged_model_does_not_keep_the_service_from_telling(tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"hello")
     with TestClient(create_app(Settings(model=str(tmp_path / "bad.pth")))) as client:

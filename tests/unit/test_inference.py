@@ -1,5 +1,6 @@
 """The classifier: the same answers from every kind of file and input, without torch, from many threads."""
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from src.mlops import ROOT, inference
+from src.mlops.data.camera import photograph
+from src.mlops.data.drawing import draw_sign
 from src.mlops.errors import ImageError
-from src.mlops.inference import LATEST, Classifier, locate_model
+from src.mlops.inference import BOXED, LATEST, Classifier, locate_model
 from tests.conftest import picture
 from tests.unit.test_preprocessing import encode
 
@@ -129,3 +132,27 @@ class TestLocate:
 
     def test_paths_are_below_the_repository(self, root: Path) -> None:
         assert locate_model("some/model.onnx") == root / "some/model.onnx"
+
+
+class TestBoxed:
+    """The model that comes with the repository."""
+
+    FOLDER = ROOT / "models/pretrained"
+
+    def test_is_small_and_the_one_that_its_card_describes(self) -> None:
+        content = (ROOT / BOXED).read_bytes()
+        assert len(content) <= 1.5e6
+        assert hashlib.sha256(content).hexdigest() in (self.FOLDER / "README.md").read_text()
+        assert b"/work/" not in content
+        assert b"/home/" not in content
+
+    def test_knows_signs(self) -> None:
+        rng = np.random.default_rng(5)
+        signs = [photograph(draw_sign(class_id), rng, 64) for class_id in range(43)]
+        answers = Classifier.load(ROOT / BOXED).classify(signs)
+        right = [answer.predicted_class == class_id for class_id, answer in enumerate(answers)]
+        assert sum(right) >= 38
+
+    def test_says_when_a_picture_is_no_sign(self) -> None:
+        answers = Classifier.load(ROOT / BOXED).classify([Image.new("RGB", (64, 64), grey) for grey in ("grey", "red")])
+        assert all(answer.is_unknown for answer in answers)

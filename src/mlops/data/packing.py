@@ -56,7 +56,6 @@ class Stacked:
             found[inside] = array[rows[inside] - start]
         return found
 
-
     def release(self) -> None:
         """Hands the memory of what was read back to the system, which keeps it as long as it has no other use."""
         for array in self._arrays:
