@@ -56,9 +56,9 @@ def evaluate(c: Context, override: list[str], split: str = "test") -> None:
 
 
 @task(iterable=["override"], help=OVERRIDE | {"workers": "trials at the same time"})
-def sweep(c: Context, override: list[str], workers: int = 1) -> None:
+def sweep(c: Context, override: list[str], workers: str = "") -> None:
     """Search hyper-parameters; the result goes to reports/sweep."""
-    _module(c, "sweep", f"hparams_search.workers={workers}", *override)
+    _module(c, "sweep", *([f"hparams_search.workers={workers}"] if workers else []), *override)
 
 
 @task(iterable=["override"], help=OVERRIDE)

@@ -78,21 +78,19 @@ def measure(form: str, path: Path, threads: int, folder: Path) -> dict[str, Any]
     """Measures one form on `images.npy` of a folder, and leaves its classes there as `predicted.npy`."""
     images = np.ascontiguousarray(np.load(folder / "images.npy").transpose(0, 3, 1, 2))
     process = psutil.Process()
-    before = process.memory_info().rss
-    started = time.perf_counter()
     run = load(form, path, threads)
     run(images[:1])
-    loading = time.perf_counter() - started
-    memory = (process.memory_info().rss - before) / 1e6
+    starting = time.time() - process.create_time()
     some = images[:IMAGES]
     run(some[:32])
     singly = sorted(_seconds(run, some[number : number + 1]) for number in range(len(some)))
     batches = [_seconds(run, some[start : start + 32]) for _ in range(3) for start in range(0, len(some) - 31, 32)]
+    memory = process.memory_info().rss / 1e6 - images.nbytes / 1e6
     predicted = [run(images[start : start + 256]).argmax(axis=1) for start in range(0, len(images), 256)]
     np.save(folder / "predicted.npy", np.concatenate(predicted))
     return {
-        "load_seconds": round(loading, 3),
-        "grown_mb": round(memory, 1),
+        "start_seconds": round(starting, 2),
+        "resident_mb": round(memory),
         **{f"p{p}_ms": round(1000 * singly[min(len(singly) * p // 100, len(singly) - 1)], 3) for p in (50, 95, 99)},
         "images_per_second": round(32 / statistics.median(batches)),
         "preprocess_ms": _preprocessing(folder, images.shape[-1]),

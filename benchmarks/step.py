@@ -1,27 +1,29 @@
 """Milliseconds of a training step: number formats, compiling, and what profiling led to.
 
     uv run python -m benchmarks.step
+    uv run python -m benchmarks.step --rounds 1 --variants fp32 bf16 model=efficientnet_lite0
 
 One step of the default training (forward and backward pass, optimiser, averaged weights) on a batch of 128 random
-images. The variants take turns; the median of 40 steps each counts, after warm-up. `first_step_seconds` is long where a
-network is compiled. Any setting can be overridden, such as `model=efficientnet_lite0`. Writes
-benchmarks/results/step.csv.
+images. The variants take turns, eight steps in each of five rounds; the median counts, after warm-up.
+`first_step_seconds` is long where a network is compiled. Any setting can be overridden, such as
+`model=efficientnet_lite0`. Writes benchmarks/results/step.csv.
 """
 
+import argparse
 import statistics
 import time
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from benchmarks.environment import Row, command_line, write_results
+from benchmarks.environment import Row, command_line, parse, write_results
 from src.mlops.config import load_config
 from src.mlops.data.signs import NUM_CLASSES
 from src.mlops.loop import State, train_step
 from src.mlops.model import build_model, choose_device
 from src.mlops.progress import ProgressBar
 
-ROUNDS, STEPS, WARMUP = 5, 8, 3
+STEPS, WARMUP = 8, 3
 ONE_BY_ONE = "weights averaged one by one"
 VARIANTS = {
     "fp32": [],
@@ -36,15 +38,20 @@ VARIANTS = {
 
 def main(words: list[str]) -> None:
     """Measures all variants at all sizes."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    options, words = parse(parser, words)
+    chosen = {name: VARIANTS[name] for name in options.variants}
     rows: list[Row] = []
     config = load_config(words)
     for size in sorted({config.data.image_size, *(size for size, _ in config.training.size_schedule)}):
         torch.compiler.reset()  # else a network compiled for one size may be used for the next
-        states = {name: _state(name, [*overrides, *words]) for name, overrides in VARIANTS.items()}
+        states = {name: _state(name, [*overrides, *words]) for name, overrides in chosen.items()}
         first = {name: _seconds(state, size) for name, state in states.items()}
         times: dict[str, list[float]] = {name: [] for name in states}
-        with ProgressBar(f"{size} px", ROUNDS) as bar:
-            for done in range(ROUNDS):
+        with ProgressBar(f"{size} px", options.rounds) as bar:
+            for done in range(options.rounds):
                 for name, state in states.items():
                     times[name] += [_seconds(state, size) for _ in range(WARMUP + STEPS)][WARMUP:]
                 bar.show(done + 1, "rounds")

@@ -113,8 +113,8 @@ def _variants() -> str:
         rates = " / ".join(f"{int(row['images_per_second']):,}" for row in threads.values())
         size = f"{float(first['megabytes']):.2f}"
         cells = [f"{100 * float(first['accuracy']):.2f}", first["f1"], size, f"{int(first['parameters']):,}"]
-        rows.append([form, *cells, first["mmac"], first["load_seconds"], first["grown_mb"], *times, rates])
-    head = "form|accuracy, %|macro F1|MB|parameters|MMAC|s to load|memory grown, MB"
+        rows.append([form, *cells, first["mmac"], first["start_seconds"], first["resident_mb"], *times, rates])
+    head = "form|accuracy, %|macro F1|MB|parameters|MMAC|s to first answer|resident MB"
     note = ""
     if results:
         note = (

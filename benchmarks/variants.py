@@ -5,9 +5,11 @@
 
 Takes the checkpoint at `ckpt_path` and what `inv export` left beside it (`.onnx`, `.int8.onnx`, `.pruned.onnx`); forms
 that are absent are left out. Each runs in a process of its own, which imports torch only where the form needs it, once
-with one thread and once with two. All classify the test images at hand; times are of 400 real ones, as arrays
-(`p50_ms` to `p99_ms` one by one, `images_per_second` in batches of 32). Reading and scaling a picture is the same for
-all and stands apart in `preprocess_ms`. Writes benchmarks/results/variants.csv and reports/figures/variants.png.
+with one thread and once with two. `start_seconds` is from the start of that process to the first answer, `resident_mb`
+its memory while answering, without the test images. All classify the test images at hand; times are of 400 real ones,
+as arrays (`p50_ms` to `p99_ms` one by one, `images_per_second` in batches of 32). Reading and scaling a picture is the
+same for all and stands apart in `preprocess_ms`. Writes benchmarks/results/variants.csv and
+reports/figures/variants.png.
 """
 
 import argparse
@@ -21,8 +23,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import count_macs
-from benchmarks.environment import Row, command_line, parse, read_results, write_results
-from benchmarks.one_variant import FORMS
+from benchmarks.environment import RESULTS, Row, command_line, parse, read_results, write_results
+from benchmarks.one_variant import FORMS, IMAGES
 from src.mlops import ROOT
 from src.mlops.checkpoint import load_checkpoint
 from src.mlops.config import load_config
@@ -42,10 +44,11 @@ def main(words: list[str]) -> None:
     config = load_config(overrides)
     pack = prepare(config.data)
     arrays = pack.load(config.evaluation.split)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", arrays.images[arrays.rows])
         if raw_dir := locate_raw(config.data):
-            Path(folder, "files.json").write_text(json.dumps([str(raw_dir / path) for path in arrays.paths[:400]]))
+            Path(folder, "files.json").write_text(json.dumps([str(raw_dir / path) for path in arrays.paths[:IMAGES]]))
         for form, suffix in FORMS.items():
             path = config.ckpt_path.with_suffix(suffix)
             checkpoint_path = path.with_suffix(".pth") if "pruned" in suffix else config.ckpt_path
@@ -54,6 +57,8 @@ def main(words: list[str]) -> None:
                 continue
             checkpoint = load_checkpoint(checkpoint_path)
             require_same_size(pack, checkpoint.image_size)
+            if not rows:
+                (RESULTS / "variants.csv").unlink(missing_ok=True)  # of another model
             for threads in THREADS:
                 found = _measure(form, path, threads, Path(folder))
                 if found is None:
@@ -71,6 +76,7 @@ def main(words: list[str]) -> None:
                     "mmac": round(count_macs(checkpoint) / 1e6, 1),
                     **found,
                 }
+                rows.append(row)
                 write_results("variants", [row], ("form", "threads_used"))
     draw(read_results("variants"), ROOT / "reports" / "figures" / "variants.png")
 

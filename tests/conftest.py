@@ -87,6 +87,7 @@ def tiny_overrides(folder: Path, raw_dir: Path) -> list[str]:
         "training.epochs=2",
         "training.batch_size=16",
         "training.size_schedule=[]",
+        "training.export=false",
         f"run_dir={folder / 'run'}",
         f"ckpt_path={folder / 'latest' / 'best_model.pth'}",
         f"evaluation.reports_dir={folder / 'reports'}",

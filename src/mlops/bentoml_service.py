@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +10,23 @@ import bentoml
 from bentoml.exceptions import InvalidArgument
 from pydantic import Field
 
-from src.mlops.errors import ImageError
+from src.mlops.errors import ImageError, UnsupportedImageError
 from src.mlops.inference import LATEST, Classifier, locate_model
 
 # BentoML hands an upload over as a temporary file: a prefix, eight random characters, then the name that was sent.
 _PREFIX = len(tempfile.gettempprefix()) + 8
+
+
+class Unsupported(InvalidArgument):
+    """The file is no picture of an accepted format."""
+
+    error_code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class Unusable(InvalidArgument):
+    """The picture is damaged, empty, animated or of absurd dimensions."""
+
+    error_code = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 @bentoml.service(name="sign_classifier", traffic={"timeout": 30})
@@ -29,5 +42,5 @@ class SignClassifier:
         try:
             [prediction] = self._classifier.classify([file.read_bytes()])
         except ImageError as error:
-            raise InvalidArgument(str(error)) from error
+            raise (Unsupported if isinstance(error, UnsupportedImageError) else Unusable)(str(error)) from error
         return prediction.to_dict() | {"filename": file.name[_PREFIX:]}

@@ -82,7 +82,8 @@ class Calibration:
         The most probable class is always among them.
         """
         order, scores = _ranked(probabilities)
-        counts = np.maximum((scores <= self.set_threshold).sum(axis=1), 1)  # scores rise along a row
+        # Served probabilities are float32, those that were fitted on float64; scores rise along a row.
+        counts = np.maximum((scores <= self.set_threshold + 1e-6).sum(axis=1), 1)
         return [sorted(map(int, ranked[:count])) for ranked, count in zip(order, counts, strict=True)]
 
     def is_unknown(self, energy: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:

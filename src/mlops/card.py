@@ -21,6 +21,14 @@ from src.mlops.robustness import REPORT_FILE
 logger = logging.getLogger("src.mlops.card")
 MODEL_CARD = "model_card.md"
 DATA_CARD = "data_card.md"
+# Source, collection, personal data and licence of the images.
+_GTSRB = (
+    'German Traffic Sign Recognition Benchmark, Stallkamp et al., "Man vs. computer", 2012',
+    "video of a car on German roads, 2010; about 30 frames show one physical sign (a track)",
+    "none is intended; a frame may show a car or a passer-by at its edge",
+    "of the benchmark's authors; the images are not part of this repository",
+)
+_DRAWN = ("drawn by this repository's code", "none: `data/synthetic.py` draws and photographs them", "none", "MIT")
 
 
 def write_cards(config: Config) -> tuple[Path, Path]:
@@ -36,7 +44,8 @@ def write_cards(config: Config) -> tuple[Path, Path]:
     folder = config.evaluation.reports_dir
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
     metrics = _read(folder / METRICS_FILE, "inv evaluate")
-    if metrics["provenance"] != classifier.info.provenance:
+    info = classifier.info
+    if (metrics.get("provenance"), metrics.get("calibration")) != (info.provenance, info.calibration.to_dict()):
         raise DataError(
             f"expected {folder / METRICS_FILE} to be of the model at {config.ckpt_path}, found that of another. "
             "Evaluate it: `inv evaluate`."
@@ -44,13 +53,16 @@ def write_cards(config: Config) -> tuple[Path, Path]:
     robustness = None
     if (folder / REPORT_FILE).is_file():
         robustness = _read(folder / REPORT_FILE, "inv robustness")
-        if robustness["model_version"] != classifier.version:
+        if robustness.get("model_version") != classifier.version:
+            logger.warning("robustness was measured for another model: `inv robustness` measures this one")
             robustness = None
     pack = prepare(config.data)
     report = _read(pack.directory / REPORT, "inv preprocess-data")
     try:
         write_atomically(folder / MODEL_CARD, model_card(classifier, metrics, robustness).encode())
-        write_atomically(folder / DATA_CARD, data_card(report, pack.fingerprint).encode())
+        write_atomically(
+            folder / DATA_CARD, data_card(report, pack.fingerprint, drawn=config.data.source == "synthetic").encode()
+        )
     except OSError as error:
         raise DataError(f"expected to write cards to {folder}, found: {error}.") from error
     logger.info("wrote %s and %s", folder / MODEL_CARD, folder / DATA_CARD)
@@ -78,7 +90,8 @@ def model_card(classifier: Classifier, metrics: dict[str, Any], robustness: dict
 on {" and ".join(origin["trained_on"])} |
 | data fingerprint | {origin["data_fingerprint"]} |
 | versions | {", ".join(f"{name} {version}" for name, version in origin["versions"].items())} |
-| schedule | {training["epochs"]} epochs, batches of {training["batch_size"]}, {training["precision"]} |
+| schedule | {training["epochs"]} epochs, batches of {training["batch_size"]}, {training["precision"]}\
+{", with drawn signs beside the real ones" if training["drawn"] else ""} |
 
 ## Intended use
 
@@ -125,25 +138,25 @@ Temperature {calibration.temperature:.3f}; RAPS threshold {calibration.set_thres
 """
 
 
-def data_card(report: dict[str, Any], fingerprint: str) -> str:
+def data_card(report: dict[str, Any], fingerprint: str, *, drawn: bool = False) -> str:
     """Renders the data card.
 
     Args:
         report: Content of the prepared data's report.json.
         fingerprint: The prepared data's fingerprint.
+        drawn: The signs were drawn by the code.
     """
+    source, collection, people, licence = _DRAWN if drawn else _GTSRB
     return f"""# Data card
 
 | | |
 |---|---|
-| source | German Traffic Sign Recognition Benchmark, Stallkamp et al., "Man vs. computer", 2012; \
-layout {report["layout"]} |
+| source | {source}; layout {report["layout"]} |
 | fingerprint | {fingerprint} |
-| collection | video of a car on German roads, 2010; about 30 frames show one physical sign (a track) |
-| splits | by whole tracks: {report["tracks"]["train"]:,} for training, {report["tracks"]["val"]:,} for validation; \
-the benchmark's own test images |
-| personal data | none is intended; a frame may show a car or a passer-by at its edge |
-| licence | of the benchmark's authors; the images are not part of this repository |
+| collection | {collection} |
+| splits | by whole tracks: {report["tracks"]["train"]:,} for training, {report["tracks"]["val"]:,} for validation |
+| personal data | {people} |
+| licence | {licence} |
 
 {summarise(report).replace("# Data report", "## What the checks found")}"""
 
@@ -152,6 +165,10 @@ def _robustness(results: dict[str, Any] | None) -> str:
     if results is None:
         return "Not measured for this model: `inv robustness`."
     rows = [{"name": name, "mild": 100 * row[0], "strong": 100 * row[-1]} for name, row in results["accuracy"].items()]
+    mirrored = ""
+    if results["direction"] is not None:
+        share = 100 * results["direction"]
+        mirrored = f"Of the signs that mirror into another one, {share:.2f} % are answered so when mirrored. "
     weakest = ", ".join(f"{row['name']} ({100 * row['accuracy']:.1f} %)" for row in results["worst_classes"])
     return f"""On {results["images"]:,} images: {100 * results["clean"]:.2f} % clean, {100 * results["mean"]:.2f} % on \
 average over all corruptions and severities.
@@ -160,8 +177,7 @@ average over all corruptions and severities.
 |---|---:|---:|
 {_lines("| {name} | {mild:.1f} | {strong:.1f} |", rows)}
 
-Ten percent more or less light keeps the class of {100 * results["invariance"]:.2f} % of the pictures. \
-Of the signs that mirror into another one, {100 * results["direction"]:.2f} % are answered so when mirrored. \
+Ten percent more or less light keeps the class of {100 * results["invariance"]:.2f} % of the pictures. {mirrored}\
 Weakest classes: {weakest}.
 
 ![Accuracy by corruption](figures/robustness.png)"""

@@ -122,6 +122,7 @@ class TrainingConfig(_Section):
     batch_size: Count
     resume: bool
     publish: bool
+    export: bool
     start_from: RepoPath | None
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
@@ -136,6 +137,12 @@ class TrainingConfig(_Section):
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None
     leave_out: list[Annotated[int, Field(ge=0, lt=NUM_CLASSES)]]
+
+    @model_validator(mode="after")
+    def _left_out_means_unseen(self) -> Self:
+        if self.leave_out and self.drawn:
+            raise ValueError("leave_out needs drawn: null, since the drawn signs are of all classes")
+        return self
 
 
 class TrackingConfig(_Section):

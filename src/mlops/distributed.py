@@ -76,6 +76,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def share_buffers(model: nn.Module) -> None:
+    """Gives all processes the first one's buffers: the running statistics of BatchNorm differ slightly."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
+
+
 def gather_rows(rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
     """Puts the rows that the processes computed together.
 

@@ -68,6 +68,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "epoch": checkpoint.epoch,
         "model": checkpoint.config["model"],
         "provenance": checkpoint.provenance,
+        "calibration": checkpoint.calibration.to_dict(),
         "evaluated_on": pack.fingerprint,
         "classes": per_class_metrics(labels, predicted),
     }

@@ -4,6 +4,7 @@ Class activation maps (Zhou et al., "Learning Deep Features for Discriminative L
 `evidence` of the model file; no gradient and no torch is needed.
 """
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from src.mlops.preprocessing import open_image, preprocess
 
 logger = logging.getLogger("src.mlops.explain")
 SHORTEST_SIDE = 240  # px; smaller pictures are enlarged, so that the overlay can be seen
+LONGEST_SIDE = 1200  # px; larger ones are reduced
 # Evidence from none to most as colour and opacity: nothing, red, yellow.
 _COLOURS = np.array([[200, 0, 0, 0], [230, 30, 0, 110], [255, 220, 0, 190]], np.float64)
 
@@ -56,8 +58,8 @@ def explain(classifier: Classifier, source: bytes | Path | Image.Image) -> Expla
         )
     evidence = np.maximum(outputs.evidence[0, prediction.predicted_class], 0)
     strength = evidence / max(float(evidence.max()), 1e-9)
-    enlarge = max(1.0, SHORTEST_SIDE / min(image.size))
-    size = (round(image.width * enlarge), round(image.height * enlarge))
+    scale = min(max(1.0, SHORTEST_SIDE / min(image.size)), LONGEST_SIDE / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     smooth = np.asarray(Image.fromarray(strength.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
     places = np.linspace(0, 1, len(_COLOURS))
     heat = np.stack([np.interp(smooth, places, channel) for channel in _COLOURS.T], axis=-1)
@@ -76,8 +78,11 @@ def main(
     try:
         explanation = explain(Classifier.load(locate_model(model)), image)
         target = out or image.with_name(f"{image.stem}_explained.png")
+        content = io.BytesIO()
+        explanation.overlay.save(content, "PNG")
         try:
-            explanation.overlay.save(target, "PNG")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.getvalue())
         except OSError as error:
             raise DataError(f"expected to write {target}, found: {error}.") from error
     except MlopsError as error:

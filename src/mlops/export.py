@@ -24,6 +24,7 @@ from src.mlops.checkpoint import Checkpoint, load_checkpoint
 from src.mlops.config import Config, hydra_main
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import CheckpointError
+from src.mlops.evaluate import require_same_size
 from src.mlops.files import write_atomically
 from src.mlops.model import Network
 from src.mlops.model_info import CLASSES, FORMAT_VERSION
@@ -73,13 +74,17 @@ def export(checkpoint_path: Path, images: NDArray[np.uint8] | None = None) -> Pa
         CheckpointError: The checkpoint is unusable, the exported graph answers otherwise, or the file cannot be
             written. A former file is as it was.
     """
+    digest = _digest(checkpoint_path)
     checkpoint = load_checkpoint(checkpoint_path)
     graph = build_graph(checkpoint)
     _require_same_answers(graph, checkpoint)
     variant = "fp32" if images is None else "int8"
     if images is not None:
         graph = quantize(graph, images)
-    attach_metadata(graph, checkpoint, hashlib.sha256(checkpoint_path.read_bytes()).hexdigest(), variant)
+        _probabilities(graph, images[:1])  # a graph that does not run is not written
+    attach_metadata(graph, checkpoint, digest, variant)
+    if _digest(checkpoint_path) != digest:
+        raise CheckpointError(f"expected {checkpoint_path} to stay as it is while it is exported, found it replaced.")
     out = checkpoint_path.with_suffix(".onnx" if images is None else ".int8.onnx")
     content = graph.SerializeToString()
     try:
@@ -151,8 +156,7 @@ def _evidence(maps: Tensor, pooling: nn.AdaptiveAvgPool2d, head: nn.Linear) -> T
 def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     size = checkpoint.image_size
     images = np.random.default_rng(0).integers(0, 256, (16, 3, size, size), np.uint8)
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(["probabilities"], {"images": images})[0]
+    found = _probabilities(graph, images.transpose(0, 2, 3, 1))
     deployed = Deployed(checkpoint.model, checkpoint.calibration.temperature)
     with torch.inference_mode():
         expected = deployed(torch.from_numpy(images))[0].numpy()
@@ -163,10 +167,22 @@ def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint) -> Non
         )
 
 
+def _probabilities(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(["probabilities"], {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})[0]
+    return np.asarray(found)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
 def main(config: Config) -> None:
     """Exports the current checkpoint in the variant that is asked for."""
     if config.export.variant == "int8":
-        arrays = prepare(config.data).load("train")
+        pack = prepare(config.data)
+        require_same_size(pack, load_checkpoint(config.ckpt_path).image_size)
+        arrays = pack.load("train")
         chosen = np.random.default_rng(config.seed).permutation(arrays.rows)[:CALIBRATION_IMAGES]
         export(config.ckpt_path, arrays.images[np.sort(chosen)])
     else:

@@ -28,8 +28,10 @@ LATEST = "latest"
 LATEST_FILES = ("models/latest/best_model.onnx", "models/latest/best_model.pth")  # where training puts them
 BOXED = "models/pretrained/signnet.onnx"  # comes with the repository
 TOP_K = 5
+BATCH = 64  # images that run at once, so that memory stays bounded
 
 Floats = NDArray[np.float32]
+_DIMENSIONS = {"probabilities": 2, "embedding": 2, "energy": 1, "evidence": 4}
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,7 @@ class Classifier:
             CheckpointError: The file is absent, damaged, hostile, of another format, or an export of another
                 checkpoint than the one beside it.
         """
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(
-                f"expected a model file at {path}, found: {error.strerror or error}. Train one: `inv train`."
-            ) from error
+        content = _read(path)
         if path.suffix == ".pth":
             backend: Backend = _Torch(path, threads)
         elif path.suffix == ".onnx":
@@ -145,9 +142,11 @@ class Classifier:
         Raises:
             ImageError: An image cannot be used; the message says why.
         """
-        if not images:
-            return []
-        return self.classify_arrays(np.stack([preprocess(open_image(image), self.image_size) for image in images]))
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), BATCH):
+            batch = [preprocess(open_image(image), self.image_size) for image in images[start : start + BATCH]]
+            predictions += self.classify_arrays(np.stack(batch))
+        return predictions
 
     def classify_arrays(self, arrays: NDArray[np.uint8]) -> list[Prediction]:
         """Classifies preprocessed images, uint8 [N, S, S, 3]."""
@@ -224,7 +223,7 @@ class _OnnxRuntime:
             ) from error
         try:
             facts = {name: json.loads(text) for name, text in metadata.items()}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise incomplete(path, error) from error
         if not facts:
             raise CheckpointError(
@@ -241,14 +240,20 @@ class _OnnxRuntime:
 
     def _require_signature(self, path: Path) -> None:
         side = self.info.image_size
-        found = [(put.name, put.type, put.shape[1:]) for put in self._session.get_inputs()]
-        classes = {put.name: put.shape[1:] for put in self._session.get_outputs()}.get("probabilities")
-        if (
-            found != [("images", "tensor(uint8)", [3, side, side])]
-            or classes != [NUM_CLASSES]
-            or not {"probabilities", "embedding", "energy"} <= set(self._outputs) <= set(Outputs._fields)
-        ):
-            raise incomplete(path, ValueError(f"inputs {found}, outputs {self._outputs} with {classes} probabilities"))
+        inputs = [(put.name, put.type, put.shape[1:]) for put in self._session.get_inputs()]
+        outputs = {put.name: (put.type, put.shape) for put in self._session.get_outputs()}
+        fits = (
+            inputs == [("images", "tensor(uint8)", [3, side, side])]
+            and set(Outputs._fields[:3]) <= set(outputs) <= set(Outputs._fields)
+            and all(
+                # A name instead of a number: any count of images.
+                kind == "tensor(float)" and len(shape) == _DIMENSIONS[name] and isinstance(shape[0], str)
+                for name, (kind, shape) in outputs.items()
+            )
+            and outputs["probabilities"][1][1] == NUM_CLASSES
+        )
+        if not fits:
+            raise incomplete(path, ValueError(f"inputs {inputs}, outputs {outputs}"))
 
 
 class _Torch:
@@ -279,12 +284,20 @@ class _Torch:
         return Outputs(**{name: out.numpy() for name, out in zip(self._deployed.output_names, found, strict=True)})
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"expected a model file at {path}, found: {error.strerror or error}. Train one: `inv train`."
+        ) from error
+
+
 def _require_same_checkpoint(path: Path, facts: dict[str, Any]) -> None:
     """Refuses an export that is older than the checkpoint beside it."""
-    checkpoint = path.with_suffix(".pth")
+    checkpoint = path.with_name(path.name.removesuffix(".onnx").removesuffix(".int8") + ".pth")
     if checkpoint.is_file():
-        with checkpoint.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256(_read(checkpoint)).hexdigest()
         if facts.get("checkpoint_sha256") != digest:
             raise CheckpointError(
                 f"expected {path} to be an export of {checkpoint.name} beside it, found that of another checkpoint. "

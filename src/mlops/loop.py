@@ -112,6 +112,7 @@ class State:
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
             "data_fingerprint": self.data_fingerprint,
+            "processes": distributed.world_size(),
             "epoch": self.epoch,
             "history": self.history,
             "seconds": [self.seconds, self.seconds_training, self.seconds_preparing],
@@ -135,6 +136,8 @@ class State:
                 changed.append("the version of this program")
             if stored["data_fingerprint"] != self.data_fingerprint:
                 changed.append("the data")
+            if stored["processes"] != distributed.world_size():
+                changed.append("the number of processes")
             if changed:
                 raise ConfigError(
                     f"expected what the run began with, found something else for {', '.join(changed)}. Start a new run "
@@ -152,9 +155,9 @@ class State:
     def _changes(self, stored: dict[str, Any]) -> Iterator[str]:
         """Names the settings that differ and make another training of it."""
         mine = self.config.to_dict()
-        for section in ("model", "training"):
+        for section in ("model", "training", "calibration"):
             for key in mine[section].keys() | stored[section].keys():
-                if key in {"resume", "publish", "profile", "final_fit"}:
+                if key in {"resume", "publish", "export", "profile", "final_fit"}:
                     continue
                 if mine[section].get(key) != stored[section].get(key):
                     yield f"{section}.{key}"
@@ -187,6 +190,7 @@ def run_epochs(
         folder = run_dir / "profile" if training.profile and state.epoch == 0 and distributed.rank() == 0 else None
         row = {"epoch": state.epoch + 1, **_train_epoch(config, state, batches, folder)}
         seconds = time.perf_counter() - started
+        distributed.share_buffers(state.averaged.module)  # what is validated is what is saved
         if validation is not None:
             logits = predict_logits(state.averaged.module, validation.epoch())
             logits = distributed.gather_rows(logits, np.concatenate(list(validation.order(0))))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -113,7 +114,7 @@ def _compare(expected: Answers, found: Answers) -> tuple[int, float]:
     classes, gap = 0, 0.0
     for ours, theirs in zip(expected, found, strict=True):
         classes += next(iter(ours)) != next(iter(theirs))
-        gap = max([gap, *(abs(ours[c] - theirs[c]) for c in ours.keys() & theirs.keys())])
+        gap = float(np.max([gap, *(abs(ours[c] - theirs[c]) for c in ours.keys() & theirs.keys())]))  # keeps NaN
     return classes, gap
 
 

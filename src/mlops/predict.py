@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
     }
 )
 FORMATS = (".parquet", ".csv", ".jsonl")
+RUN = "run.json"  # in the folder of a journal: what the journal is of
 BATCH = 32  # images per call of the network
 CHUNK = 20_000  # rows in memory when the journal becomes the output
 SHOWN = 100  # rows of the table on the terminal
@@ -100,12 +101,14 @@ def predict_to(out: Path, inputs: Sequence[str], classifier: Classifier, rows: R
     """
     if out.suffix not in FORMATS:
         raise DataError(f"expected an output that ends in {', '.join(FORMATS)}, found {out}.")
+    if out.is_dir():
+        raise DataError(f"expected a file to write, found the folder {out}.")
     total = sum(1 for _ in _some(find_images(inputs), inputs))
     folder = out.with_name(f"{out.name}.partial")
     lock = FileLock(f"{folder}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0)  # the file stays: who deletes a lock may delete another's
     except (Timeout, OSError) as error:
         reason = "another run that writes it" if isinstance(error, Timeout) else error
         raise DataError(f"expected to write {out}, found: {reason}.") from error
@@ -124,15 +127,14 @@ def predict_to(out: Path, inputs: Sequence[str], classifier: Classifier, rows: R
                     file.flush()
                     bar.show(done)
         _write(journal, out)
+        (folder / RUN).unlink()  # first: a journal without it belongs to no run
+        shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"expected to write {out}, found: {error}. What was done is kept in {folder}; the same command goes on."
         ) from error
-    else:
-        shutil.rmtree(folder)
     finally:
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
     return done, failed
 
 
@@ -146,11 +148,14 @@ def find_images(inputs: Sequence[str]) -> Iterator[str]:
     for name in inputs:
         if "://" in name:
             yield from _find_remote(name, suffixes)
-        elif Path(name).exists():
+        elif os.path.lexists(name):
             yield from _below(Path(name), suffixes)
         elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - a pattern may be absolute
-            for match in matches:
-                yield from _below(Path(match), suffixes)
+            for match in map(Path, matches):
+                if match.is_file():
+                    yield str(match)
+                elif "**" not in name:  # which names what is below a folder by itself
+                    yield from _below(match, suffixes)
         else:
             raise DataError(f"expected a file, a folder, a glob or a URL, found nothing at {Path(name).absolute()}.")
 
@@ -191,18 +196,22 @@ def _below(path: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     if not path.is_dir():
         yield str(path)
         return
-    for folder, folders, files in os.walk(path):
+    for folder, folders, files in os.walk(path, onerror=_refuse_folder):
         folders.sort()
         yield from (str(Path(folder, file)) for file in sorted(files) if file.lower().endswith(suffixes))
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"expected to read the folder {error.filename}, found: {error.strerror}.") from error
 
 
 def _find_remote(url: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     try:
         filesystem, path = fsspec.url_to_fs(url)
-        if glob.has_magic(path):
-            files = sorted(filesystem.glob(path))
-        elif filesystem.isfile(path):
+        if filesystem.isfile(path):
             files = [path]
+        elif glob.has_magic(path):
+            files = sorted(filesystem.glob(path))
         else:
             files = sorted(file for file in filesystem.find(path) if file.lower().endswith(suffixes))
     except Exception as error:  # each file system has its own errors for "no such bucket" and "no permission"
@@ -247,9 +256,9 @@ def _rows(classifier: Classifier, paths: Sequence[str], decoded: list[NDArray[np
     predictions = iter(classifier.classify_arrays(np.stack(usable)) if usable else [])
     rows = []
     for path, array in zip(paths, decoded, strict=True):
-        row: Row = {**dict.fromkeys(SCHEMA.names), "path": path}
+        row: Row = {**dict.fromkeys(SCHEMA.names), "path": _text(path)}
         if isinstance(array, str):
-            row["error"] = array
+            row["error"] = _text(array)
         else:
             prediction = next(predictions)
             row |= {name: value for name, value in vars(prediction).items() if name in row}
@@ -257,18 +266,26 @@ def _rows(classifier: Classifier, paths: Sequence[str], decoded: list[NDArray[np
     return rows
 
 
+def _text(name: str) -> str:
+    """Writes a file's name as UTF-8 can hold it; bytes that are none are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _open_journal(folder: Path, run: dict[str, Any]) -> Path:
     """Makes the folder of a run's journal, or finds that of the same run that was broken off."""
-    facts, journal = folder / "run.json", folder / "rows.jsonl"
-    if facts.exists() and json.loads(facts.read_text()) != run:
-        raise DataError(
-            f"expected no unfinished work at {folder}, found that of other inputs or another model. Delete the folder "
-            "to begin anew, or name another --out."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(facts, json.dumps(run).encode())
-    journal.touch()
-    return journal
+    facts, journal = folder / RUN, folder / "rows.jsonl"
+    try:
+        if json.loads(facts.read_text()) == run:
+            return journal
+    except (FileNotFoundError, ValueError):
+        folder.mkdir(parents=True, exist_ok=True)
+        journal.write_bytes(b"")
+        write_atomically(facts, json.dumps(run).encode())
+        return journal
+    raise DataError(
+        f"expected no unfinished work at {folder}, found that of other inputs or another model. Delete the folder "
+        "to begin anew, or name another --out."
+    )
 
 
 def _skip_done(journal: Path, paths: Iterator[str]) -> tuple[int, int]:
@@ -282,8 +299,12 @@ def _skip_done(journal: Path, paths: Iterator[str]) -> tuple[int, int]:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            row = json.loads(line)
-            if row["path"] != next(paths, None):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break  # a disk that was full or lost power
+            path = next(paths, None)
+            if path is None or row["path"] != _text(path):
                 raise DataError(
                     f"expected the pictures that the unfinished run in {journal.parent} had, found others. Delete the "
                     "folder to begin anew."

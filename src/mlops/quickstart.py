@@ -14,7 +14,6 @@ from src.mlops.data.prepare import SPLIT_FILES
 from src.mlops.data.signs import SIGNS
 from src.mlops.data.sources import locate_raw
 from src.mlops.evaluate import evaluate
-from src.mlops.export import export
 from src.mlops.service_process import running
 from src.mlops.train import train
 
@@ -29,9 +28,9 @@ def quickstart(config: Config) -> None:
     """
     started = time.perf_counter()
     train(config)
-    model_file = export(config.ckpt_path)
     results = evaluate(config)
     image, class_id = _one_test_image(config)
+    model_file = config.ckpt_path.with_suffix(".onnx")
     answer = _ask_service(model_file, image)
     model, reports = _shown(model_file), _shown(config.evaluation.reports_dir)
     verdict = "right" if answer["predicted_class"] == class_id else f"wrong: it is {SIGNS[class_id].name}"

@@ -90,22 +90,23 @@ def _classes(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.in
 
 def _behaviour(
     classifier: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64], clean: NDArray[np.int64]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Tests what must hold whatever the picture (Ribeiro et al., "Beyond Accuracy: CheckList", 2020).
 
     Returns:
         `invariance`, the share of answers that ten percent more or less light leaves as they are, and `direction`, the
-        share of rightly answered signs with a mirror image among the signs that are answered with it when mirrored.
+        share of rightly answered signs that mirror into another one that are answered with that one when mirrored;
+        None where there is no such sign.
     """
     changed = [np.clip(images * factor, 0, 255).astype(np.uint8) for factor in (0.9, 1.1)]
     same = [_classes(classifier, brighter) == clean for brighter in changed]
     mirrors = np.array([-1 if sign.mirror is None else sign.mirror for sign in SIGNS])
-    chosen = (mirrors[labels] >= 0) & (clean == labels)
+    chosen = (mirrors[labels] >= 0) & (mirrors[labels] != labels) & (clean == labels)
     mirrored = _classes(classifier, images[chosen][:, :, ::-1]) if chosen.any() else np.empty(0, np.int64)
     expected = mirrors[labels[chosen]]
     return {
         "invariance": float(np.mean(same)),
-        "direction": float((mirrored == expected).mean()) if chosen.any() else float("nan"),
+        "direction": float((mirrored == expected).mean()) if chosen.any() else None,
     }
 
 

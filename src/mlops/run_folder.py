@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from src.mlops import ROOT
 from src.mlops.config import Config
 from src.mlops.errors import ConfigError
@@ -28,8 +30,6 @@ def open_run_dir(config: Config) -> Path:
         runs = [config.run_dir] if config.run_dir else sorted(RUNS.glob("*"), reverse=True)
         for run_dir in runs:
             if (run_dir / CONFIG).is_file():
-                for leftover in run_dir.glob("**/.*.pth-*"):  # of a write that was killed
-                    leftover.unlink()
                 return run_dir
         raise ConfigError(f"expected a run to resume in {config.run_dir or RUNS}, found none.")
     name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
@@ -49,6 +49,32 @@ def open_run_dir(config: Config) -> Path:
             raise ConfigError(f"expected a folder to write the run to, found {run_dir}: {error}.") from error
         return run_dir
     raise ConfigError(f"expected a free name for the run in {RUNS}, found none.")
+
+
+@contextmanager
+def alone(run_dir: Path, *, enabled: bool) -> Iterator[None]:
+    """Keeps a second process from going on with a run that is in progress, and clears what a kill left behind.
+
+    Raises:
+        ConfigError: Another process works on the run.
+    """
+    if not enabled:
+        yield
+        return
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)  # the system frees it when this process ends, however it ends
+    except Timeout as error:
+        raise ConfigError(
+            f"expected a run that nobody works on, found {run_dir} in use by another process. Name another run_dir."
+        ) from error
+    try:
+        for leftover in run_dir.glob("**/.*.pth-*"):  # of a write that was killed
+            leftover.unlink()
+        yield
+    finally:
+        lock.release()
+        (run_dir / ".lock").unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:

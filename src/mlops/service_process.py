@@ -49,7 +49,11 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
             raise ServiceError(f"expected an answer from the service, found: {error}. Its log: {log.read()}") from error
         finally:
             service.terminate()
-            service.wait(timeout=30)
+            try:
+                service.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                service.kill()
+                service.wait()
 
 
 def _wait(client: httpx.Client, ready: str, service: subprocess.Popen[bytes]) -> None:

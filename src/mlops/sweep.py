@@ -5,6 +5,7 @@ processes can work on it.
 """
 
 import logging
+import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import torch
+from omegaconf import OmegaConf
 from optuna.importance import get_param_importances
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -21,7 +23,7 @@ from optuna.trial import TrialState
 from src.mlops import ROOT
 from src.mlops.config import Config, SearchRange, hydra_main
 from src.mlops.data.prepare import prepare
-from src.mlops.errors import TrainingError
+from src.mlops.errors import ConfigError, TrainingError
 from src.mlops.train import train
 from src.mlops.visualize import draw_importances
 
@@ -39,8 +41,9 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
         folder: Where study and trials go; None is a folder of `models/sweeps` by the search's name.
 
     Returns:
-        One row per trial: `number`, `state`, `val_Accuracy` (of the best epoch) and the values that were tried; best
-        first. The same goes to `sweep/trials.csv` in the reports folder, beside a figure of which value matters.
+        One row per trial: `number`, `state`, `val_Accuracy` (of the best epoch; of a trial that was cut short, the
+        last) and the values that were tried; best first. The same goes to `sweep/trials.csv` in the reports folder,
+        beside a figure of which value matters.
 
     Raises:
         ConfigError: The space names a key that does not exist.
@@ -51,6 +54,7 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
     config.replace({one.key: one.choices[0] if one.choices else one.low for one in search.space})  # unknown keys
     prepare(config.data)
     study = _open_study(config, folder)
+    _require_same_search(study, config)
     if search.workers == 1:
         _work(config, folder)
     else:
@@ -60,19 +64,41 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
             worker.start()
         for worker in workers:
             worker.join()
+        if any(worker.exitcode for worker in workers):
+            raise TrainingError(
+                f"expected all {search.workers} workers to end well, found that some failed; what they said stands "
+                f"above. The trials so far are kept in {folder}; the same command goes on."
+            )
     return _write_results(study, config.evaluation.reports_dir / "sweep")
 
 
 def _open_study(config: Config, folder: Path, worker: int = 0) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=config.hparams_search.name,
         storage=JournalStorage(JournalFileBackend(str(folder / "study.log"))),
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=config.seed + worker),
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=config.training.epochs // 2),
         load_if_exists=True,
     )
+    # A search that goes on must not draw once more what it drew before.
+    done = len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + 1000 * worker + done, constant_liar=True)
+    return study
+
+
+def _require_same_search(study: optuna.Study, config: Config) -> None:
+    """Refuses to go on with trials of another configuration."""
+    mine = config.to_dict()
+    kept = {section: mine[section] for section in ("data", "model", "training", "seed")}
+    before = study.user_attrs.get("config")
+    if before is None:
+        study.set_user_attr("config", kept)
+    elif before != kept:
+        raise ConfigError(
+            f"expected the configuration that the search {config.hparams_search.name!r} began with, found another. "
+            "Name this one with hparams_search.name."
+        )
 
 
 def _work(config: Config, folder: Path, worker: int = 0) -> None:
@@ -91,7 +117,9 @@ def _work(config: Config, folder: Path, worker: int = 0) -> None:
 
 
 def _run_trial(trial: optuna.Trial, config: Config, folder: Path) -> float:
-    values = {one.key: _suggest(trial, one) for one in config.hparams_search.space}
+    plain = OmegaConf.create(config.to_dict())
+    space = config.hparams_search.space
+    values = {one.key: _suggest(trial, one, OmegaConf.select(plain, one.key)) for one in space}
     logger.info("trial %d: %s", trial.number, values)
     run_dir = folder / f"trial_{trial.number:04d}"
     own = {"run_dir": str(run_dir), "training.publish": False, "training.resume": False, "training.final_fit": False}
@@ -104,16 +132,20 @@ def _run_trial(trial: optuna.Trial, config: Config, folder: Path) -> float:
     return train(config.replace(values | own), on_epoch=report)["val_Accuracy"]
 
 
-def _suggest(trial: optuna.Trial, one: SearchRange) -> float | int | str | None:
+def _suggest(trial: optuna.Trial, one: SearchRange, current: object) -> float | int | str | None:
     if one.choices:
         return trial.suggest_categorical(one.key, one.choices)
+    if isinstance(current, int):
+        return trial.suggest_int(one.key, math.ceil(one.low or 0), math.floor(one.high or 0), log=one.log)
     return trial.suggest_float(one.key, one.low or 0.0, one.high or 0.0, log=one.log)
 
 
 def _write_results(study: optuna.Study, folder: Path) -> pd.DataFrame:
     table = study.trials_dataframe(attrs=("number", "state", "value", "params"))
     table.columns = [name.removeprefix("params_").replace("value", "val_Accuracy") for name in table.columns]
-    table = table.sort_values("val_Accuracy", ascending=False, ignore_index=True)
+    table = table.reindex(columns=dict.fromkeys([*table.columns, "val_Accuracy"])).sort_values(
+        "val_Accuracy", ascending=False, ignore_index=True
+    )
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / "trials.csv", index=False)
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -6,6 +6,7 @@ import logging
 import os
 import uuid
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +79,7 @@ class WandbTracker:
 
         self._files = CsvTracker(run_dir, config, history)
         self._wandb = wandb
+        self._failed = False
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         try:
             self._run = self._start(mode, run_dir, config)
@@ -113,15 +115,25 @@ class WandbTracker:
         self._log(metrics)
 
     def _log(self, metrics: dict[str, float]) -> None:
-        self._run.log(metrics, step=int(metrics["epoch"]), commit=True)
+        self._try(lambda: self._run.log(metrics, step=int(metrics["epoch"]), commit=True))
 
     def log_figure(self, path: Path) -> None:
         """Uploads a PNG under its file name."""
-        self._run.log({path.stem: self._wandb.Image(str(path))})
+        self._try(lambda: self._run.log({path.stem: self._wandb.Image(str(path))}))
 
     def finish(self) -> None:
         """Ends the W&B run."""
-        self._run.finish()
+        self._try(lambda: self._run.finish())
+
+    def _try(self, work: Callable[[], object]) -> None:
+        """Does what needs W&B; a first failure is told, and from then on metrics go to the file only."""
+        if self._failed:
+            return
+        try:
+            work()
+        except Exception as error:  # whatever W&B throws must not end a training
+            self._failed = True
+            logger.warning("W&B failed (%s): metrics go to %s only", _first_line(error), METRICS_FILE)
 
 
 def start_tracking(run_dir: Path, config: Config, history: list[dict[str, float]]) -> Tracker:

@@ -4,7 +4,6 @@ Several processes: `torchrun --nproc-per-node 2 -m src.mlops.train …`, see `di
 """
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,15 @@ from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
-from src.mlops.errors import TrainingError
+from src.mlops.errors import ConfigError, TrainingError
 from src.mlops.export import export
+from src.mlops.files import write_atomically
 from src.mlops.loop import State, run_epochs, seed_everything
 from src.mlops.model import Network, build_model, choose_device, count_parameters
 from src.mlops.optimization import build_optimizer
 from src.mlops.pretrained import load_pretrained
 from src.mlops.pruning import start_from
-from src.mlops.run_folder import BEST, FINAL_FIT, LAST, log_file, open_run_dir, require_writable
+from src.mlops.run_folder import BEST, FINAL_FIT, LAST, alone, log_file, open_run_dir, require_writable
 from src.mlops.tracking import CsvTracker, Tracker, start_tracking
 from src.mlops.visualize import draw_learning_curves
 
@@ -57,7 +57,8 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
         try:
-            with log_file(run_dir / "train.log", enabled=distributed.rank() == 0):
+            first = distributed.rank() == 0
+            with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
                 return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
         except OSError as error:
             raise TrainingError(
@@ -117,7 +118,13 @@ def _initial_model(config: Config) -> Network:
     model = build_model(config.model)
     load_pretrained(model)
     if config.training.start_from:
-        start_from(model, load_checkpoint(config.training.start_from).model)
+        source = load_checkpoint(config.training.start_from)
+        if "val" in source.provenance["trained_on"]:
+            raise ConfigError(
+                "expected training.start_from to be a model that has not seen the validation images, found a final "
+                f"fit at {config.training.start_from}. Start from its run's own best_model.pth."
+            )
+        start_from(model, source.model)
     return model
 
 
@@ -169,7 +176,10 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
         content |= {"state_dict": final, "epoch": config.training.epochs, "config": config.to_dict()}
         write_content(path, content)
     if config.training.publish:
-        write_content(config.ckpt_path, content)
+        # Both are ready before the first is replaced, so that a kill leaves no pair that does not belong together.
+        files = [path, *([export(path)] if config.training.export else [])]
+        for file in files:
+            write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
     figure = run_dir / "figures" / "learning_curves.png"
     draw_learning_curves(state.history, figure)
     tracker.log_figure(figure)
@@ -185,12 +195,5 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
     )
 
 
-def main(config: Config) -> None:
-    """Trains, and exports what was published."""
-    train(config)
-    if config.training.publish and os.environ.get("RANK", "0") == "0":
-        export(config.ckpt_path)
-
-
 if __name__ == "__main__":
-    hydra_main(main)
+    hydra_main(train)

@@ -88,7 +88,7 @@ def test_tasks_pass_overrides_on(tmp_path: Path, raw_dir: Path) -> None:
 
 
 def test_quickstart_on_tiny_data(tmp_path: Path, raw_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quickstart(load_config(tiny_overrides(tmp_path, raw_dir)))
+    quickstart(load_config([*tiny_overrides(tmp_path, raw_dir), "training.export=true"]))
     told = capsys.readouterr().out
     assert "The service was asked for" in told
     assert str(tmp_path / "latest/best_model.onnx") in told

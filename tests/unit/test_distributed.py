@@ -1,18 +1,23 @@
 """Training in two processes, as torchrun starts them."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from src.mlops import ROOT
+from src.mlops import ROOT, distributed
 from src.mlops.checkpoint import load_checkpoint
 from src.mlops.config import load_config
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import SplitArrays
+from src.mlops.loop import State, seed_everything, train_step
+from src.mlops.model import build_model
 from src.mlops.train import train
 from tests.conftest import tiny_overrides
 
@@ -53,6 +58,48 @@ def test_two_processes_learn_like_one(tmp_path: Path, raw_dir: Path) -> None:
     assert len((tmp_path / "run/final_fit/metrics.csv").read_text().splitlines()) == 13
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 13
     assert json.loads((tmp_path / "run/config.json").read_text())["training"]["epochs"] == 12
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(16, 3, 24, 24, generator=generator) * 255, torch.arange(16)
+
+
+def two_steps(overrides: list[str], rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Steps once as in evaluation, where parts of a batch do not differ from the whole, and once as in training."""
+    with distributed.process_group(torch.device("cpu")):
+        seed_everything(0)
+        config = load_config(overrides)
+        state = State(config, build_model(config.model), steps_per_epoch=10, data_fingerprint="")
+        state.start_epoch()
+        state.model.eval()
+        images, labels = (part.chunk(processes)[rank] for part in batch())
+        train_step(state, images, labels)
+        found = {"first": {name: value.clone() for name, value in state.model.named_parameters()}}
+        state.model.train()
+        train_step(state, images, labels)
+        distributed.share_buffers(state.averaged.module)
+        return found | {"second": dict(state.model.named_parameters()), "averaged": state.averaged.module.state_dict()}
+
+
+def in_process(rank: int, port: int, overrides: list[str], folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.save(two_steps(overrides, rank, 2), folder / f"{rank}.pt")
+
+
+def test_processes_share_gradients_and_statistics(tmp_path: Path, raw_dir: Path) -> None:
+    # Plain gradient descent: Adam would make of each gradient, however small, a step of one size.
+    descent = ["training.optimizer._target_=torch.optim.SGD", "training.optimizer.lr=1", "training.schedule=constant"]
+    overrides = [*tiny_overrides(tmp_path, raw_dir), *descent]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(in_process, (port, overrides, tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for part in first:
+        torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
+    # The average of the halves' gradients is the gradient of the whole.
+    torch.testing.assert_close(first["first"], two_steps(overrides, 0, 1)["first"], rtol=1e-3, atol=1e-5)
 
 
 def test_processes_end_together_when_one_fails(tmp_path: Path, raw_dir: Path) -> None:

@@ -102,6 +102,11 @@ def test_int8_is_small_and_close(checkpoint: Path, tmp_path: Path, caplog: pytes
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=0.05)
 
 
+def test_training_leaves_a_pair_that_serves(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    train(make_config("training.export=true", "training.epochs=1"))
+    assert Classifier.load(tmp_path / "latest/best_model.onnx").info.metrics["epoch"] == 1
+
+
 class TestPruning:
     def test_keeps_the_strongest_channels(self) -> None:
         wide, narrow = SignNet(8).eval(), SignNet(4).eval()
@@ -119,6 +124,15 @@ class TestPruning:
 
     def test_a_training_starts_from_a_checkpoint(self, make_config: Callable[..., Config], checkpoint: Path) -> None:
         train(make_config(f"training.start_from={checkpoint}"))
+
+    def test_refuses_a_model_that_has_seen_the_validation_images(
+        self, make_config: Callable[..., Config], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        content = read_plain(checkpoint)
+        content["provenance"]["trained_on"] = ["train", "val"]
+        write_content(tmp_path / "final.pth", content)
+        with pytest.raises(ConfigError, match="has not seen the validation images"):
+            train(make_config(f"training.start_from={tmp_path}/final.pth"))
 
     @pytest.mark.parametrize("source", [SignNet(4), TinyCNN()])
     def test_refuses_what_does_not_fit(self, source: SignNet | TinyCNN) -> None:
@@ -186,6 +200,19 @@ class TestRefused:
         write_content(tmp_path / "best_model.pth", read_plain(checkpoint) | {"epoch": 99})
         with pytest.raises(CheckpointError, match="found that of another checkpoint"):
             Classifier.load(tmp_path / "best_model.onnx")
+
+    def test_quantised_export_of_another_checkpoint(self, exported: Path, checkpoint: Path, tmp_path: Path) -> None:
+        shutil.copy(exported, tmp_path / "best_model.int8.onnx")
+        write_content(tmp_path / "best_model.pth", read_plain(checkpoint) | {"epoch": 99})
+        with pytest.raises(CheckpointError, match="found that of another checkpoint"):
+            Classifier.load(tmp_path / "best_model.int8.onnx")
+
+    def test_deeply_nested_facts(self, exported: Path, tmp_path: Path) -> None:
+        def change(graph: onnx.ModelProto) -> None:
+            helper.set_model_props(graph, {"config": "[" * 100_000})
+
+        with pytest.raises(CheckpointError, match="whose parts do not fit"):
+            Classifier.load(rewritten(exported, tmp_path / "deep.onnx", change))
 
     def test_nothing_is_overwritten_when_a_write_fails(self, checkpoint: Path, tmp_path: Path) -> None:
         shutil.copy(checkpoint, tmp_path / "best_model.pth")

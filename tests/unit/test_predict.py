@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -69,7 +70,7 @@ def test_every_format_says_the_same(folder: Path, classifier: Classifier, tmp_pa
     assert table["predicted_class"].dropna().astype(int).tolist() == [
         row["predicted_class"] for row in expected if row["error"] is None
     ]
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert {path.name for path in out.parent.iterdir()} == {out.name, f"{out.name}.partial.lock"}
 
 
 def test_inputs_of_every_kind(folder: Path) -> None:
@@ -181,8 +182,35 @@ def test_killed_run_goes_on(folder: Path, exported: Path, tmp_path: Path) -> Non
         while process.poll() is None and not (journal.exists() and journal.stat().st_size):
             pass
         process.kill()
+    killed_halfway = process.returncode != 0
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert not killed_halfway or "going on after" in result.stderr
+    assert len(read(out)) == COUNT + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    own = tmp_path / "signs"
+    own.mkdir()
+    shutil.copy(folder / "deep/000.png", os.fsdecode(os.fsencode(own) + b"/Stra\xdfe.png"))
+    assert predict_to(tmp_path / "out.jsonl", [str(own)], classifier) == (1, 0)
+    assert read(tmp_path / "out.jsonl")["path"][0].endswith(r"Stra\xdfe.png")
+
+
+def test_a_recursive_glob_names_each_picture_once(folder: Path) -> None:
+    found = list(find_images([f"{folder}/**"]))
+    assert len(found) == len(set(found))
+    assert f"{folder}/deep/000.png" in found
+
+
+def test_damaged_journal_is_done_again(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(BrokenError):
+        predict_to(out, [str(folder)], classifier, breaking(classifier, 50))
+    journal = tmp_path / "out.jsonl.partial" / "rows.jsonl"
+    journal.write_bytes(journal.read_bytes()[:500] + b"\0" * 30 + b"\n")
+    assert predict_to(out, [str(folder)], classifier) == (COUNT + 1, 1)
     assert len(read(out)) == COUNT + 1
 
 

@@ -1,5 +1,6 @@
 """The search without an account, and the command line that W&B agents run."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,6 +40,7 @@ def test_finds_and_reports_and_goes_on(make_config: Callable[..., Config], tmp_p
     assert list(table["val_Accuracy"]) == sorted(table["val_Accuracy"], reverse=True)
     assert table["training.optimizer.lr"].between(0.0005, 0.02).all()
     assert set(table["training.batch_size"]) <= {8, 16}
+    assert table["training.optimizer.lr"].is_unique  # a search that goes on draws anew
     written = pd.read_csv(tmp_path / "reports/sweep/trials.csv")
     assert list(written["number"]) == list(table["number"])
     # Each trial has a folder of its own, and none has replaced the current model.
@@ -51,6 +53,18 @@ def test_exploding_trials_do_not_stop_the_search(make_config: Callable[..., Conf
     config = make_config("training.epochs=1", "training.schedule=constant", space, "hparams_search.trials=2")
     table = sweep(config, tmp_path / "sweep")
     assert list(table["state"]) == ["FAIL", "FAIL"]
+
+
+def test_whole_numbers_stay_whole(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    space = "hparams_search.space=[{key:model.width,low:4,high:8}]"
+    table = sweep(make_config("training.epochs=1", space, "hparams_search.trials=2"), tmp_path / "sweep")
+    assert set(table["model.width"]) <= {4, 5, 6, 7, 8}
+
+
+def test_trials_of_another_configuration_are_not_mixed_in(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    sweep(make_config("training.epochs=1", SPACE, "hparams_search.trials=1"), tmp_path / "sweep")
+    with pytest.raises(ConfigError, match=r"found another. Name this one with hparams_search.name"):
+        sweep(make_config("training.epochs=2", SPACE, "hparams_search.trials=2"), tmp_path / "sweep")
 
 
 def test_unknown_key(make_config: Callable[..., Config], tmp_path: Path) -> None:
@@ -80,10 +94,15 @@ def test_the_command_line_of_a_wandb_agent(tmp_path: Path, raw_dir: Path) -> Non
     command: list[str] = []
     for part in config["command"]:
         command += {"${env}": ["env"], "python": [sys.executable], "${args_no_hyphens}": arguments}.get(part, [part])
-    command += tiny_overrides(tmp_path, raw_dir)
+    # All but the batch size, which the agent names.
+    command += [word for word in tiny_overrides(tmp_path, raw_dir) if not word.startswith("training.batch_size")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     lines = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert config["metric"]["name"] in lines[0].split(",")
+    used = json.loads((tmp_path / "run/config.json").read_text())
+    assert used["training"]["batch_size"] == values["training.batch_size"]
+    assert used["training"]["optimizer"]["lr"] == values["training.optimizer.lr"]
+    assert used["model"]["dropout"] == values["model.dropout"]
     assert list((tmp_path / "run/wandb").glob("offline-run-*"))
     assert not (tmp_path / "latest/best_model.pth").exists()

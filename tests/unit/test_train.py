@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from src.mlops import ROOT
 from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
@@ -290,3 +292,33 @@ def test_ctrl_c_on_the_command_line(tmp_path: Path, raw_dir: Path) -> None:
     assert lines[-1] == "stopped by Ctrl-C\n"
     assert load_checkpoint(tmp_path / "run/best_model.pth").epoch >= 1
     assert "epoch 1/100000" in (tmp_path / "run/train.log").read_text()
+
+
+def test_a_run_in_progress_is_not_resumed_by_another_process(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    train(make_config("training.epochs=1"))
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(ConfigError, match="in use by another process"):
+        train(make_config("training.epochs=1", "training.resume=true"))
+
+
+def test_wandb_that_fails_midway_does_not_stop_a_training(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Run:
+        settings = SimpleNamespace(mode="online")
+
+        def log(self, *_: object, **__: object) -> None:
+            raise ConnectionError("gone")
+
+        finish = log
+
+    monkeypatch.setattr("src.mlops.tracking.WandbTracker._start", lambda *_: Run())
+    monkeypatch.setenv("WANDB_MODE", "online")
+    config = make_config("tracking=wandb")
+    train(config)
+    assert [record.message for record in caplog.records if "W&B failed" in record.message] == [
+        "W&B failed (gone): metrics go to metrics.csv only"
+    ]
+    assert config.run_dir is not None
+    assert len((config.run_dir / "metrics.csv").read_text().splitlines()) == 3
