@@ -124,6 +124,16 @@ def _variants() -> str:
     return _table(f"{head}|ms per image, median|95 %|99 %|images/s in batches of 32", rows) + note + _where(results)
 
 
+def _batch_prediction() -> str:
+    results = read_results("batch_prediction")
+    fastest = max((int(row["images_per_second"]) for row in results if row["way"].startswith("bare")), default=1)
+    rows = [
+        [row["way"], f"{int(row['images_per_second']):,}", f"{100 * int(row['images_per_second']) / fastest:.0f}"]
+        for row in results
+    ]
+    return _table("way|pictures/s|% of the faster bare loop", rows) + _where(results)
+
+
 def _unknown() -> str:
     results = read_results("unknown")
     scores = list(dict.fromkeys(row["score"] for row in results))
@@ -153,6 +163,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": _step,
     "variants": _variants,
     "unknown": _unknown,
+    "batch_prediction": _batch_prediction,
 }
 
 
