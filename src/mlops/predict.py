@@ -217,7 +217,7 @@ def _find_remote(url: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     except Exception as error:  # each file system has its own errors for "no such bucket" and "no permission"
         raise DataError(
             f"expected to read {url}, found: {type(error).__name__}: {error}. Check the address and your access to it; "
-            "gs:// needs the package gcsfs, s3:// s3fs."
+            "gs:// and s3:// need `uv sync --group buckets`."
         ) from error
     if not files:
         raise DataError(f"expected pictures at {url}, found none.")

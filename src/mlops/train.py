@@ -17,7 +17,7 @@ from src.mlops.config import Config, hydra_main
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
-from src.mlops.errors import ConfigError, TrainingError
+from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 from src.mlops.export import export
 from src.mlops.files import write_atomically
 from src.mlops.loop import State, run_epochs, seed_everything
@@ -60,9 +60,12 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
             first = distributed.rank() == 0
             with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
                 return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
+            fault = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(fault, OSError):
+                raise
             raise TrainingError(
-                f"expected to write to {run_dir}, found: {error}. What was saved before is still there; make room "
+                f"expected to write to {run_dir}, found: {fault}. What was saved before is still there; make room "
                 "and go on with training.resume=true."
             ) from error
 

@@ -242,11 +242,12 @@ def test_other_data_is_not_resumed_on(make_config: MakeConfig) -> None:
         train(make_config("training.epochs=1", "training.resume=true", "data.split.seed=9"))
 
 
-def test_full_disk_is_told(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["src.mlops.tracking.CsvTracker.log", "src.mlops.checkpoint.write_atomically"])
+def test_full_disk_is_told(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("src.mlops.tracking.CsvTracker.log", full)
+    monkeypatch.setattr(place, full)
     with pytest.raises(TrainingError, match=r"No space left on device\. What was saved before is still there"):
         train(make_config("training.epochs=1"))
 
