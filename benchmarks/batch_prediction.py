@@ -25,8 +25,9 @@ from src.mlops.data.prepare import prepare
 from src.mlops.data.sources import locate_raw
 from src.mlops.errors import DataError
 from src.mlops.inference import Classifier
-from src.mlops.predict import BATCH, predict_to
+from src.mlops.predict import predict_to
 from src.mlops.preprocessing import open_image, preprocess
+from src.mlops.rows import BATCH
 
 TRIALS = 3
 

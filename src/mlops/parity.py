@@ -21,8 +21,8 @@ from src.mlops.data.sources import locate_raw
 from src.mlops.errors import DataError, ParityError
 from src.mlops.export import TOLERANCE
 from src.mlops.inference import Classifier
-from src.mlops.predict import local_rows
 from src.mlops.progress import ProgressBar
+from src.mlops.rows import local_rows
 from src.mlops.service_process import running
 
 logger = logging.getLogger("src.mlops.parity")

@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 from src.mlops import ROOT
 from src.mlops.errors import DataError
 from src.mlops.inference import Classifier
-from src.mlops.predict import SCHEMA, Row, find_images, local_rows, main, predict, predict_to
+from src.mlops.pictures import find_images
+from src.mlops.predict import main, predict, predict_to
+from src.mlops.rows import SCHEMA, Row, local_rows
 from tests.conftest import picture
 
 COUNT = 150  # several batches
@@ -247,7 +249,7 @@ class TestCommandLine:
     def test_other_suffix(self, folder: Path, exported: Path) -> None:
         result = self.run(str(folder), "--out", "x.xlsx", "--model", str(exported))
         assert result.exit_code == 1
-        assert "expected an output that ends in .parquet, .csv, .jsonl" in result.output
+        assert "expected a file to write that ends in .parquet, .csv, .jsonl" in result.output
 
     def test_nothing_usable(self, folder: Path, exported: Path) -> None:
         result = self.run(str(folder / "bad.jpg"), "--model", str(exported))
@@ -259,6 +261,6 @@ class TestCommandLine:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_gives_the_same_rows(folder: Path, exported: Path, classifier: Classifier) -> None:
     pytest.importorskip("ray", reason="the group ray is not installed: uv sync --group ray")
-    from src.mlops.predict_ray import ray_rows
+    from src.mlops.rows import ray_rows
 
     assert list(predict([str(folder)], classifier, ray_rows(exported, 2))) == list(predict([str(folder)], classifier))

@@ -1,0 +1,143 @@
+"""Paths → rows with answers: in threads of this process, or on a Ray cluster. `--engine ray` of batch prediction.
+
+Ray runs locally by default; `RAY_ADDRESS` names a remote cluster.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from src.mlops import ROOT
+from src.mlops.errors import DataError, ImageError
+from src.mlops.inference import Classifier
+from src.mlops.pictures import read_picture
+from src.mlops.preprocessing import open_image, preprocess
+
+Row = dict[str, Any]
+Rows = Callable[[Iterable[str]], Iterator[Row]]
+SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "predicted_class": pa.int64(),
+        "class_name": pa.string(),
+        "probability": pa.float64(),
+        "is_unknown": pa.bool_(),
+        "prediction_set": pa.list_(pa.int64()),
+        "model_version": pa.string(),
+        "error": pa.string(),
+    }
+)
+BATCH = 32  # images per call of the network
+SLICE = 20_000  # paths that Ray is handed at once
+
+
+def local_rows(classifier: Classifier) -> Rows:
+    """Returns what turns paths into rows in threads of this process."""
+
+    def rows(paths: Iterable[str]) -> Iterator[Row]:
+        workers = os.cpu_count() or 1
+        waiting: deque[tuple[list[str], Future[list[NDArray[np.uint8] | str]]]] = deque()
+        iterator = iter(paths)
+
+        def oldest() -> list[Row]:
+            batch, decoded = waiting.popleft()
+            return _rows(classifier, batch, decoded.result())
+
+        with ThreadPoolExecutor(workers) as pool:
+            while batch := list(islice(iterator, BATCH)):
+                waiting.append((batch, pool.submit(_decode, batch, classifier.image_size)))
+                if len(waiting) > 2 * workers:
+                    yield from oldest()
+            while waiting:
+                yield from oldest()
+
+    return rows
+
+
+def ray_rows(model: Path, workers: int) -> Rows:
+    """Returns what turns paths into rows on a Ray cluster, in order.
+
+    Args:
+        model: The model file; on a remote cluster each machine must have it, and the pictures, at the same path.
+        workers: How many processes classify at the same time.
+
+    Raises:
+        DataError: Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise DataError("expected Ray for --engine ray, found none. Install it: `uv sync --group ray`.") from error
+
+    def rows(paths: Iterable[str]) -> Iterator[Row]:
+        iterator = iter(paths)
+        started = not ray.is_initialized()
+        if started:
+            ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+        try:
+            context = ray.data.DataContext.get_current()
+            context.execution_options.preserve_order = True
+            context.enable_progress_bars = False
+            while items := [{"path": path} for path in islice(iterator, SLICE)]:
+                data = ray.data.from_items(items).map_batches(
+                    _Worker, fn_constructor_args=(model,), batch_size=BATCH, concurrency=workers
+                )
+                for found in data.iter_rows():
+                    yield found["row"]
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"expected a Ray cluster that works, found: {type(error).__name__}: {error}") from error
+        finally:
+            if started:
+                ray.shutdown()
+
+    return rows
+
+
+def text(name: str) -> str:
+    """Writes a file's name as UTF-8 can hold it; bytes that are none are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+class _Worker:
+    """One process of the cluster, with a classifier of its own."""
+
+    def __init__(self, model: Path) -> None:
+        self._classifier = Classifier.load(model)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        paths = [str(path) for path in batch["path"]]
+        return {"row": _rows(self._classifier, paths, _decode(paths, self._classifier.image_size))}
+
+
+def _decode(paths: Sequence[str], size: int) -> list[NDArray[np.uint8] | str]:
+    """Reads and preprocesses pictures; one that cannot be used gives the reason."""
+    decoded: list[NDArray[np.uint8] | str] = []
+    for path in paths:
+        try:
+            decoded.append(preprocess(open_image(read_picture(path)), size))
+        except (ImageError, OSError) as error:
+            decoded.append(str(error) or type(error).__name__)
+    return decoded
+
+
+def _rows(classifier: Classifier, paths: Sequence[str], decoded: list[NDArray[np.uint8] | str]) -> list[Row]:
+    usable = [array for array in decoded if not isinstance(array, str)]
+    predictions = iter(classifier.classify_arrays(np.stack(usable)) if usable else [])
+    rows = []
+    for path, array in zip(paths, decoded, strict=True):
+        row: Row = {**dict.fromkeys(SCHEMA.names), "path": text(path)}
+        if isinstance(array, str):
+            row["error"] = text(array)
+        else:
+            prediction = next(predictions)
+            row |= {name: value for name, value in vars(prediction).items() if name in row}
+        rows.append(row)
+    return rows
