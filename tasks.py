@@ -78,19 +78,19 @@ def export(c: Context, override: list[str], variant: str = "fp32") -> None:
 
 @task(iterable=["override"], help=OVERRIDE)
 def calibrate(c: Context, override: list[str]) -> None:
-    """Fit temperature and thresholds anew, e.g. -o calibration.coverage=0.99."""
+    """Fit temperature and thresholds of the model anew."""
     _module(c, "calibrate", *override)
 
 
 @task(iterable=["override"], help=OVERRIDE)
 def parity(c: Context, override: list[str]) -> None:
-    """Check that torch, ONNX, HTTP, BentoML and batch prediction agree."""
+    """Check that torch, ONNX, HTTP and BentoML answer the same."""
     _module(c, "parity", *override)
 
 
 @task(iterable=["override"], help=OVERRIDE)
 def benchmark(c: Context, override: list[str]) -> None:
-    """Measure accuracy, size and speed of every form of the model."""
+    """Measure accuracy, size and speed of every model form."""
     _run(c, sys.executable, "-m", "benchmarks.variants", *override)
 
 

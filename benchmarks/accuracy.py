@@ -63,7 +63,9 @@ def _measure(name: str, seed: int, overrides: list[str]) -> Row:
     return {
         "configuration": name,
         "seed": seed,
-        "overrides": " ".join(word for word in overrides if not word.startswith("data.raw_dir=")),
+        "overrides": " ".join(
+            word for word in overrides if not word.startswith(("data.raw_dir=", "data.processed_dir="))
+        ),
         "image_size": checkpoint.image_size,
         "val_accuracy": round(best["val_Accuracy"], 5),
         "test_accuracy": round(test["Accuracy"], 5),

@@ -36,7 +36,7 @@ class SignClassifier:
     def __init__(self) -> None:
         self._classifier = Classifier.load(locate_model(os.environ.get("MLOPS_MODEL") or LATEST))
 
-    @bentoml.api(route="/cv_model/")
+    @bentoml.api(route="/cv_model/")  # type: ignore[untyped-decorator]
     def cv_model(self, file: Annotated[Path, Field(description="the picture")]) -> dict[str, Any]:
         """Classifies one uploaded picture."""
         try:

@@ -10,10 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-# Regularisation of the prediction sets (λ and k_reg of the paper): each class beyond the first costs this much, so
-# that sets of sure pictures stay small.
-PENALTY = 0.05
-FREE_RANKS = 1
+# What each class beyond the first costs in a prediction set (λ of the paper; its k_reg is 1), so that sets of sure
+# pictures stay small. Chosen by the mean size on validation images: docs/experiments.md.
+PENALTY = 0.005
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,14 @@ class Calibration:
         energy_threshold: A picture whose energy, -T log Σ exp(logit / T), lies above this is called unknown (Liu et
             al., "Energy-based Out-of-distribution Detection", 2020).
         coverage: Share of pictures whose set holds the true class, as asked for when the threshold was fitted.
+        penalty: What each class beyond the first costs in a set.
     """
 
     temperature: float = 1.0
     set_threshold: float = math.inf
     energy_threshold: float = math.inf
     coverage: float = 1.0
+    penalty: float = PENALTY
 
     @classmethod
     def fit(
@@ -56,7 +57,7 @@ class Calibration:
 
         found = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         fitted = cls(temperature=float(np.exp(found.x)))
-        order, scores = _ranked(fitted.probabilities(logits))
+        order, scores = fitted._ranked(fitted.probabilities(logits))
         true_scores = np.sort(scores[order == labels[:, None]])
         # The finite-sample quantile of split conformal prediction; too few images for it leave every class in.
         rank = math.ceil((len(labels) + 1) * coverage)
@@ -81,10 +82,16 @@ class Calibration:
 
         The most probable class is always among them.
         """
-        order, scores = _ranked(probabilities)
+        order, scores = self._ranked(probabilities)
         # Served probabilities are float32, those that were fitted on float64; scores rise along a row.
         counts = np.maximum((scores <= self.set_threshold + 1e-6).sum(axis=1), 1)
         return [sorted(map(int, ranked[:count])) for ranked, count in zip(order, counts, strict=True)]
+
+    def _ranked(self, probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
+        """Ranks the classes of each row; returns them best first, int [N, C], and the score at which each enters."""
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        cumulative = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)
+        return order, cumulative + self.penalty * np.arange(probabilities.shape[1])
 
     def is_unknown(self, energy: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
         """Returns for each energy [N] whether its picture looks like no known sign, bool [N]."""
@@ -108,6 +115,7 @@ class Calibration:
             and calibration.set_threshold > 0
             and not math.isnan(calibration.energy_threshold)
             and 0 < calibration.coverage <= 1
+            and calibration.penalty >= 0
         )
         if not sane:
             raise ValueError(str(calibration))
@@ -130,14 +138,6 @@ def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArr
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(np.sum(correct[bin_of == b]) - np.sum(confidence[bin_of == b])) for b in range(bins)]
     return float(sum(gaps) / len(labels))
-
-
-def _ranked(probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
-    """Ranks the classes of each row; returns them best first, int [N, C], and the score at which each enters a set."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    ranks = np.arange(1, probabilities.shape[1] + 1)
-    cumulative = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)
-    return order, cumulative + PENALTY * np.maximum(ranks - FREE_RANKS, 0)
 
 
 def _logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:

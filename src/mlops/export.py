@@ -150,7 +150,7 @@ def _evidence(maps: Tensor, pooling: nn.AdaptiveAvgPool2d, head: nn.Linear) -> T
     # What one unit at each place adds to each cell's average, [h * w, cells]: the pooling itself, written as a matrix.
     shares = pooling(torch.eye(height * width).view(-1, 1, height, width)).flatten(1)
     weights = head.weight.view(head.out_features, maps.shape[1], -1) @ shares.T
-    return torch.einsum("ncp,kcp->nkp", maps.flatten(2), weights).unflatten(2, (height, width))
+    return torch.einsum("nchw,kchw->nkhw", maps, weights.view(len(weights), -1, height, width))
 
 
 def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint) -> None:

@@ -18,13 +18,14 @@ from torch.nn import functional as F
 
 from src.mlops import distributed
 from src.mlops.calibration import Calibration
-from src.mlops.checkpoint import FORMAT_VERSION, save_checkpoint, write_content
+from src.mlops.checkpoint import save_checkpoint, write_content
 from src.mlops.config import Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
 from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 from src.mlops.metrics import classification_metrics
 from src.mlops.model import Network, predict_logits
+from src.mlops.model_info import FORMAT_VERSION
 from src.mlops.optimization import average_weights, build_optimizer, build_scheduler, size_of_epoch
 from src.mlops.profiling import profiler
 from src.mlops.progress import ProgressBar

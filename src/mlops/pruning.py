@@ -59,5 +59,5 @@ def _strongest(wide: dict[str, Tensor], narrow: dict[str, Tensor]) -> dict[str, 
             weights[f"{layer}.1.{name}"] = wide[f"{layer}.1.{name}"][kept[made]]
     head = wide["head.weight"]
     cells = head.shape[1] // len(wide["features.7.pair.1.1.weight"])
-    weights["head.weight"] = head.unflatten(1, (-1, cells))[:, kept["late"]].flatten(1)
+    weights["head.weight"] = head.view(len(head), -1, cells)[:, kept["late"]].flatten(1)
     return weights

@@ -143,7 +143,7 @@ def _suggest(trial: optuna.Trial, one: SearchRange, current: object) -> float | 
 def _write_results(study: optuna.Study, folder: Path) -> pd.DataFrame:
     table = study.trials_dataframe(attrs=("number", "state", "value", "params"))
     table.columns = [name.removeprefix("params_").replace("value", "val_Accuracy") for name in table.columns]
-    table = table.reindex(columns=dict.fromkeys([*table.columns, "val_Accuracy"])).sort_values(
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, "val_Accuracy"]))).sort_values(
         "val_Accuracy", ascending=False, ignore_index=True
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from src.mlops.checkpoint import FORMAT_VERSION, load_checkpoint, read_plain, write_content
+from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.errors import CheckpointError
 from src.mlops.model import TinyCNN, build_model
+from src.mlops.model_info import FORMAT_VERSION
 
 
 def change(source: Path, target: Path, **changes: Any) -> Path:

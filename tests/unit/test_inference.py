@@ -103,16 +103,6 @@ def test_without_torch_a_checkpoint_says_what_to_do(checkpoint: Path) -> None:
     assert "Use the .onnx file beside it" in result.stderr
 
 
-def test_only_preprocessing_resizes_images() -> None:
-    """One preprocessing: what else scales does so for training, for eyes, or for drawings."""
-    allowed = {"preprocessing.py", "explain.py", "drawing.py", "camera.py", "unknowns.py"}
-    for path in (ROOT / "src").rglob("*.py"):
-        if path.name not in allowed:
-            text = path.read_text()
-            for word in (".resize(", ".thumbnail(", "F.interpolate", "transforms.Resize", "ImageOps.fit"):
-                assert word not in text, f"{path.name} scales images by {word}"
-
-
 class TestLocate:
     @pytest.fixture
     def root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -18,7 +18,7 @@ SEVERITIES = range(1, 6)
 
 
 def _pixels(values: NDArray[np.floating]) -> Pixels:
-    return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(values + 0.5, 0, 255), np.uint8)
 
 
 def _blur(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
@@ -41,7 +41,7 @@ def _streaks(images: Pixels, rng: np.random.Generator, share: float, length: int
     """Draws falling drops or flakes: 0 where there is none, up to 1."""
     drops = (rng.random(images.shape[:3]) < share).astype(np.float32)
     drawn = ndimage.uniform_filter1d(drops, length, axis=1) * length
-    return np.minimum(ndimage.gaussian_filter(drawn, (0, width, width)) * (1 + 4 * width), 1)[..., None]
+    return np.asarray(np.minimum(ndimage.gaussian_filter(drawn, (0, width, width)) * (1 + 4 * width), 1)[..., None])
 
 
 def _rain(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:

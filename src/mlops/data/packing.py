@@ -66,8 +66,10 @@ def release(images: "NDArray[np.uint8] | Stacked") -> None:
     """Lets go of the pages of a memory-mapped array that were read; they are mapped again when they are needed."""
     if isinstance(images, Stacked):
         images.release()
-    elif isinstance(images.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        images.base.madvise(mmap.MADV_DONTNEED)
+        return
+    mapped: object = images.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class SplitArrays(NamedTuple):
@@ -123,9 +125,9 @@ class Pack:
             raise DataError(f"expected images in the split {' or '.join(splits)!r} of {self.directory}, found none.")
         chosen = index.loc[rows]
         images = np.load(self.directory / IMAGES, mmap_mode="r")
-        if isinstance(images.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-            # Shuffled images have no neighbours to read ahead: memory holds what was asked for, and no more.
-            images.base.madvise(mmap.MADV_RANDOM)
+        mapped: object = images.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)  # shuffled images have no neighbours that are worth reading ahead
         return SplitArrays(images, rows, chosen["class_id"].to_numpy(np.int64, copy=True), list(chosen["path"]))
 
 

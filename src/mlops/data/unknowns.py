@@ -57,7 +57,8 @@ def _object(rng: np.random.Generator) -> Image.Image:
     """A photographed heap of coloured shapes."""
     canvas = Canvas(512)
     for _ in range(int(rng.integers(2, 6))):
-        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+        red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
+        colour = (red, green, blue)
         x, y = rng.uniform(30, 70, 2)
         kind = rng.integers(3)
         if kind == 0:
@@ -65,7 +66,9 @@ def _object(rng: np.random.Generator) -> Image.Image:
         elif kind == 1:
             canvas.polygon([(x + dx, y + dy) for dx, dy in rng.uniform(-30, 30, (int(rng.integers(3, 7)), 2))], colour)
         else:
-            canvas.stroke([(x, y), tuple(rng.uniform(10, 90, 2))], rng.uniform(4, 16), colour, round_ends=True)
+            canvas.stroke(
+                [(x, y), (rng.uniform(10, 90), rng.uniform(10, 90))], rng.uniform(4, 16), colour, round_ends=True
+            )
     return photograph(canvas.image, rng, SIDE)
 
 
