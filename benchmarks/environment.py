@@ -91,6 +91,7 @@ def parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.N
 
 def command_line(main: Callable[[list[str]], None]) -> None:
     """Runs a benchmark with the words of the command line; an error of the project is one message."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         main(sys.argv[1:])
     except MlopsError as error:

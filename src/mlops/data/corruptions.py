@@ -103,9 +103,10 @@ def _moved(images: Pixels, matrix: NDArray[np.float64], shift: NDArray[np.float6
     return _pixels(ndimage.affine_transform(images.astype(np.float32), whole, offset, order=1, mode="nearest"))
 
 
-def _shift(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    direction = rng.choice([-1, 1], 2)
-    return _moved(images, np.eye(2), direction * 0.04 * severity * images.shape[1])
+def _shift(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
+    """Half of the pictures move to the lower right, half to the upper left."""
+    way = 0.04 * severity * images.shape[1]
+    return _both_ways(images, lambda half, sign: _moved(half, np.eye(2), np.full(2, sign * way)))
 
 
 def _scale(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
@@ -113,10 +114,21 @@ def _scale(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
     return _moved(images, np.eye(2) * (1 + 0.2 * severity), np.zeros(2))
 
 
-def _rotation(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    angle = np.radians(8 * severity) * rng.choice([-1, 1])
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return _moved(images, turn, np.zeros(2))
+def _rotation(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
+    def turned(half: Pixels, sign: int) -> Pixels:
+        angle = sign * np.radians(8 * severity)
+        matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return _moved(half, matrix, np.zeros(2))
+
+    return _both_ways(images, turned)
+
+
+def _both_ways(images: Pixels, change: Callable[[Pixels, int], Pixels]) -> Pixels:
+    """Changes every other picture one way and the rest the other way."""
+    changed = np.empty_like(images)
+    for start, sign in ((0, 1), (1, -1)):
+        changed[start::2] = change(images[start::2], sign)
+    return changed
 
 
 CORRUPTIONS: dict[str, Corruption] = {
