@@ -3,12 +3,12 @@
     uv run python -m benchmarks.unknown data.raw_dir=../shared/gtsrb
     uv run python -m benchmarks.unknown data.raw_dir=../shared/gtsrb --left-out 4 17 25
 
-Asks the model at `ckpt_path` for 500 pictures of each kind that `data/unknowns.py` draws. With `--left-out` it trains
-one without the real signs of these classes first (the default experiment otherwise), and asks it for the test images
-of just them: the hardest pictures, since a sign is what they are. Three scores are compared: the energy that the
-project uses, the highest probability, and the cosine distance to the nearest of 10,000 training images in the
-embedding. Each has its threshold where 1 % of the validation images are called unknown; `auroc` is against the test
-images of known signs. Writes benchmarks/results/unknown.csv.
+Asks the exported model at `ckpt_path` (not of a final fit) for 500 pictures of each kind that `data/unknowns.py` draws.
+With `--left-out` it trains one without the real signs of these classes first (the default experiment otherwise), and
+asks it for the test images of just them: the hardest pictures, since a sign is what they are. Three scores are
+compared: the energy that the project uses, the highest probability, and the cosine distance to the nearest of 10,000
+training images in the embedding. Each has its threshold where 1 % of the validation images are called unknown; `auroc`
+is against the test images of known signs. Writes benchmarks/results/unknown.csv.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from src.mlops.data.packing import SplitArrays, without
 from src.mlops.data.prepare import prepare
 from src.mlops.data.signs import SIGNS
 from src.mlops.data.unknowns import draw_unknowns
+from src.mlops.errors import DataError
 from src.mlops.evaluate import require_same_size
 from src.mlops.export import export
 from src.mlops.inference import Classifier, Outputs
@@ -60,6 +61,11 @@ def main(words: list[str]) -> None:
 
 def _measure(config: Config, left_out: list[int]) -> None:
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"), threads=2)
+    if "val" in classifier.info.provenance["trained_on"]:
+        raise DataError(
+            f"expected a model that was not trained on validation images, for its thresholds, found a final fit at "
+            f"{config.ckpt_path}. Name its run's own best_model.pth."
+        )
     pack = prepare(config.data)
     require_same_size(pack, classifier.image_size)
     training = without(pack.load("train"), left_out)

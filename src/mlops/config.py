@@ -275,7 +275,8 @@ def hydra_main(task: Callable[[Config], object]) -> None:
     `HYDRA_FULL_ERROR=1` shows the traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log every request
+    for talkative in ("httpx2", "onnx_ir", "onnxscript"):  # of every request and of every step of an export
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["HYDRA_FULL_ERROR"] = "1"
