@@ -100,13 +100,15 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         if row["threads_used"] == "1":
             place = (float(row["p50_ms"]), 100 * float(row["accuracy"]))
             axes.scatter(*place, s=40 + 60 * float(row["megabytes"]), alpha=0.7)
-            axes.annotate(row["form"], place, xytext=(6, 5), textcoords="offset points", fontsize=8)
+            label = {"xytext": (4, -6), "textcoords": "offset points", "rotation": -40, "ha": "left", "va": "top"}
+            axes.annotate(row["form"], place, fontsize=8, **label)
     axes.set(
         title="Accuracy and time of one image, one thread; the area tells the file's size",
         xlabel="ms for one image, median",
         ylabel="accuracy on the test images, %",
         xscale="log",
     )
+    axes.margins(x=0.15, y=0.45)  # room for the labels, which run down to the right
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")

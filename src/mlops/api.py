@@ -177,8 +177,11 @@ def main() -> None:
 def _listen(settings: Settings) -> socket.socket:
     """Binds the port here rather than in uvicorn, so that what is wrong with it is told in one line."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
+        # The protocol too: without it asyncio leaves Nagle's algorithm on, and each answer waits 40 ms.
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:

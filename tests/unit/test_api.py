@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from src.mlops import ROOT
-from src.mlops.api import Settings, create_app
+from src.mlops.api import Settings, _listen, create_app
 from src.mlops.inference import Classifier
 from src.mlops.service_process import _free_port
 from tests.conftest import picture
@@ -131,6 +131,11 @@ def test_uvicorn_finds_the_application() -> None:
     from uvicorn.importer import import_from_string
 
     assert import_from_string("src.mlops.api:app").title == "German traffic signs"
+
+
+def test_answers_are_not_held_back() -> None:
+    with _listen(Settings(port=_free_port())) as listener:
+        assert listener.proto == socket.IPPROTO_TCP  # for which asyncio turns Nagle's algorithm off
 
 
 def test_port_in_use_is_one_line() -> None:
