@@ -100,8 +100,9 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
         if row["threads_used"] == "1":
             place = (float(row["p50_ms"]), 100 * float(row["accuracy"]))
             axes.scatter(*place, s=40 + 60 * float(row["megabytes"]), alpha=0.7)
-            label = {"xytext": (4, -6), "textcoords": "offset points", "rotation": -40, "ha": "left", "va": "top"}
-            axes.annotate(row["form"], place, fontsize=8, **label)
+            axes.annotate(
+                row["form"], place, xytext=(4, -6), textcoords="offset points", rotation=-40, va="top", fontsize=8
+            )
     axes.set(
         title="Accuracy and time of one image, one thread; the area tells the file's size",
         xlabel="ms for one image, median",
