@@ -52,6 +52,12 @@ def _summary() -> str:
         rows.append(["augmented images per second", figure, _command("loader")])
         share = 100 * rate["packed, trained on"] / rate["packed"]
         rows.append(["share of a training step's time that making its batch takes", f"{share:.1f} %", "the same"])
+    forms = {row["form"]: row for row in read_results("variants") if row["threads_used"] == "1"}
+    shown = {name.removesuffix(", ONNX Runtime"): row for name, row in forms.items() if name.endswith("ONNX Runtime")}
+    if shown:
+        cells = [f"{row['p50_ms']} {name} ({float(row['megabytes']):.2f} MB)" for name, row in shown.items()]
+        what = "milliseconds of one thread for one picture that is decoded already"
+        rows.append([what, ", ".join(cells).replace("ONNX Runtime", "**float**"), _command("variants")])
     return _table("what|figure|command", rows) + _where(read_results("accuracy"))
 
 
