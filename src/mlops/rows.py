@@ -72,6 +72,8 @@ def ray_rows(model: Path, workers: int) -> Rows:
     Raises:
         DataError: Ray is not installed.
     """
+    # Under `uv run` Ray would have each worker make an environment of its own, without this group.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError as error:

@@ -1,5 +1,6 @@
 """Batch prediction: every kind of input and output, unreadable pictures, and runs that were broken off."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -258,9 +259,11 @@ class TestCommandLine:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the group ray is not installed: uv sync --group ray"
+)
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_gives_the_same_rows(folder: Path, exported: Path, classifier: Classifier) -> None:
-    pytest.importorskip("ray", reason="the group ray is not installed: uv sync --group ray")
     from src.mlops.rows import ray_rows
 
     assert list(predict([str(folder)], classifier, ray_rows(exported, 2))) == list(predict([str(folder)], classifier))
