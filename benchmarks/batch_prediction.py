@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 
 from benchmarks.environment import Row, command_line, parse, write_results
 from src.mlops.config import load_config
-from src.mlops.data.prepare import prepare
-from src.mlops.data.sources import locate_raw
-from src.mlops.errors import DataError
 from src.mlops.inference import Classifier
+from src.mlops.parity import pictures_of
 from src.mlops.predict import predict_to
 from src.mlops.preprocessing import open_image, preprocess
 from src.mlops.rows import BATCH
@@ -36,10 +34,7 @@ def main(words: list[str]) -> None:
     """Measures the three in turns."""
     _, overrides = parse(argparse.ArgumentParser(prog="python -m benchmarks.batch_prediction"), words)
     config = load_config(overrides)
-    raw_dir = locate_raw(config.data)
-    if raw_dir is None:
-        raise DataError("expected data.raw_dir to name the pictures, found null.")
-    paths = [str(raw_dir / path) for path in prepare(config.data).load("test").paths]
+    paths = [str(path) for path in pictures_of(config)]
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
     ways: dict[str, Callable[[], object]] = {
         "predict to Parquet": lambda: _predict(paths, classifier),

@@ -26,7 +26,6 @@ from src.mlops.data.signs import SIGNS
 from src.mlops.data.unknowns import draw_unknowns
 from src.mlops.errors import DataError
 from src.mlops.evaluate import require_same_size
-from src.mlops.export import export
 from src.mlops.inference import Classifier, Outputs
 from src.mlops.preprocessing import preprocess
 from src.mlops.train import train
@@ -55,13 +54,12 @@ def main(words: list[str]) -> None:
         )
         if not config.ckpt_path.is_file():
             train(config)
-            export(config.ckpt_path)
     _measure(config, left_out)
 
 
 def _measure(config: Config, left_out: list[int]) -> None:
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"), threads=2)
-    if "val" in classifier.info.provenance["trained_on"]:
+    if classifier.info.saw_validation:
         raise DataError(
             f"expected a model that was not trained on validation images, for its thresholds, found a final fit at "
             f"{config.ckpt_path}. Name its run's own best_model.pth."

@@ -178,9 +178,8 @@ def _listen(settings: Settings) -> socket.socket:
     """Binds the port here rather than in uvicorn, so that what is wrong with it is told in one line."""
     try:
         # The protocol too: without it asyncio leaves Nagle's algorithm on, and each answer waits 40 ms.
-        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

@@ -29,7 +29,7 @@ def calibrate(config: Config) -> Calibration:
     checkpoint = load_checkpoint(config.ckpt_path)
     pack = prepare(config.data)
     require_same_size(pack, checkpoint.image_size)
-    if "val" in checkpoint.provenance["trained_on"]:
+    if checkpoint.saw_validation:
         raise DataError(
             f"expected a model that was not trained on validation images, found {config.ckpt_path}, which is of a "
             "final fit. Calibrate the run's own best_model.pth, or train with the new setting."

@@ -45,7 +45,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     split = config.evaluation.split
     if split != "test" and checkpoint.provenance.get("data_fingerprint") != pack.fingerprint:
         logger.warning("the model was trained on other splits: it may have seen images of this %s split", split)
-    if split == "val" and "val" in checkpoint.provenance.get("trained_on", []):
+    if split == "val" and checkpoint.saw_validation:
         logger.warning("the model was trained on the validation images too: what it makes of them proves nothing")
     arrays = pack.load(split)
     model = checkpoint.model.to(choose_device(config.device))

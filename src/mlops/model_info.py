@@ -34,6 +34,11 @@ class ModelInfo:
         """Side in px of the images that the model was trained on."""
         return int(self.config["data"]["image_size"])
 
+    @property
+    def saw_validation(self) -> bool:
+        """Whether the model was trained on the validation images too, as a final fit is; they then prove nothing."""
+        return "val" in self.provenance.get("trained_on", [])
+
 
 def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
     """Reads the facts from the plain values of a file.

@@ -43,7 +43,7 @@ def parity(config: Config) -> dict[str, tuple[int, float]]:
         ParityError: A class differs, or a probability by more than 1e-4.
         DataError: There are no pictures to read.
     """
-    paths = _pictures(config)
+    paths = pictures_of(config)
     onnx = config.ckpt_path.with_suffix(".onnx")
     expected = _in_python(config.ckpt_path, paths, "torch")
     ways: dict[str, Callable[[], Answers]] = {
@@ -71,7 +71,12 @@ def parity(config: Config) -> dict[str, tuple[int, float]]:
 BENTO = [sys.executable, "-m", "bentoml", "serve", "src.mlops.bentoml_service:SignClassifier", "-p", "{port}"]
 
 
-def _pictures(config: Config) -> list[Path]:
+def pictures_of(config: Config) -> list[Path]:
+    """Returns the raw pictures of `evaluation.split`, in the order of the pack.
+
+    Raises:
+        DataError: There is no raw folder.
+    """
     raw_dir = locate_raw(config.data)
     if raw_dir is None:
         raise DataError("expected data.raw_dir to name the pictures, found null. Packed images are not enough here.")

@@ -122,7 +122,7 @@ def _initial_model(config: Config) -> Network:
     load_pretrained(model)
     if config.training.start_from:
         source = load_checkpoint(config.training.start_from)
-        if "val" in source.provenance["trained_on"]:
+        if source.saw_validation:
             raise ConfigError(
                 "expected training.start_from to be a model that has not seen the validation images, found a final "
                 f"fit at {config.training.start_from}. Start from its run's own best_model.pth."
