@@ -174,6 +174,14 @@ class ExportConfig(_Section):
     variant: Literal["fp32", "int8"]
 
 
+class CloudConfig(_Section):
+    """Names of what stands in Google Cloud."""
+
+    project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
+    region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
+
+
 class SearchRange(_Section):
     """One dimension of a search: numbers from `low` to `high`, or `choices`."""
 
@@ -210,6 +218,7 @@ class Config(_Section):
     calibration: CalibrationConfig
     evaluation: EvaluationConfig
     export: ExportConfig
+    cloud: CloudConfig
     hparams_search: SearchConfig
     seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
