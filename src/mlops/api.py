@@ -1,50 +1,37 @@
-"""The service: one image in, one answer out. `uvicorn src.mlops.api:app`, or `inv api`."""
+"""The service: pictures in, answers out. `uvicorn src.mlops.api:app`, or `inv api`."""
 
 import asyncio
-import errno
-import logging
-import os
-import socket
-import sys
+import hmac
+import importlib.util
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Any
 
-import uvicorn
-from fastapi import FastAPI, HTTPException, Request, UploadFile
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from pydantic import ValidationError
+from pydantic_core import to_json
+from pydantic_settings import CliApp
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from src.mlops.errors import ImageError, MlopsError, ServiceError, UnsupportedImageError, describe, report
-from src.mlops.inference import LATEST, Classifier, Prediction, locate_model
+from src.mlops.errors import ImageError, MlopsError, ServiceError, describe, report
+from src.mlops.serving import metrics, problems
+from src.mlops.serving.answers import EXAMPLE, REFUSED_EXAMPLE, Answer, BatchAnswer, Health, ModelAnswer, Refused
+from src.mlops.serving.engine import Engine, tell_other_workers
+from src.mlops.serving.guards import Guard, header
+from src.mlops.serving.logs import set_up
+from src.mlops.serving.processes import run
+from src.mlops.serving.settings import Settings
+from src.mlops.serving.uploads import Upload, read_picture, read_pictures, too_large
 
-logger = logging.getLogger(__name__)
-NO_MODEL = "none"
-NOT_LOADED = "Model not loaded. Check server logs."
-_FORM_OVERHEAD = 16 * 1024  # bytes that a multipart body may have beside the file
-
-
-class Settings(BaseSettings):
-    """Settings of the service: environment variables with the prefix `MLOPS_`, or options of the command line."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="MLOPS_", env_ignore_empty=True, cli_kebab_case=True, cli_prog_name="python -m src.mlops.api"
-    )
-
-    model: Annotated[str, Field(description="model file; latest: what training made last; none")] = LATEST
-    max_upload_bytes: Annotated[int, Field(ge=1, description="largest image in bytes")] = 5 * 1024 * 1024
-    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 is all of the machine")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
-
-
-@dataclass(frozen=True)
-class Answer(Prediction):
-    """A prediction and the name of the uploaded file."""
-
-    filename: str
+PAGE = Path(__file__).parent / "serving" / "page"
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -54,143 +41,222 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: None reads them from the environment.
     """
     settings = settings or Settings()
-    # Decoding and inference run in threads of their own, never in the event loop. A large picture takes a few hundred
-    # MB meanwhile, which each thread's allocator keeps, so there are only as many threads as cores.
-    pool = ThreadPoolExecutor(os.cpu_count())
+    engine = Engine(settings)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.classifier = _load(settings.model)
-        yield
-        pool.shutdown()
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with engine.serving():
+            yield
 
     app = FastAPI(
         title="German traffic signs",
         description="Classifies a picture of one traffic sign into the 43 classes of GTSRB, and says when it is none.",
         version="1",
         lifespan=lifespan,
+        docs_url=None,  # below, without anything from elsewhere
+        redoc_url=None,
+        # Traces and metrics go where OpenTelemetry's standard variables say; without them none are made.
+        telemetry={"auto_configure": True, "operation_spans": False, "logs": False},
     )
-    app.add_middleware(LimitBody, max_bytes=settings.max_upload_bytes)
+    app.router.route_class = _LeanRoute
+    problems.install(app)
+    app.add_middleware(Guard, settings=settings)
+    if origins := settings.listed(settings.cors_origins):
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["X-API-Key"]
+        )
 
-    @app.post("/cv_model/", responses={code: {"description": text} for code, text in _ERRORS.items()})
-    async def classify(request: Request, file: UploadFile) -> Answer:
-        """Classifies one uploaded image (BMP, GIF, JPEG, PNG, PPM, TIFF or WebP)."""
-        classifier: Classifier | None = request.app.state.classifier
-        if classifier is None:
-            raise HTTPException(500, NOT_LOADED)
-        content = await file.read(settings.max_upload_bytes + 1)
-        if len(content) > settings.max_upload_bytes:
-            raise HTTPException(413, _too_large(settings.max_upload_bytes))
-        try:
-            [prediction] = await asyncio.get_running_loop().run_in_executor(pool, classifier.classify, [content])
-        except ImageError as error:
-            raise HTTPException(415 if isinstance(error, UnsupportedImageError) else 422, str(error)) from error
-        return Answer(**vars(prediction), filename=file.filename or "")
+    @app.post(
+        "/cv_model/",
+        response_model=Answer,
+        responses=problems.documented(400, 401, 408, 413, 415, 422, 431, 500, 503, success=_example(EXAMPLE)),
+        openapi_extra=_body(_form("file", _IMAGE) | _RAW),
+    )
+    async def classify(request: Request) -> Response:
+        """Classifies one picture (BMP, GIF, JPEG, PNG, PPM, TIFF or WebP): a form, or the picture as the body."""
+        engine.require()
+        upload = await read_picture(request, settings.max_upload_bytes)
+        return _json(Answer.of(await engine.classify(upload.content), upload.filename))
 
-    @app.get("/health/live")
-    def live() -> dict[str, str]:
+    @app.post(
+        "/cv_model/batch",
+        response_model=BatchAnswer,
+        responses=problems.documented(
+            400, 401, 408, 413, 422, 431, 500, 503, success=_example({"results": [EXAMPLE, REFUSED_EXAMPLE]})
+        ),
+        openapi_extra=_body(_form("files", {"type": "array", "items": _IMAGE, "minItems": 1})),
+    )
+    async def classify_several(request: Request) -> Response:
+        """Classifies several pictures; one that cannot be used has an error in its place."""
+        engine.require()
+        uploads = await read_pictures(request, settings.max_batch_files, settings.max_batch_bytes)
+
+        async def answer(upload: Upload) -> Answer | Refused:
+            if len(upload.content) > settings.max_upload_bytes:
+                return Refused(upload.filename, too_large(settings.max_upload_bytes), 413)
+            try:
+                return Answer.of(await engine.classify(upload.content), upload.filename)
+            except ImageError as error:
+                return Refused(upload.filename, str(error), problems.status_of(error))
+
+        results: list[Answer | Refused] = []
+        at_once = min(settings.micro_batch, settings.queue_size)  # so that one request never fills the queue
+        for start in range(0, len(uploads), at_once):
+            results += await asyncio.gather(*map(answer, uploads[start : start + at_once]))
+        return _json(BatchAnswer(results))
+
+    @app.post(
+        "/cv_model/explain",
+        response_class=Response,
+        responses=problems.documented(400, 401, 408, 413, 415, 422, 431, 500, 501, 503, success=_RAW),
+        openapi_extra=_body(_form("file", _IMAGE) | _RAW),
+    )
+    async def explain(request: Request) -> Response:
+        """Lays what decided over one picture, as a PNG: yellow counted most, red less."""
+        engine.require()
+        upload = await read_picture(request, settings.max_upload_bytes)
+        return Response(await engine.explain(upload.content), media_type="image/png")
+
+    @app.get("/model", response_model=ModelAnswer, responses=problems.documented(401, 500))
+    async def model(_: Request) -> Response:
+        """Tells what is served: version, intended use, classes, calibration, provenance."""
+        return _json(ModelAnswer.of(engine.require()))
+
+    @app.get("/health/live", response_model=Health)
+    async def live(_: Request) -> Response:
         """Answers as long as the process does."""
-        return {"status": "alive"}
+        return _json({"status": "alive"})
 
-    @app.get("/health/ready", responses={503: {"description": "no model is loaded"}})
-    def ready(request: Request) -> dict[str, str]:
+    @app.get("/health/ready", response_model=Health, responses=problems.documented(503))
+    async def ready(_: Request) -> Response:
         """Answers 200 only when a model is loaded, so that traffic comes when it can be answered."""
-        classifier: Classifier | None = request.app.state.classifier
-        if classifier is None:
-            raise HTTPException(503, NOT_LOADED)
-        return {"status": "ready", "model_version": classifier.version}
+        if engine.classifier is None:
+            raise HTTPException(503, problems.NOT_LOADED, {"Retry-After": problems.RETRY_AFTER})
+        return _json({"status": "ready", "model_version": engine.classifier.version})
 
+    @app.post(
+        "/admin/reload",
+        response_model=Health,
+        responses=problems.documented(401, 409),
+        openapi_extra={"security": [{"admin": []}]},
+    )
+    async def reload(request: Request) -> Response:
+        """Swaps in the model as it is on disk now; a bad one is refused and the former one goes on.
+
+        With several workers the others follow within seconds.
+        """
+        expected = settings.admin_token.get_secret_value() if settings.admin_token else ""
+        given = header(request.scope, b"authorization")
+        if not (expected and hmac.compare_digest(given, b"Bearer " + expected.encode())):
+            raise HTTPException(
+                401, "expected the admin's token as `Authorization: Bearer …`", {"WWW-Authenticate": "Bearer"}
+            )
+        try:
+            classifier = await engine.reload()
+        except MlopsError as error:
+            raise HTTPException(409, "The new model is refused, the former one goes on. The log says why.") from error
+        tell_other_workers()
+        return _json({"status": "ready", "model_version": classifier.version})
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def figures(_: Request) -> Response:
+        """What Prometheus reads."""
+        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+    @app.get("/", include_in_schema=False)
+    async def page(_: Request) -> Response:
+        """The page to try the model."""
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(_: Request) -> Response:
+        """The interface's documentation."""
+        return FileResponse(PAGE / "docs.html")
+
+    app.mount("/static/swagger", StaticFiles(directory=_swagger()))
+    app.mount("/static", StaticFiles(directory=PAGE))
+    app.openapi = lambda: _complete(app)  # type: ignore[method-assign]
     return app
 
 
-_ERRORS = {
-    413: "the image is larger than the limit",
-    415: "the file is no picture of an accepted format",
-    422: "no file, or a picture that is damaged, empty, animated or of absurd dimensions",
-    500: "no model is loaded",
-}
+class _LeanRoute(APIRoute):
+    """A route whose function reads the request and makes the response itself.
 
-
-class LimitBody:
-    """Refuses a request body beyond the limit while it arrives, before anything of it is stored.
-
-    Args:
-        app: The application behind.
-        max_bytes: Largest file; a multipart body may be a little larger.
+    FastAPI describes it, but solves no parameters and validates no answer; that took longer than a small network.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts what arrives."""
-        received = 0
-
-        async def count() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes + _FORM_OVERHEAD:
-                raise HTTPException(413, _too_large(self._max_bytes))
-            return message
-
-        await self._app(scope, count, send)
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        try:
+            response = await self.endpoint(Request(scope, receive))
+        except ClientDisconnect:
+            return  # nobody waits for an answer
+        await response(scope, receive, send)
 
 
-def _too_large(max_bytes: int) -> str:
-    return f"expected an image of at most {max_bytes:,} bytes, found a larger one"
+_IMAGE = {"type": "string", "format": "binary"}
+_RAW = {"image/png": {"schema": _IMAGE}}  # any image/* type
 
 
-def _load(model: str) -> Classifier | None:
-    """Loads the model; a service without one still answers, and says so."""
-    if model == NO_MODEL:
-        logger.warning("serving without a model, as asked for by model=%s", NO_MODEL)
-        return None
-    path = locate_model(model)
-    try:
-        classifier = Classifier.load(path)
-    except MlopsError as error:
-        logger.error("serving without a model: %s", error)  # noqa: TRY400 - the message says it all
-        return None
-    logger.info("serving %s, version %s", path, classifier.version)
-    return classifier
+def _json(answer: Any) -> Response:
+    return Response(to_json(answer), media_type="application/json")
+
+
+def _example(value: Any) -> dict[str, Any]:
+    return {"application/json": {"example": value}}
+
+
+def _form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "required": [name], "properties": {name: schema}}
+    return {"multipart/form-data": {"schema": form}}
+
+
+def _body(content: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _complete(app: FastAPI) -> dict[str, Any]:
+    """Makes the OpenAPI document, with the schemas that FastAPI cannot know of."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = document["components"]
+        components["schemas"]["Problem"] = problems.SCHEMA
+        components["securitySchemes"] = {
+            "key": {
+                "type": "apiKey",
+                "in": "header",
+                "name": "X-API-Key",
+                "description": "where MLOPS_API_KEYS is set",
+            },
+            "admin": {"type": "http", "scheme": "bearer", "description": "MLOPS_ADMIN_TOKEN"},
+        }
+        document["security"] = [{}, {"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _swagger() -> Path:
+    """Finds Swagger UI's files, without running the package that brings them."""
+    found = importlib.util.find_spec("fastapi_offline")
+    assert found is not None  # noqa: S101 - a dependency
+    assert found.origin is not None  # noqa: S101
+    return Path(found.origin).parent / "static"
 
 
 def main() -> None:
     """Starts the service from the command line."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         settings = CliApp.run(Settings)
-        listener = _listen(settings)
     except ValidationError as error:
         report(ServiceError(f"{'; '.join(describe(error))}. `python -m src.mlops.api --help` tells what is expected."))
+    set_up(settings.log_format, settings.log_level)
+    try:
+        run(settings, create_app)
     except ServiceError as error:
         report(error)
-    logger.info("starting at http://%s:%d/docs", settings.host, settings.port)
-    try:
-        uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning")).run(sockets=[listener])
-    except KeyboardInterrupt:
-        sys.exit(130)  # the shell's code for Ctrl-C; requests in flight were answered first
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Binds the port here rather than in uvicorn, so that what is wrong with it is told in one line."""
-    try:
-        # The protocol too: without it asyncio leaves Nagle's algorithm on, and each answer waits 40 ms.
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        in_use = "Stop the other service, or choose a port with --port."
-        other = "Give an address of this machine with --host, and a port that you may use with --port."
-        raise ServiceError(
-            f"expected to listen on {settings.host}:{settings.port}, found: {error.strerror}. "
-            f"{in_use if error.errno == errno.EADDRINUSE else other}"
-        ) from error
-    return listener
 
 
 def __getattr__(name: str) -> FastAPI:

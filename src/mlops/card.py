@@ -16,6 +16,7 @@ from src.mlops.errors import DataError
 from src.mlops.evaluate import METRICS_FILE
 from src.mlops.files import write_atomically
 from src.mlops.inference import Classifier
+from src.mlops.model_info import INTENDED_USE
 from src.mlops.robustness import REPORT_FILE
 
 logger = logging.getLogger("src.mlops.card")
@@ -95,10 +96,7 @@ on {" and ".join(origin["trained_on"])} |
 
 ## Intended use
 
-Names the traffic sign in a picture that is cropped to one German sign with a margin of about a tenth, as the
-[GTSRB](https://benchmark.ini.rub.de/) benchmark has them. It does not find signs in a scene. An answer with
-`is_unknown` true, or with more than one class in `prediction_set`, is not to be acted upon without another source.
-It is not certified for a safety function by itself.
+{INTENDED_USE}
 
 ## Accuracy on {metrics["images"]:,} images of the split `{metrics["split"]}`
 

@@ -31,6 +31,10 @@ class UnsupportedImageError(ImageError):
     """The bytes are no picture, or a picture of a format that is not accepted."""
 
 
+class LargeImageError(ImageError):
+    """The picture takes too long to decode where it was tried."""
+
+
 class CheckpointError(MlopsError):
     """A model file is absent, damaged, hostile, or of another format."""
 

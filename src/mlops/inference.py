@@ -197,11 +197,15 @@ def locate_model(name: str) -> Path:
     """
     if name != LATEST:
         return ROOT / Path(name).expanduser()
-    for file in LATEST_FILES:
-        if (ROOT / file).is_file():
-            return ROOT / file
-    logger.warning("models/latest is empty: using %s, which comes with the repository", BOXED)
-    return ROOT / BOXED
+    path = latest_model()
+    if path == ROOT / BOXED:
+        logger.warning("models/latest is empty: using %s, which comes with the repository", BOXED)
+    return path
+
+
+def latest_model() -> Path:
+    """Finds what training made last, else the model that comes with the repository."""
+    return next((ROOT / file for file in LATEST_FILES if (ROOT / file).is_file()), ROOT / BOXED)
 
 
 class _OnnxRuntime:

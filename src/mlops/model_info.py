@@ -12,6 +12,12 @@ from src.mlops.errors import CheckpointError
 FORMAT_VERSION = 3  # 1 normalised over the whole image; 2 had other prediction sets
 CLASSES = [{"class_id": sign.class_id, "number": sign.number, "name": sign.name} for sign in SIGNS]
 
+INTENDED_USE = """\
+Names the traffic sign in a picture that is cropped to one German sign with a margin of about a tenth, as the
+[GTSRB](https://benchmark.ini.rub.de/) benchmark has them. It does not find signs in a scene. An answer with
+`is_unknown` true, or with more than one class in `prediction_set`, is not to be acted upon without another source.
+It is not certified for a safety function by itself."""
+
 
 @dataclass(frozen=True)
 class ModelInfo:

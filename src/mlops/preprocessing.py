@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from src.mlops.errors import ImageError, UnsupportedImageError
+from src.mlops.errors import ImageError, LargeImageError, UnsupportedImageError
 
 WEB_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MIN_SIDE = 4
@@ -20,13 +20,16 @@ MAX_PIXELS = 25_000_000
 
 
 def open_image(
-    source: bytes | str | PathLike[str] | Image.Image | NDArray[np.uint8], formats: tuple[str, ...] | None = WEB_FORMATS
+    source: bytes | str | PathLike[str] | Image.Image | NDArray[np.uint8],
+    formats: tuple[str, ...] | None = WEB_FORMATS,
+    quick_pixels: int | None = None,
 ) -> Image.Image:
     """Decodes one still picture completely, upright and without transparency.
 
     Args:
         source: Encoded bytes, a file, an image that is open already, or RGB pixels, uint8 [H, W, 3].
         formats: Accepted Pillow formats; None accepts every one that Pillow reads by itself.
+        quick_pixels: Largest picture to decode; its dimensions are known before any pixel is.
 
     Returns:
         An RGB image. Transparent parts are laid over mid-grey, and the EXIF orientation is applied.
@@ -34,6 +37,7 @@ def open_image(
     Raises:
         UnsupportedImageError: The bytes are no picture of an accepted format.
         ImageError: The picture is damaged, empty, animated, or of absurd dimensions.
+        LargeImageError: It has more than `quick_pixels`.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
@@ -52,7 +56,7 @@ def open_image(
             # Pillow only warns of a picture twice as large as its bound; the bounds that count are checked below.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-                _check_dimensions(image)
+                _check_dimensions(image, quick_pixels)
                 return _to_rgb(image)
     except UnidentifiedImageError as error:
         if not isinstance(source, bytes) and _is_empty(source):
@@ -86,8 +90,10 @@ def preprocess(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _check_dimensions(image: Image.Image) -> None:
+def _check_dimensions(image: Image.Image, quick_pixels: int | None = None) -> None:
     width, height = image.size
+    if quick_pixels is not None and width * height > quick_pixels:
+        raise LargeImageError(f"expected at most {quick_pixels:,} pixels, found {width} x {height}")
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageError(
             f"expected sides of {MIN_SIDE} to {MAX_SIDE:,} px and at most {MAX_PIXELS:,} pixels, "

@@ -11,9 +11,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from src.mlops import ROOT
-from src.mlops.api import Settings, _listen, create_app
+from src.mlops.api import create_app
+from src.mlops.data.signs import SIGNS
 from src.mlops.inference import Classifier
 from src.mlops.service_process import _free_port
+from src.mlops.serving.processes import listen
+from src.mlops.serving.settings import Settings
 from tests.conftest import picture
 from tests.unit.test_preprocessing import encode, png_header
 
@@ -40,10 +43,11 @@ def test_answers_like_the_classifier(client: TestClient, checkpoint: Path) -> No
     response = post(client, PNG)
     assert response.status_code == 200
     expected = Classifier.load(checkpoint).classify([PNG])[0].to_dict()
-    assert response.json() == {**expected, "filename": "sign.png"}
+    number = SIGNS[expected["predicted_class"]].number
+    assert response.json() == {**expected, "filename": "sign.png", "sign_number": number}
     assert set(response.json()) == {
         "filename", "predicted_class", "class_name", "probability", "top_k", "prediction_set", "is_unknown",
-        "model_version",
+        "model_version", "sign_number",
     }  # fmt: skip
 
 
@@ -134,7 +138,7 @@ def test_uvicorn_finds_the_application() -> None:
 
 
 def test_answers_are_not_held_back() -> None:
-    with _listen(Settings(port=_free_port())) as listener:
+    with listen(Settings(port=_free_port())) as listener:
         assert listener.proto == socket.IPPROTO_TCP  # for which asyncio turns Nagle's algorithm off
 
 

@@ -1,0 +1,1 @@
+"""The parts of the service; a request meets `processes`, `guards`, `uploads`, `engine` and `answers`, in this order."""

@@ -1,0 +1,274 @@
+"""Holds the model, runs what waits through it, and swaps it for a new one while requests go on.
+
+A small picture is decoded, and a quick network run, right in the event loop: handing either to a thread costs more
+than it takes. Requests that came in meanwhile then run through the network together. Large pictures and slow networks
+go to threads, so that the service answers others meanwhile.
+"""
+
+import asyncio
+import io
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+
+from src.mlops.errors import LargeImageError, MlopsError
+from src.mlops.explain import explain
+from src.mlops.inference import LATEST, Classifier, Prediction, latest_model, locate_model
+from src.mlops.preprocessing import open_image, preprocess
+from src.mlops.serving import metrics
+from src.mlops.serving.problems import NOT_LOADED, RETRY_AFTER
+from src.mlops.serving.settings import NO_MODEL, Settings
+
+logger = logging.getLogger(__name__)
+WATCH_SECONDS = 2.0  # between looks at the model file
+RELOAD_MARK = "reload"  # file in the workers' common folder; touching it makes each of them reload
+_SMALL_BYTES, _SMALL_PIXELS = 64 * 1024, 256 * 256  # pictures that are decoded in less than about a millisecond
+_QUICK_SECONDS = 0.005  # networks that answer in less run in the event loop
+
+
+class _Waiting(NamedTuple):
+    array: NDArray[np.uint8]
+    classifier: Classifier
+    answer: "asyncio.Future[Prediction]"
+    since: float
+
+
+class Engine:
+    """Answers for pictures, within the bounds of the settings.
+
+    Attributes:
+        classifier: The model that is served; None where none could be loaded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.classifier: Classifier | None = None
+        self._settings = settings
+        self._path: Path | None = None
+        # A large picture takes a few hundred MB while it is decoded, which each thread's allocator keeps, so there
+        # are only as many threads as cores.
+        self._threads = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._is_quick = True
+        self._waiting: deque[_Waiting] = deque()
+        self._admitted = 0
+        self._running = 0
+        self._reloading = asyncio.Lock()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Loads the model and watches its file while the body lasts; a service without a model still answers."""
+        self._load_first()
+        watcher = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+            self._pool.shutdown()
+
+    async def classify(self, content: bytes) -> Prediction:
+        """Classifies one encoded picture.
+
+        Raises:
+            HTTPException: 500 without a model, 503 when too many wait.
+            ImageError: The picture cannot be used.
+        """
+        classifier = self.require()
+        with self._admission():
+            array = await self._decode(content, classifier.image_size)
+            answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+            if not self._waiting:
+                asyncio.get_running_loop().call_soon(self._run_waiting)
+            self._waiting.append(_Waiting(array, classifier, answer, time.perf_counter()))
+            prediction = await answer
+        metrics.count(prediction)
+        return prediction
+
+    async def explain(self, content: bytes) -> bytes:
+        """Lays what decided over a picture; returns a PNG.
+
+        Raises:
+            HTTPException: 500 without a model, 503 when too many wait.
+            ImageError: The picture cannot be used.
+            CheckpointError: The network cannot say where its evidence lies.
+        """
+        classifier = self.require()
+
+        def draw() -> bytes:
+            file = io.BytesIO()
+            explain(classifier, content).overlay.save(file, "PNG")
+            return file.getvalue()
+
+        with self._admission():
+            return await asyncio.get_running_loop().run_in_executor(self._pool, draw)
+
+    def require(self) -> Classifier:
+        """Returns the model.
+
+        Raises:
+            HTTPException: 500, there is none.
+        """
+        if self.classifier is None:
+            raise HTTPException(500, NOT_LOADED)
+        return self.classifier
+
+    async def reload(self) -> Classifier:
+        """Loads the model anew, tries it, and swaps it in; requests that are under way end with the former one.
+
+        Raises:
+            MlopsError: The new model cannot be used; the former one goes on.
+        """
+        async with self._reloading:
+            path = locate_model(self._settings.model)
+            try:
+                classifier, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _load, path)
+            except MlopsError as error:
+                metrics.RELOADS.labels("refused").inc()
+                logger.error("the new model is refused, the former one goes on: %s", error)  # noqa: TRY400
+                raise
+            metrics.RELOADS.labels("swapped").inc()
+            self._serve(path, classifier, seconds)
+            return classifier
+
+    @contextmanager
+    def _admission(self) -> Iterator[None]:
+        if self._admitted >= self._settings.queue_size:
+            raise HTTPException(
+                503,
+                f"expected at most {self._settings.queue_size} pictures to wait, found as many already. Come again.",
+                {"Retry-After": RETRY_AFTER},
+            )
+        self._admitted += 1
+        metrics.QUEUE_DEPTH.inc()
+        try:
+            yield
+        finally:
+            self._admitted -= 1
+            metrics.QUEUE_DEPTH.dec()
+
+    async def _decode(self, content: bytes, size: int) -> NDArray[np.uint8]:
+        def decode(quick_pixels: int | None = None) -> NDArray[np.uint8]:
+            with metrics.DECODE.time():
+                return preprocess(open_image(content, quick_pixels=quick_pixels), size)
+
+        if len(content) <= _SMALL_BYTES:
+            with suppress(LargeImageError):
+                return decode(_SMALL_PIXELS)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, decode)
+
+    def _run_waiting(self) -> None:
+        """Runs the pictures at the head of the queue, at most `micro_batch`, through the network."""
+        if not self._waiting or self._running >= self._threads:
+            return  # another call did it, or the end of a running batch will
+        classifier = self._waiting[0].classifier  # after a swap, pictures prepared for the former one still wait
+        batch: list[_Waiting] = []
+        while self._waiting and self._waiting[0].classifier is classifier and len(batch) < self._settings.micro_batch:
+            batch.append(self._waiting.popleft())
+        loop = asyncio.get_running_loop()
+        if self._waiting:  # after what else the event loop has to do
+            loop.call_soon(self._run_waiting)
+        if self._is_quick:
+            self._answer(batch, _classify(batch))
+            return
+        self._running += 1
+
+        def done(run: "asyncio.Future[list[Prediction] | Exception]") -> None:
+            self._running -= 1
+            self._answer(batch, run.result())
+            self._run_waiting()
+
+        loop.run_in_executor(self._pool, _classify, batch).add_done_callback(done)
+
+    @staticmethod
+    def _answer(batch: list[_Waiting], found: list[Prediction] | Exception) -> None:
+        for place, waiting in enumerate(batch):
+            if waiting.answer.done():
+                continue  # whoever asked is gone
+            if isinstance(found, Exception):
+                waiting.answer.set_exception(found)
+            else:
+                waiting.answer.set_result(found[place])
+
+    def _load_first(self) -> None:
+        if self._settings.model == NO_MODEL:
+            logger.warning("serving without a model, as asked for by model=%s", NO_MODEL)
+            return
+        try:
+            self._path = locate_model(self._settings.model)
+            self._serve(self._path, *_load(self._path))
+        except MlopsError as error:
+            logger.error("serving without a model: %s", error)  # noqa: TRY400 - the message says it all
+
+    def _serve(self, path: Path, classifier: Classifier, seconds: float) -> None:
+        if self.classifier is not None:
+            metrics.MODEL.labels(self.classifier.version).set(0)
+        metrics.MODEL.labels(classifier.version).set(1)
+        self._path, self.classifier, self._is_quick = path, classifier, seconds < _QUICK_SECONDS
+        logger.info("serving %s, version %s", path, classifier.version)
+
+    async def _watch(self) -> None:
+        """Reloads when the model file changed, or another worker was asked to."""
+        if self._settings.model == NO_MODEL:
+            return
+        seen = self._state()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            found = self._state()
+            if found == seen:
+                continue
+            seen = found
+            with suppress(MlopsError):  # told already; the next change is the next try
+                await self.reload()
+
+    def _state(self) -> list[tuple[str, int, int] | None]:
+        path = latest_model() if self._settings.model == LATEST else self._path
+        folder = os.environ.get(metrics.FOLDER_VARIABLE)
+        return [_stamp(path), _stamp(Path(folder) / RELOAD_MARK if folder else None)]
+
+
+def tell_other_workers() -> None:
+    """Makes every worker of this service reload its model."""
+    if folder := os.environ.get(metrics.FOLDER_VARIABLE):
+        (Path(folder) / RELOAD_MARK).touch()
+
+
+def _stamp(path: Path | None) -> tuple[str, int, int] | None:
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return None
+    return (str(path), found.st_mtime_ns, found.st_size) if found else None
+
+
+def _load(path: Path) -> tuple[Classifier, float]:
+    """Loads a model and tries it; returns it and the seconds that it takes for one picture."""
+    classifier = Classifier.load(path)
+    blank = np.zeros((1, classifier.image_size, classifier.image_size, 3), np.uint8)
+    classifier.classify_arrays(blank)
+    started = time.perf_counter()
+    classifier.classify_arrays(blank)
+    return classifier, time.perf_counter() - started
+
+
+def _classify(batch: list[_Waiting]) -> list[Prediction] | Exception:
+    started = time.perf_counter()
+    for waiting in batch:
+        metrics.QUEUE.observe(started - waiting.since)
+    metrics.BATCH_SIZE.observe(len(batch))
+    try:
+        return batch[0].classifier.classify_arrays(np.stack([waiting.array for waiting in batch]))
+    except Exception as error:  # it belongs to those who wait, or they would wait forever
+        return error
+    finally:
+        metrics.INFERENCE.observe(time.perf_counter() - started)

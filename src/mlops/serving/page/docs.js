@@ -1,0 +1,3 @@
+// Swagger UI over the service's own description.
+"use strict";
+SwaggerUIBundle({ url: "openapi.json", dom_id: "#interface", deepLinking: true });

@@ -1,0 +1,213 @@
+"""Runs the application: one process or several behind one port, bounds for slow clients, and an orderly end.
+
+uvicorn does the work. At SIGTERM or Ctrl-C it finishes what is in flight; here, what open connections send within
+`DRAIN_SECONDS` is answered too, with `Connection: close`, so that no client's next request is lost.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+from src.mlops.errors import ServiceError
+from src.mlops.serving import metrics, problems
+from src.mlops.serving.guards import MAX_HEADER_BYTES
+from src.mlops.serving.settings import Settings
+
+logger = logging.getLogger(__name__)
+MAX_CONNECTIONS = 2000  # of one process; an idle one is closed after five seconds
+RECEIVE_SECONDS = 30.0  # in which a request must have arrived
+DRAIN_SECONDS = 0.5  # in which an open connection may send one more request after SIGTERM
+
+
+def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
+    """Serves until SIGTERM or Ctrl-C.
+
+    Args:
+        settings: Of the service.
+        make_app: Builds the application, for one process; several build their own from the environment.
+
+    Raises:
+        ServiceError: The port cannot be used, or the workers do not start.
+    """
+    listener = listen(settings)
+    logger.info("starting at http://%s:%d", settings.host, settings.port)
+    several = settings.workers > 1
+    config = uvicorn.Config(
+        "src.mlops.api:app" if several else make_app(settings),
+        http=Protocol,
+        lifespan="on",
+        workers=settings.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=60,
+    )
+    if not several:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after its orderly end
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            sys.exit(130)  # the shell's code for Ctrl-C; requests in flight were answered first
+        return
+    with tempfile.TemporaryDirectory(prefix="mlops-workers-") as folder:
+        os.environ |= settings.as_environment() | {metrics.FOLDER_VARIABLE: folder}
+        Workers(config, [listener], Path(folder)).run()
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection, within bounds."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _drains = False
+    _receives = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Takes a connection, or closes it where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+            return
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets a connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads on, and begins to wait if a request is not complete yet."""
+        was_receiving = self._receives
+        super().data_received(data)
+        if self._receives and self.headers is not None and self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEADER_BYTES:
+                self._refuse(431, f"expected at most {MAX_HEADER_BYTES:,} bytes of headers, found more")
+        if self._receives and not was_receiving and self._timer is None:
+            self._wait()
+
+    _in_head = False
+
+    def on_message_begin(self) -> None:
+        """Notes that a request begins."""
+        super().on_message_begin()
+        self._receives, self._in_head, self._head_bytes = True, True, 0
+
+    def on_headers_complete(self) -> None:
+        """Starts to answer; the last time while the service ends."""
+        self._in_head = False
+        super().on_headers_complete()
+        if self._drains:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Notes that the request is here."""
+        self._receives = False
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Lets an idle connection send what is on its way already."""
+        self._drains = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(DRAIN_SECONDS, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _close_if_idle(self) -> None:
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(RECEIVE_SECONDS, self._on_slow_client)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_slow_client(self) -> None:
+        self._timer = None
+        if self._receives:
+            self._refuse(408, f"expected the whole request within {RECEIVE_SECONDS:.0f} s, found a part of it")
+        elif not self.transport.is_closing():
+            self.transport.close()  # it never sent anything
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answers outside of the application, unless that has begun to, and closes."""
+        if self.transport.is_closing():
+            return
+        if self._in_head or not self.cycle.response_started:
+            answer = problems.problem(status, detail, {"Connection": "close"})
+            lines = [
+                b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()),
+                *(b"%s: %s" % pair for pair in answer.raw_headers),
+            ]
+            self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
+        self.transport.close()
+
+
+class Workers(Multiprocess):
+    """uvicorn's supervisor: starts workers, replaces dead ones, ends them in order.
+
+    Args:
+        config: uvicorn's.
+        sockets: What they share.
+        folder: Where workers write their metrics.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], folder: Path) -> None:
+        super().__init__(config, sockets)
+        self._folder = folder
+
+    def terminate_all(self) -> None:
+        """Stops listening first: what the kernel took in now would never be answered."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replaces dead workers, and drops what they said of their queues."""
+        before = [process.pid for process in self.processes]
+        super().keep_subprocess_alive()
+        for pid in set(filter(None, before)) - {process.pid for process in self.processes}:
+            logger.warning("a worker ended (process %s); another takes its place", pid)
+            metrics.forget(pid, self._folder)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Binds the port here rather than in uvicorn, so that what is wrong with it is told in one line.
+
+    Raises:
+        ServiceError: The port cannot be used.
+    """
+    try:
+        # The protocol too: without it asyncio leaves Nagle's algorithm on, and each answer waits 40 ms.
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        in_use = "Stop the other service, or choose a port with --port."
+        other = "Give an address of this machine with --host, and a port that you may use with --port."
+        raise ServiceError(
+            f"expected to listen on {settings.host}:{settings.port}, found: {error.strerror}. "
+            f"{in_use if error.errno == errno.EADDRINUSE else other}"
+        ) from error
+    return listener
