@@ -31,7 +31,7 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
     Raises:
         ServiceError: It does not start, or a request of the body fails; with its log.
     """
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryFile("w+") as log:
         service = subprocess.Popen(  # noqa: S603 - the callers' own modules
             [word.format(port=port) for word in command],
@@ -70,7 +70,8 @@ def _wait(client: httpx.Client, ready: str, service: subprocess.Popen[bytes]) ->
     raise ServiceError(f"it was not ready within {START_TIMEOUT:.0f} s")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

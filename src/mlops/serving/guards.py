@@ -90,7 +90,7 @@ class Guard:
             REQUEST_ID.reset(token)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size = len(scope["path"]) + len(scope["query_string"])
         for name, value in scope["headers"]:
             size += len(name) + len(value)
         if size > MAX_HEADER_BYTES:

@@ -15,7 +15,6 @@ from starlette.types import Receive
 from src.mlops.serving.guards import header
 
 _FORM_OVERHEAD = 16 * 1024  # bytes that a multipart body may have beside its files
-_MAX_PART_HEADER = 4096  # bytes
 _MAX_OTHER_PARTS = 8  # parts of a form beside those that hold pictures
 
 
@@ -108,29 +107,21 @@ def _parts(body: bytes, kind: bytes, max_parts: int) -> list[tuple[dict[bytes, b
     parts: list[tuple[dict[bytes, bytes], bytes]] = []
     options: dict[bytes, bytes] = {}
     pieces: list[bytes] = []
-    name, value, is_complete, size = b"", b"", False, 0
+    name, value, is_complete = b"", b"", False
 
     def on_part_begin() -> None:
-        nonlocal options, pieces, size
+        nonlocal options, pieces
         if len(parts) == max_parts:
             raise HTTPException(413, f"expected a form of at most {max_parts} parts, found more")
-        options, pieces, size = {}, [], 0
+        options, pieces = {}, []
 
     def on_header_field(data: bytes, start: int, end: int) -> None:
         nonlocal name
         name += data[start:end]
-        within(end - start)
 
     def on_header_value(data: bytes, start: int, end: int) -> None:
         nonlocal value
         value += data[start:end]
-        within(end - start)
-
-    def within(more: int) -> None:
-        nonlocal size
-        size += more
-        if size > _MAX_PART_HEADER:
-            raise HTTPException(431, f"expected at most {_MAX_PART_HEADER:,} bytes of headers in a part, found more")
 
     def on_header_end() -> None:
         nonlocal options, name, value

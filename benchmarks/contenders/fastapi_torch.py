@@ -1,0 +1,24 @@
+"""FastAPI and eager torch, as most tutorials have it: `uvicorn benchmarks.contenders.fastapi_torch:app`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, UploadFile
+
+from src.mlops.inference import Classifier
+
+app = FastAPI()
+classifier = Classifier.load(Path(os.environ["MLOPS_MODEL"]).with_suffix(".pth"), threads=os.cpu_count() or 1)
+
+
+@app.get("/health/ready")
+def ready() -> str:
+    """Answers when the model is loaded."""
+    return "ready"
+
+
+@app.post("/cv_model/")
+def cv_model(file: UploadFile) -> dict[str, Any]:
+    """Classifies one picture, in a thread of FastAPI's pool."""
+    return classifier.classify([file.file.read()])[0].to_dict() | {"filename": file.filename}

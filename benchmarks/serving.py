@@ -1,0 +1,351 @@
+"""Requests per second and latency of the service, of other ways to serve, and of the bare loop that limits them all.
+
+    uv run --group litserve python -m benchmarks.serving data.raw_dir=../shared/gtsrb
+
+One real sign of median size as PNG, sent as a form by wrk (Debian and Homebrew package `wrk`) over loopback. It takes
+its share of the same cores. Two models: SignNet, and SignNet of width 12, a quarter of its work (untrained: weights do not
+change the time). LitServe and BentoML run in several settings for a few seconds each; the fastest is
+measured. The bare loop decodes and infers without a network: one thread, two threads, two processes. Three trials; the
+median counts. Writes benchmarks/results/serving.csv.
+"""
+
+import argparse
+import http.client
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks.environment import Row, command_line, parse, write_results
+from src.mlops import ROOT
+from src.mlops.calibration import Calibration
+from src.mlops.checkpoint import provenance, save_checkpoint
+from src.mlops.config import Config, load_config
+from src.mlops.errors import ServiceError
+from src.mlops.export import export
+from src.mlops.inference import Classifier
+from src.mlops.model import build_model
+from src.mlops.parity import pictures_of
+from src.mlops.preprocessing import open_image
+from src.mlops.service_process import free_port
+
+TRIALS, SECONDS, CONCURRENCIES = 3, 4, (1, 8, 32, 128)
+CORES = os.cpu_count() or 1
+BOUNDARY = "serving-benchmark"
+KIND = f"multipart/form-data; boundary={BOUNDARY}"
+START_TIMEOUT = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Server:
+    """A way to serve.
+
+    Attributes:
+        name: What is compared; of several servers with one name only the fastest is measured fully.
+        setting: What tells them apart.
+        command: Its command line; `{port}` stands for its port.
+        environment: Variables beside `MLOPS_MODEL`.
+    """
+
+    name: str
+    setting: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def servers() -> list[Server]:
+    """Lists what is compared."""
+    python = [sys.executable, "-m"]
+    contenders = "benchmarks.contenders"
+    ours = [*python, "src.mlops.api", "--port", "{port}"]
+    plain = [*python, "uvicorn", f"{contenders}.fastapi_torch:app", "--port", "{port}", "--no-access-log"]
+    bento = [*python, "bentoml", "serve", f"{contenders}.bento:Signs", "-p", "{port}"]
+    found = [
+        Server("this service, 1 worker", "", [*ours, "--workers", "1"]),
+        Server(f"this service, {CORES} workers", "", [*ours, "--workers", str(CORES)]),
+        Server(
+            "this service, no micro-batching",
+            f"{CORES} workers",
+            [*ours, "--workers", str(CORES), "--micro-batch", "1"],
+        ),
+        Server("FastAPI and eager torch", "", plain),
+    ]
+    for workers in sorted({1, CORES}):
+        for batch in (1, 16):
+            setting = f"workers {workers}, batches of at most {batch}"
+            lit = [*python, f"{contenders}.lit", "{port}", str(workers), str(batch)]
+            found.append(Server("LitServe", setting, lit))
+            found.append(Server("BentoML", setting, bento, {"WORKERS": str(workers), "BATCH": str(batch)}))
+    return found
+
+
+def main(words: list[str]) -> None:
+    """Measures every way with both models."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving")
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--seconds", type=int, default=SECONDS)
+    options, overrides = parse(parser, words)
+    if not shutil.which("wrk"):
+        raise ServiceError(
+            "expected the load generator wrk, found none. Install it: `apt install wrk` or `brew install wrk`."
+        )
+    config = load_config(overrides)
+    png = _median_png(config)
+    with tempfile.TemporaryDirectory() as folder:
+        form = _form(Path(folder), png)
+        for width in (24, 12):
+            model, path = f"SignNet, width {width}", _model(config, width, Path(folder))
+            rows = _bare_loops(path, png, options.trials)
+            for server in _fastest_settings(form, path):
+                rows += _measure(server, form, path, options.trials, options.seconds)
+            write_results(
+                "serving",
+                [{"model": model, "png_bytes": len(png), **row} for row in rows],
+                ("model", "way", "concurrency"),
+            )
+
+
+def _median_png(config: Config) -> bytes:
+    sizes = []
+    for path in pictures_of(config)[::10]:
+        file = io.BytesIO()
+        open_image(path).save(file, "PNG")
+        sizes.append(file.getvalue())
+    return sorted(sizes, key=len)[len(sizes) // 2]
+
+
+def _model(config: Config, width: int, folder: Path) -> Path:
+    config = config.replace({"model.width": width})
+    path = folder / str(width) / "best_model.pth"
+    save_checkpoint(
+        path,
+        state_dict=build_model(config.model).state_dict(),
+        config=config.to_dict(),
+        epoch=1,
+        metrics={},
+        provenance=provenance("none", 0),
+        calibration=Calibration(),
+        history=[],
+    )
+    return export(path)
+
+
+def _form(folder: Path, png: bytes) -> Path:
+    """Writes what wrk sends, `body`, and how, `post.lua`."""
+    disposition = 'Content-Disposition: form-data; name="file"; filename="sign.png"'
+    head = f"--{BOUNDARY}\r\n{disposition}\r\nContent-Type: image/png\r\n\r\n"
+    (folder / "body").write_bytes(head.encode() + png + f"\r\n--{BOUNDARY}--\r\n".encode())
+    (folder / "post.lua").write_text(
+        f"""
+        wrk.method = "POST"
+        wrk.headers["Content-Type"] = "{KIND}"
+        local file = io.open("{folder / "body"}", "rb"); wrk.body = file:read("*a"); file:close()
+        done = function(summary, latency, requests)
+          local e = summary.errors
+          local form = '{{"requests": %d, "microseconds": %d, "errors": %d, "p50": %f, "p95": %f, "p99": %f}}\\n'
+          local errors = e.connect + e.read + e.write + e.status + e.timeout
+          io.write(string.format(form, summary.requests, summary.duration, errors,
+            latency:percentile(50), latency:percentile(95), latency:percentile(99)))
+        end
+        """
+    )
+    return folder
+
+
+def _bare_loops(model: Path, png: bytes, trials: int) -> list[Row]:
+    ways = {
+        "bare loop, 1 thread": lambda: _in_threads(model, png, 1),
+        f"bare loop, {CORES} threads": lambda: _in_threads(model, png, CORES),
+        f"bare loop, {CORES} processes": lambda: _in_processes(model, png),
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(trials):
+        for way, run in ways.items():
+            found[way].append(run())
+    return [
+        _row(way, "", 1 if "1 thread" in way else CORES, trials, images_per_second=statistics.median(rates),
+             slowest=min(rates), p50_ms=1000 / statistics.median(rates) if "1 thread" in way else None)
+        for way, rates in found.items()
+    ]  # fmt: skip
+
+
+def _in_threads(model: Path, png: bytes, threads: int) -> float:
+    classifier = Classifier.load(model)
+    workers = [threading.Thread(target=_classify, args=(classifier, png, 1500)) for _ in range(threads)]
+    classifier.classify([png] * 50)
+    started = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return 1500 * threads / (time.perf_counter() - started)
+
+
+def _in_processes(model: Path, png: bytes) -> float:
+    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+        pool.starmap(_timed, [(model, png, 50)] * CORES)  # starts them
+        return sum(pool.starmap(_timed, [(model, png, 1500)] * CORES, chunksize=1))
+
+
+def _timed(model: Path, png: bytes, count: int) -> float:
+    classifier = Classifier.load(model)
+    classifier.classify([png] * 50)
+    started = time.perf_counter()
+    _classify(classifier, png, count)
+    return count / (time.perf_counter() - started)
+
+
+def _classify(classifier: Classifier, png: bytes, count: int) -> None:
+    for _ in range(count):
+        classifier.classify([png])
+
+
+def _fastest_settings(form: Path, model: Path) -> list[Server]:
+    """Tries servers of one name shortly, at 32 connections, and keeps the fastest."""
+    by_name: dict[str, list[Server]] = {}
+    for server in servers():
+        by_name.setdefault(server.name, []).append(server)
+    best = []
+    for name, candidates in by_name.items():
+        rates = []
+        for candidate in candidates if len(candidates) > 1 else []:
+            with _started(candidate, model, form) as (port, _, _):
+                rates.append(_load(form, port, 32, 3)["images_per_second"])
+            sys.stderr.write(f"  {name}, {candidate.setting}: {rates[-1]:.0f}/s\n")
+        best.append(candidates[rates.index(max(rates))] if rates else candidates[0])
+    return best
+
+
+def _measure(server: Server, form: Path, model: Path, trials: int, seconds: int) -> list[Row]:
+    runs: dict[int, list[dict[str, float]]] = {concurrency: [] for concurrency in CONCURRENCIES}
+    with _started(server, model, form) as (port, process, start_seconds):
+        for _ in range(trials):
+            for concurrency in CONCURRENCIES:
+                runs[concurrency].append(_load(form, port, concurrency, seconds))
+        resident = _resident_mb(process)
+    rows = []
+    for concurrency, found in runs.items():
+        medians = {name: statistics.median(run[name] for run in found) for name in found[0]}
+        slowest = min(run["images_per_second"] for run in found)
+        medians["errors"] = sum(run["errors"] for run in found)
+        memory = {"resident_mb": round(sum(resident)), "largest_process_mb": round(max(resident))}
+        rows.append(
+            _row(
+                server.name,
+                server.setting,
+                concurrency,
+                trials,
+                slowest=slowest,
+                start_seconds=round(start_seconds, 2),
+                **medians,
+                **memory,
+            )
+        )
+        sys.stderr.write(
+            f"{server.name}, {concurrency}: {medians['images_per_second']:.0f}/s, p50 {medians['p50_ms']:.2f} ms\n"
+        )
+    return rows
+
+
+def _resident_mb(process: psutil.Process) -> list[float]:
+    """Returns the resident set of a process and of each of its children."""
+    found = []
+    for member in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            found.append(member.memory_info().rss / 1e6)
+    return found
+
+
+def _row(way: str, setting: str, concurrency: int, trials: int, **figures: float | None) -> Row:
+    names = [
+        "images_per_second",
+        "slowest",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "errors",
+        "resident_mb",
+        "largest_process_mb",
+        "start_seconds",
+    ]
+    rounded = {
+        name: round(value, 2 if name.endswith("ms") or "start" in name else 0)
+        if (value := figures.get(name)) is not None
+        else ""
+        for name in names
+    }
+    return {"way": way, "setting": setting, "concurrency": concurrency, "trials": trials, **rounded}
+
+
+@contextmanager
+def _started(server: Server, model: Path, form: Path) -> Iterator[tuple[int, psutil.Process, float]]:
+    """Starts a server; yields its port, its process, and the seconds until its first answer to the picture."""
+    port = free_port()
+    environment = {**os.environ, "MLOPS_MODEL": str(model), **server.environment}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as log:
+        service = psutil.Popen(
+            [word.format(port=port) for word in server.command], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        try:
+            while not _answers(port, form):
+                if service.poll() is not None or time.perf_counter() - started > START_TIMEOUT:
+                    log.seek(0)
+                    raise ServiceError(f"expected {server.name} to start, found: {log.read()[-2000:]}")
+                time.sleep(0.01)
+            yield port, service, time.perf_counter() - started
+        finally:
+            _stop(service)
+
+
+def _answers(port: int, form: Path) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", "/cv_model/", (form / "body").read_bytes(), {"Content-Type": KIND})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(service: psutil.Popen) -> None:
+    if service.poll() is not None:
+        return
+    family = [service, *service.children(recursive=True)]
+    service.terminate()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=10)
+
+
+def _load(form: Path, port: int, concurrency: int, seconds: int) -> dict[str, float]:
+    """Asks as fast as answers come, on so many connections."""
+    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--timeout", "10s", "-s", str(form / "post.lua")]
+    address = f"http://127.0.0.1:{port}/cv_model/"
+    printed = subprocess.run([*command, address], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    found = json.loads(printed.splitlines()[-1])
+    return {
+        "images_per_second": (found["requests"] - found["errors"]) / found["microseconds"] * 1e6,
+        "errors": found["errors"],
+        **{f"{name}_ms": found[name] / 1000 for name in ("p50", "p95", "p99")},
+    }
+
+
+if __name__ == "__main__":
+    command_line(main)
