@@ -3,8 +3,8 @@
     uv run --group litserve python -m benchmarks.serving data.raw_dir=../shared/gtsrb
 
 One real sign of median size as PNG, sent as a form by wrk (Debian and Homebrew package `wrk`) over loopback. It takes
-its share of the same cores. Two models: SignNet, and SignNet of width 12, a quarter of its work (untrained: weights do not
-change the time). LitServe and BentoML run in several settings for a few seconds each; the fastest is
+its share of the same cores. Two models: SignNet, and SignNet of width 12, a quarter of its work; both untrained, since
+weights do not change the time. LitServe and BentoML run in several settings for a few seconds each; the fastest is
 measured. The bare loop decodes and infers without a network: one thread, two threads, two processes. Three trials; the
 median counts. Writes benchmarks/results/serving.csv.
 """
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,7 +166,7 @@ def _form(folder: Path, png: bytes) -> Path:
 
 
 def _bare_loops(model: Path, png: bytes, trials: int) -> list[Row]:
-    ways = {
+    ways: dict[str, Callable[[], float]] = {
         "bare loop, 1 thread": lambda: _in_threads(model, png, 1),
         f"bare loop, {CORES} threads": lambda: _in_threads(model, png, CORES),
         f"bare loop, {CORES} processes": lambda: _in_processes(model, png),
@@ -175,11 +175,13 @@ def _bare_loops(model: Path, png: bytes, trials: int) -> list[Row]:
     for _ in range(trials):
         for way, run in ways.items():
             found[way].append(run())
-    return [
-        _row(way, "", 1 if "1 thread" in way else CORES, trials, images_per_second=statistics.median(rates),
-             slowest=min(rates), p50_ms=1000 / statistics.median(rates) if "1 thread" in way else None)
-        for way, rates in found.items()
-    ]  # fmt: skip
+    rows = []
+    for way, rates in found.items():
+        alone = way == "bare loop, 1 thread"
+        rate = statistics.median(rates)
+        figures = {"images_per_second": rate, "slowest": min(rates), "p50_ms": 1000 / rate if alone else None}
+        rows.append(_row(way, "", 1 if alone else CORES, trials, **figures))
+    return rows
 
 
 def _in_threads(model: Path, png: bytes, threads: int) -> float:

@@ -1,0 +1,231 @@
+"""The service as processes: workers, an orderly end under load, slow and hostile clients, traces."""
+
+import http.server
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+import pytest
+
+from src.mlops import ROOT
+from src.mlops.service_process import free_port
+from tests.conftest import picture
+from tests.unit.test_api import other_model
+from tests.unit.test_preprocessing import encode
+
+PNG = encode(picture(1), "PNG")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for one process")
+REQUEST = (
+    b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(PNG)
+) + PNG
+
+
+@contextmanager
+def service(
+    model: Path, *options: str, code: str = "", environment: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Starts the service and waits until it is ready; `code` runs before it, in its process."""
+    port = free_port()
+    start = f"{code}\nfrom src.mlops.api import main\nimport sys\nsys.argv = sys.argv[1:]\nmain()"
+    command = [sys.executable, "-c", start, "api", "--port", str(port), "--model", str(model), *options]
+    variables = {**psutil.Process().environ(), **(environment or {})}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=variables) as process:
+        try:
+            _wait(lambda: httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200, process)
+            yield process, port
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                child.kill()
+            process.kill()
+
+
+def _wait(condition: Any, process: subprocess.Popen[str] | None = None, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process is None or process.poll() is None, process.stderr and process.stderr.read()
+        try:
+            if condition():
+                return
+        except httpx.TransportError:
+            pass
+        threading.Event().wait(0.05)
+    raise AssertionError("it did not come true in time")
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Reads one answer; empty where the connection was closed without one."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        chunk = connection.recv(65536)
+        if not chunk:
+            return found
+        found += chunk
+    head, _, body = found.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head.lower())[1])  # type: ignore[index]
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def connected(port: int) -> closing[socket.socket]:
+    return closing(socket.create_connection(("127.0.0.1", port), timeout=30))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_loses_no_request(exported: Path, workers: str) -> None:
+    with service(exported, "--workers", workers) as (process, port), ThreadPoolExecutor(8) as pool:
+        began = threading.Barrier(9)
+
+        def ask() -> tuple[int, int]:
+            """Asks on one connection until the service closes it; returns what was sent and what was answered."""
+            sent = answered = 0
+            with connected(port) as connection:
+                while True:
+                    connection.sendall(REQUEST)
+                    sent += 1
+                    found = answer_of(connection)
+                    answered += found.startswith(b"HTTP/1.1 200")
+                    if sent == 20:
+                        began.wait()
+                    if not found or b"connection: close" in found.lower():
+                        return sent, answered
+
+        asking = [pool.submit(ask) for _ in range(8)]
+        began.wait()
+        process.send_signal(signal.SIGTERM)
+        counts = [future.result(timeout=60) for future in asking]
+        assert process.wait(timeout=30) == 0
+    assert all(sent == answered for sent, answered in counts), counts
+    assert sum(sent for sent, _ in counts) > 160
+
+
+def test_a_large_picture_in_flight_is_answered(exported: Path) -> None:
+    large = encode(picture(1, side=900), "PNG")
+    head = b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(large)
+    with service(exported) as (process, port), connected(port) as connection:
+        connection.sendall(head + large[:-1])
+        process.send_signal(signal.SIGTERM)
+        connection.sendall(large[-1:])
+        assert answer_of(connection).startswith(b"HTTP/1.1 200")
+        assert process.wait(timeout=30) == 0
+
+
+def workers_of(process: subprocess.Popen[str]) -> set[int]:
+    found = set()
+    for child in psutil.Process(process.pid).children():
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
+
+
+def test_workers_count_together_reload_together_and_are_replaced(exported: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(exported.read_bytes())
+    fast = "import src.mlops.serving.engine as e; e.WATCH_SECONDS = 0.05"
+    (tmp_path / "sitecustomize.py").write_text(fast)  # workers are processes of their own
+    with service(
+        model, "--workers", "2", environment={"MLOPS_ADMIN_TOKEN": "secret", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    ) as (process, port):
+        address = f"http://127.0.0.1:{port}"
+
+        def ask() -> str:
+            # A new connection for each, so that both workers get some.
+            answer = httpx.post(f"{address}/cv_model/", files={"file": ("a.png", PNG)})
+            assert answer.status_code == 200
+            return str(answer.json()["model_version"])
+
+        for _ in range(30):
+            ask()
+        counted = re.search(r'route="/cv_model/",status="200"} (\d+)', httpx.get(f"{address}/metrics").text)
+        assert counted
+        assert counted[1] == "30"
+
+        before = workers_of(process)
+        assert len(before) == 2
+        psutil.Process(before.pop()).kill()
+        _wait(lambda: len(workers_of(process)) == 2 and workers_of(process) != before, process)
+        _wait(lambda: httpx.get(f"{address}/health/ready").status_code == 200, process)
+        assert "mlops_queue_depth 0.0" in httpx.get(f"{address}/metrics").text
+
+        former = ask()
+        model.write_bytes(other_model(exported))
+        token = {"Authorization": "Bearer secret"}
+        new = httpx.post(f"{address}/admin/reload", headers=token).json()["model_version"]
+        assert new != former
+        _wait(lambda: {ask() for _ in range(10)} == {new}, process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+SHORT = "import src.mlops.serving.processes as p; p.RECEIVE_SECONDS = 0.3; p.MAX_CONNECTIONS = 20"
+
+
+def test_slow_and_hostile_clients_cost_nothing(exported: Path) -> None:
+    with service(exported, code=SHORT) as (_, port):
+        with connected(port) as silent, connected(port) as half_head, connected(port) as half_body:
+            half_head.sendall(b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\n")
+            half_body.sendall(REQUEST[:-10])
+            assert httpx.post(f"http://127.0.0.1:{port}/cv_model/", files={"file": ("a.png", PNG)}).status_code == 200
+            assert answer_of(silent) == b""  # closed
+            assert answer_of(half_head).startswith(b"HTTP/1.1 408")
+            found = answer_of(half_body)
+            assert found.startswith(b"HTTP/1.1 408")
+            assert json.loads(found.partition(b"\r\n\r\n")[2])["title"] == "Request Timeout"
+        with connected(port) as endless:
+            endless.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 40_000)
+            assert answer_of(endless).startswith(b"HTTP/1.1 431")
+        with connected(port) as nonsense:
+            nonsense.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+            assert answer_of(nonsense).startswith(b"HTTP/1.1 400")
+        with connected(port) as leaves:
+            leaves.sendall(REQUEST[:-10])
+        with connected(port) as keeps:  # several requests on one connection, also at once
+            keeps.sendall(REQUEST + REQUEST)
+            assert answer_of(keeps).startswith(b"HTTP/1.1 200")
+        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+        for one in crowd:
+            one.close()
+        address = f"http://127.0.0.1:{port}/cv_model/"
+        _wait(lambda: httpx.post(address, files={"file": ("a.png", PNG)}).status_code == 200)
+
+
+def test_traces_go_where_the_standard_variables_say(exported: Path) -> None:
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever).start()
+        try:
+            endpoint = f"http://127.0.0.1:{collector.server_port}"
+            variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRICS_EXPORTER": "none"}
+            with service(exported, environment=variables | {"OTEL_SERVICE_NAME": "signs"}) as (process, port):
+                httpx.post(f"http://127.0.0.1:{port}/cv_model/", files={"file": ("a.png", PNG)})
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=30) == 0
+        finally:
+            collector.shutdown()
+    traces = b"".join(body for path, body in received if path == "/v1/traces")
+    assert b"POST /cv_model/" in traces
+    assert b"signs" in traces
+    assert PNG[:40] not in traces
