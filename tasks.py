@@ -11,6 +11,7 @@ from invoke.tasks import task
 ROOT = Path(__file__).parent
 OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be given several times"}
 
+AUDITED = "data/requirements.txt"  # what `inv audit` looks up
 MODEL = "model file, or latest: what training made last"
 
 
@@ -129,10 +130,31 @@ def explain(c: Context, image: str, out: str = "", model: str = "") -> None:
     _module(c, "explain", str(Path(image).absolute()), *_options({"--out": target, "--model": model}))
 
 
-@task(help={"model": MODEL, "port": "port to listen on", "host": "address to listen on"})
-def api(c: Context, model: str = "", port: str = "", host: str = "") -> None:
-    """Start the service; try it at http://localhost:8000/docs."""
-    _module(c, "api", *_options({"--model": model, "--port": port, "--host": host}))
+@task(
+    help={
+        "model": MODEL,
+        "port": "port to listen on",
+        "host": "address to listen on",
+        "workers": "processes; as many as cores is fastest",
+    }
+)
+def api(c: Context, model: str = "", port: str = "", host: str = "", workers: str = "") -> None:
+    """Start the service; try it at http://localhost:8000."""
+    _module(c, "api", *_options({"--model": model, "--port": port, "--host": host, "--workers": workers}))
+
+
+@task(
+    help={
+        "host": "a service that runs already; none starts one",
+        "users": "users at the same time",
+        "seconds": "how long",
+        "pictures": "folder of pictures to send; none draws signs",
+    }
+)
+def loadtest(c: Context, host: str = "", users: str = "", seconds: str = "", pictures: str = "") -> None:
+    """Let ten users ask the service for a minute."""
+    folder = str(Path(pictures).absolute()) if pictures else ""
+    _module(c, "loadtest", *_options({"--host": host, "--users": users, "--seconds": seconds, "--pictures": folder}))
 
 
 @task(help={"port": "port to listen on"})
@@ -160,6 +182,15 @@ def check(c: Context) -> None:
     _run(c, "ruff", "format", "--check", ".")
     _run(c, "mypy")
     _run(c, "codespell")
+
+
+@task
+def audit(c: Context) -> None:
+    """Ask whether a pinned package has a known hole."""
+    _run(
+        c, "uv", "export", "--quiet", "--all-groups", "--format", "requirements-txt", "--no-emit-project", "-o", AUDITED
+    )
+    _run(c, "pip-audit", "--strict", "--require-hashes", "--disable-pip", "-r", AUDITED)
 
 
 @task(name="format")

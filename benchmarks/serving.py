@@ -98,10 +98,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--seconds", type=int, default=SECONDS)
     options, overrides = parse(parser, words)
-    if not shutil.which("wrk"):
-        raise ServiceError(
-            "expected the load generator wrk, found none. Install it: `apt install wrk` or `brew install wrk`."
-        )
+    require_wrk()
     config = load_config(overrides)
     png = _median_png(config)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,6 +113,14 @@ def main(words: list[str]) -> None:
                 [{"model": model, "png_bytes": len(png), **row} for row in rows],
                 ("model", "way", "concurrency"),
             )
+
+
+def require_wrk() -> None:
+    """Raises ServiceError where the load generator is missing."""
+    if not shutil.which("wrk"):
+        raise ServiceError(
+            "expected the load generator wrk, found none. Install it: `apt install wrk` or `brew install wrk`."
+        )
 
 
 def _median_png(config: Config) -> bytes:
@@ -145,9 +150,7 @@ def _model(config: Config, width: int, folder: Path) -> Path:
 
 def _form(folder: Path, png: bytes) -> Path:
     """Writes what wrk sends, `body`, and how, `post.lua`."""
-    disposition = 'Content-Disposition: form-data; name="file"; filename="sign.png"'
-    head = f"--{BOUNDARY}\r\n{disposition}\r\nContent-Type: image/png\r\n\r\n"
-    (folder / "body").write_bytes(head.encode() + png + f"\r\n--{BOUNDARY}--\r\n".encode())
+    (folder / "body").write_bytes(form_body("file", [png]))
     (folder / "post.lua").write_text(
         f"""
         wrk.method = "POST"
@@ -163,6 +166,12 @@ def _form(folder: Path, png: bytes) -> Path:
         """
     )
     return folder
+
+
+def form_body(part: str, pictures: list[bytes]) -> bytes:
+    """Writes a multipart form whose parts are all called `part`."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{part}"; filename="sign.png"\r\n\r\n'
+    return b"".join(head.encode() + picture + b"\r\n" for picture in pictures) + f"--{BOUNDARY}--\r\n".encode()
 
 
 def _bare_loops(model: Path, png: bytes, trials: int) -> list[Row]:
@@ -224,7 +233,7 @@ def _fastest_settings(form: Path, model: Path) -> list[Server]:
     for name, candidates in by_name.items():
         rates = []
         for candidate in candidates if len(candidates) > 1 else []:
-            with _started(candidate, model, form) as (port, _, _):
+            with started(candidate, model, form) as (port, _, _):
                 rates.append(_load(form, port, 32, 3)["images_per_second"])
             sys.stderr.write(f"  {name}, {candidate.setting}: {rates[-1]:.0f}/s\n")
         best.append(candidates[rates.index(max(rates))] if rates else candidates[0])
@@ -233,11 +242,11 @@ def _fastest_settings(form: Path, model: Path) -> list[Server]:
 
 def _measure(server: Server, form: Path, model: Path, trials: int, seconds: int) -> list[Row]:
     runs: dict[int, list[dict[str, float]]] = {concurrency: [] for concurrency in CONCURRENCIES}
-    with _started(server, model, form) as (port, process, start_seconds):
+    with started(server, model, form) as (port, process, start_seconds):
         for _ in range(trials):
             for concurrency in CONCURRENCIES:
                 runs[concurrency].append(_load(form, port, concurrency, seconds))
-        resident = _resident_mb(process)
+        resident = resident_mb(process)
     rows = []
     for concurrency, found in runs.items():
         medians = {name: statistics.median(run[name] for run in found) for name in found[0]}
@@ -262,7 +271,7 @@ def _measure(server: Server, form: Path, model: Path, trials: int, seconds: int)
     return rows
 
 
-def _resident_mb(process: psutil.Process) -> list[float]:
+def resident_mb(process: psutil.Process) -> list[float]:
     """Returns the resident set of a process and of each of its children."""
     found = []
     for member in [process, *process.children(recursive=True)]:
@@ -293,7 +302,7 @@ def _row(way: str, setting: str, concurrency: int, trials: int, **figures: float
 
 
 @contextmanager
-def _started(server: Server, model: Path, form: Path) -> Iterator[tuple[int, psutil.Process, float]]:
+def started(server: Server, model: Path, form: Path) -> Iterator[tuple[int, psutil.Process, float]]:
     """Starts a server; yields its port, its process, and the seconds until its first answer to the picture."""
     port = free_port()
     environment = {**os.environ, "MLOPS_MODEL": str(model), **server.environment}

@@ -161,6 +161,42 @@ def _unknown() -> str:
     return _table(head, rows) + known + _where(results)
 
 
+def _serving() -> str:
+    text = ""
+    for model, group in _groups("serving", "model"):
+        bare = [row for row in group if row["way"].startswith("bare")]
+        loops = ", ".join(f"{_count(row)} {row['way'].removeprefix('bare loop, ')}" for row in bare)
+        text += (
+            f"\n**{model}.** The bare loop, pictures per second: {loops}; one picture takes {bare[0]['p50_ms']} ms.\n\n"
+        )
+        rows = []
+        for way in dict.fromkeys(row["way"] for row in group if row not in bare):
+            at = {row["concurrency"]: row for row in group if row["way"] == way}
+            one, busy = at["1"], at["32"]
+            errors = sum(float(row["errors"]) for row in at.values())
+            memory_and_start = [one["largest_process_mb"].removesuffix(".0"), one["start_seconds"]]
+            times = [one["p50_ms"], *(busy[f"p{share}_ms"] for share in (50, 95, 99))]
+            label = f"{way} ({one['setting']})" if one["setting"] else way
+            rows.append([label, *map(_count, at.values()), *times, f"{errors:.0f}", *memory_and_start])
+        head = "way|pictures/s at 1 connection|8|32|128|ms at 1, median|at 32, median|95 %|99 %|errors"
+        text += _table(f"{head}|largest process, MB|s to first answer", rows)
+    return text + _where(read_results("serving"))
+
+
+def _count(row: dict[str, str]) -> str:
+    return f"{float(row['images_per_second']):,.0f}"
+
+
+def _soak() -> str:
+    results = read_results("soak")
+    rows = [
+        [f"{int(row['seconds']) / 60:.0f}", f"{float(row['resident_mb']):.0f}"]
+        for row in results
+        if int(row["seconds"]) % 60 < 10
+    ]
+    return _table("minute of good, large, broken and foreign uploads|resident MB", rows) + _where(results)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": _summary,
     "accuracy": _accuracy,
@@ -170,6 +206,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "variants": _variants,
     "unknown": _unknown,
     "batch_prediction": _batch_prediction,
+    "serving": _serving,
+    "soak": _soak,
 }
 
 

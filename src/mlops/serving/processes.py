@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
@@ -48,6 +49,7 @@ def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
     config = uvicorn.Config(
         "src.mlops.api:app" if several else make_app(settings),
         http=Protocol,
+        loop="asyncio",  # uvloop is hardly faster here, and lets some of a hundred connections wait for seconds
         lifespan="on",
         workers=settings.workers,
         log_config=None,
@@ -64,9 +66,19 @@ def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
         except KeyboardInterrupt:
             sys.exit(130)  # the shell's code for Ctrl-C; requests in flight were answered first
         return
-    with tempfile.TemporaryDirectory(prefix="mlops-workers-") as folder:
+    try:
+        common = tempfile.TemporaryDirectory(prefix="mlops-workers-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ServiceError(
+            f"expected a temporary folder for what {settings.workers} workers count, found: {error}. Free some space, "
+            "name another folder in TMPDIR, or use --workers 1."
+        ) from error
+    with common as folder:
         os.environ |= settings.as_environment() | {metrics.FOLDER_VARIABLE: folder}
-        Workers(config, [listener], Path(folder)).run()
+        workers = Workers(config, [listener], Path(folder))
+        workers.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
+            raise ServiceError("expected the workers to start, found that one could not. Its log is above.")
 
 
 class Protocol(HttpToolsProtocol):
