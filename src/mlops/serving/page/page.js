@@ -5,21 +5,23 @@ const PER_REQUEST = 16; // pictures; so that answers come in steps that one sees
 const LARGE = 1_500_000; // bytes; a photograph above it is made smaller before it is sent
 const SIDE = 1024; // px, of a photograph that was made smaller
 
-let key = ""; // for a service that asks for one
 let waiting = []; // the pictures that were given last
 let running; // stops the requests for them
 let urls = []; // of pictures on the page
 let table = []; // what is downloaded
 
 const byId = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const milliseconds = (since) => `${Math.round(performance.now() - since)} ms`;
 
-try {
-  key = sessionStorage.getItem("key") ?? "";
-} catch {
-  // A browser that stores nothing asks for the key after each reload.
-}
+// Keeps the API key until the tab is closed; in a browser that stores nothing, until the page is left.
+const kept = (() => {
+  try {
+    return sessionStorage;
+  } catch {
+    return {};
+  }
+})();
 
 function element(tag, content = "", kind = "") {
   const made = document.createElement(tag);
@@ -28,7 +30,7 @@ function element(tag, content = "", kind = "") {
   return made;
 }
 
-/** Tells what happens; with the kind `heard` only to screen readers, since the page shows it already. */
+/** Tells what happens; of the kind `heard`, to screen readers alone, since the page shows it already. */
 function say(words, kind = "") {
   byId("status").className = kind;
   byId("status").textContent = words;
@@ -50,8 +52,8 @@ function turnTo(card) {
 /** Posts pictures; returns the answer as `json` or `blob`. An error's message is for people. */
 async function send(path, part, files, signal, read) {
   const body = new FormData();
-  for (const file of files) body.append(part, await reduced(file), file.name || "picture");
-  const headers = key ? { "X-API-Key": key } : {};
+  for (const file of files) body.append(part, file);
+  const headers = kept.apiKey ? { "X-API-Key": kept.apiKey } : {};
   let response;
   try {
     response = await fetch(path, { method: "POST", body, headers, signal });
@@ -60,7 +62,7 @@ async function send(path, part, files, signal, read) {
     signal.throwIfAborted();
     for (const file of files) {
       await file.slice(0, 1).arrayBuffer().catch(() => {
-        throw new Error(`${file.name} cannot be read. Is it a folder, or was it moved or changed?`);
+        throw new Error(`The file ${file.name} cannot be read. Is it a folder, or was it moved or changed?`);
       });
     }
     throw new Error("The service does not answer. Try again in a moment.");
@@ -79,7 +81,8 @@ async function reduced(file) {
     const canvas = element("canvas");
     [canvas.width, canvas.height] = [image.width * scale, image.height * scale];
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-    return await new Promise((done) => canvas.toBlob((blob) => done(blob ?? file), "image/jpeg", 0.95));
+    const blob = await new Promise((done) => canvas.toBlob(done, file.type, 0.95));
+    return new File([blob], file.name, { type: file.type });
   } catch {
     return file; // the service says what is wrong with it
   }
@@ -98,8 +101,9 @@ function view(id, blob, words) {
 }
 
 async function showOne(file, signal) {
+  const sent = await reduced(file);
   const started = performance.now();
-  const answer = await send("cv_model/", "file", [file], signal, "json");
+  const answer = await send("cv_model/", "file", [sent], signal, "json");
   const took = milliseconds(started);
   signal.throwIfAborted();
   turnTo("answer");
@@ -124,7 +128,7 @@ async function showOne(file, signal) {
   byId("ranking").replaceChildren(...answer.top_k.map((entry) => {
     const item = element("li", element("span", entry.class_name));
     const fill = element("div");
-    fill.style.width = `${100 * entry.probability}%`;
+    fill.style.width = `${100 * entry.probability}%`; // not in the markup, which the security policy forbids
     item.append(" ", element("span", percent(entry.probability), "share"), element("div", fill, "track"));
     return item;
   }));
@@ -132,7 +136,7 @@ async function showOne(file, signal) {
   byId("answer").scrollIntoView({ block: "nearest" });
 
   try {
-    const overlay = await send("cv_model/explain", "file", [file], signal, "blob");
+    const overlay = await send("cv_model/explain", "file", [sent], signal, "blob");
     signal.throwIfAborted();
     view("overlay", overlay, "");
   } catch (error) {
@@ -145,12 +149,10 @@ async function askBatch(files, signal) {
   try {
     return (await send("cv_model/batch", "files", files, signal, "json")).results;
   } catch (error) {
-    if (signal.aborted || error.status === 401) throw error;
-    if (error.status === 413 && files.length > 1) {
-      const half = files.length >> 1;
-      return [...await askBatch(files.slice(0, half), signal), ...await askBatch(files.slice(half), signal)];
-    }
-    return files.map(() => ({ error: error.message }));
+    if (error.status !== 413) throw error;
+    if (files.length === 1) return [{ error: error.message }];
+    const half = files.length >> 1;
+    return [...await askBatch(files.slice(0, half), signal), ...await askBatch(files.slice(half), signal)];
   }
 }
 
@@ -159,7 +161,12 @@ async function showSeveral(files, signal) {
   for (let done = 0; done < files.length; done += PER_REQUEST) {
     if (done) say(`${done} of ${files.length} pictures …`);
     const chunk = files.slice(done, done + PER_REQUEST);
-    const results = await askBatch(chunk, signal);
+    const sent = [];
+    for (const file of chunk) sent.push(await reduced(file)); // one after the other: each takes 50 MB for a moment
+    const results = await askBatch(sent, signal).catch((error) => {
+      if (!done || error.status === 401) throw error;
+      return chunk.map(() => ({ error: error.message })); // the answers that are there stay
+    });
     signal.throwIfAborted();
     if (!done) {
       turnTo("several");
@@ -213,7 +220,8 @@ async function take(files, missing) {
 }
 
 function askForKey() {
-  say(key ? "The service does not know this key." : "The service asks for an API key.", key ? "error" : "");
+  if (kept.apiKey) say("The service does not know this key.", "error");
+  else say("The service asks for an API key.");
   byId("key-form").hidden = false;
   byId("key").focus();
 }
@@ -236,12 +244,7 @@ for (const id of ["files", "camera"]) {
 }
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key = byId("key").value;
-  try {
-    sessionStorage.setItem("key", key);
-  } catch {
-    // see above
-  }
+  kept.apiKey = byId("key").value;
   byId("files").focus();
   take(waiting);
 });
