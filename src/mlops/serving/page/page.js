@@ -1,5 +1,4 @@
 // The page of the service: pictures in, answers out. No library, nothing from elsewhere.
-"use strict";
 
 const PER_REQUEST = 16; // pictures; so that answers come in steps that one sees
 const LARGE = 1_500_000; // bytes; a photograph above it is made smaller before it is sent
