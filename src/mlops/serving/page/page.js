@@ -81,7 +81,8 @@ async function reduced(file) {
     [canvas.width, canvas.height] = [image.width * scale, image.height * scale];
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     const blob = await new Promise((done) => canvas.toBlob(done, file.type, 0.95));
-    return new File([blob], file.name, { type: file.type });
+    image.close();
+    return new File([blob ?? file], file.name, { type: file.type });
   } catch {
     return file; // the service says what is wrong with it
   }
