@@ -1,142 +1,261 @@
 // The page of the service: pictures in, answers out. No library, nothing from elsewhere.
-"use strict";
+
+const PER_REQUEST = 16; // pictures; so that answers come in steps that one sees
+const LARGE = 1_500_000; // bytes; a photograph above it is made smaller before it is sent
+const SIDE = 1024; // px, of a photograph that was made smaller
+
+let waiting = []; // the pictures that were given last
+let running; // stops the requests for them
+let urls = []; // of pictures on the page
+let table = []; // what is downloaded
 
 const byId = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
-let rows = [];
+const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
+const milliseconds = (since) => `${Math.round(performance.now() - since)} ms`;
 
-function cell(row, content, kind) {
-  const place = row.insertCell();
-  if (kind) place.className = kind;
-  place.append(content);
-  return place;
+// Keeps the API key until the tab is closed; in a browser that stores nothing, until the page is left.
+const kept = (() => {
+  try {
+    return sessionStorage;
+  } catch {
+    return {};
+  }
+})();
+
+function element(tag, content = "", kind = "") {
+  const made = document.createElement(tag);
+  made.append(content);
+  made.className = kind;
+  return made;
 }
 
-async function send(path, fields) {
+/** Tells what happens; of the kind `heard`, to screen readers alone, since the page shows it already. */
+function say(words, kind = "") {
+  byId("status").className = kind;
+  byId("status").textContent = words;
+}
+
+function address(blob) {
+  const url = URL.createObjectURL(blob);
+  urls.push(url);
+  return url;
+}
+
+/** Shows one of the two cards, or none, for new pictures: those of the former answer are let go. */
+function turnTo(card) {
+  urls.forEach((url) => URL.revokeObjectURL(url));
+  urls = [];
+  for (const id of ["answer", "several"]) byId(id).hidden = id !== card;
+}
+
+/** Posts pictures; returns the answer as `json` or `blob`. An error's message is for people. */
+async function send(path, part, files, signal, read) {
   const body = new FormData();
-  for (const [name, file] of fields) body.append(name, file, file.name || "pasted.png");
+  for (const file of files) body.append(part, file);
+  const headers = kept.apiKey ? { "X-API-Key": kept.apiKey } : {};
   let response;
   try {
-    response = await fetch(path, { method: "POST", body });
+    response = await fetch(path, { method: "POST", body, headers, signal });
+    if (response.ok) return await response[read]();
   } catch {
-    throw new Error("The service does not answer. Is it still running?");
-  }
-  if (!response.ok) {
-    const problem = await response.json().catch(() => ({}));
-    throw new Error(problem.detail || `The service answered ${response.status}.`);
-  }
-  return response;
-}
-
-function show(id) {
-  for (const section of ["answer", "several"]) byId(section).hidden = section !== id;
-}
-
-async function one(file) {
-  const started = performance.now();
-  const answer = await (await send("cv_model/", [["file", file]])).json();
-  const took = performance.now() - started;
-  byId("picture").src = URL.createObjectURL(file);
-  byId("overlay").removeAttribute("src");
-  byId("unknown").hidden = !answer.is_unknown;
-  byId("name").textContent = answer.class_name;
-  byId("facts").textContent =
-    `Sign ${answer.sign_number}, class ${answer.predicted_class}, ${percent(answer.probability)}; ` +
-    `answered in ${took.toFixed(0)} ms by model ${answer.model_version}`;
-  const body = byId("ranking").tBodies[0];
-  body.replaceChildren();
-  for (const entry of answer.top_k) {
-    const row = body.insertRow();
-    cell(row, entry.class_name);
-    const meter = document.createElement("meter");
-    meter.value = entry.probability;
-    meter.textContent = percent(entry.probability);
-    cell(row, meter);
-    cell(row, percent(entry.probability), "number");
-  }
-  show("answer");
-  byId("name").focus();
-  try {
-    byId("overlay").src = URL.createObjectURL(await (await send("cv_model/explain", [["file", file]])).blob());
-    byId("overlay").parentElement.hidden = false;
-  } catch {
-    byId("overlay").parentElement.hidden = true; // a network that cannot say where its evidence lies
-  }
-}
-
-async function several(files) {
-  const { results } = await (await send("cv_model/batch", files.map((file) => ["files", file]))).json();
-  const body = byId("several").querySelector("tbody");
-  body.replaceChildren();
-  rows = [["file", "class", "sign", "number", "probability", "unknown", "error"]];
-  results.forEach((answer, place) => {
-    const row = body.insertRow();
-    const image = document.createElement("img");
-    image.alt = "";
-    image.src = URL.createObjectURL(files[place]);
-    cell(row, image);
-    cell(row, answer.filename);
-    if (answer.error) {
-      cell(row, "");
-      cell(row, "");
-      cell(row, "");
-      cell(row, answer.error, "error");
-    } else {
-      cell(row, answer.class_name);
-      cell(row, answer.sign_number);
-      cell(row, percent(answer.probability), "number");
-      cell(row, answer.is_unknown ? "not a known sign" : "", "error");
+    signal.throwIfAborted();
+    for (const file of files) {
+      await file.slice(0, 1).arrayBuffer().catch(() => {
+        throw new Error(`The file ${file.name} cannot be read. Is it a folder, or was it moved or changed?`);
+      });
     }
-    rows.push([answer.filename, answer.predicted_class, answer.class_name, answer.sign_number, answer.probability,
-      answer.is_unknown, answer.error].map((value) => value ?? ""));
-  });
-  byId("several-title").textContent = `${files.length} pictures`;
-  show("several");
-  byId("several-title").focus();
+    throw new Error("The service does not answer. Try again in a moment.");
+  }
+  const problem = await response.json().catch(() => ({})); // what a proxy answers is no JSON
+  const error = new Error(problem.detail ?? `The service answered with status ${response.status}.`);
+  throw Object.assign(error, { status: response.status });
 }
 
-async function take(list) {
-  const files = [...list].filter((file) => file.type.startsWith("image/") || /\.(ppm|tiff?)$/i.test(file.name));
-  const status = byId("status");
-  status.className = "";
-  if (!files.length) {
-    status.textContent = "That is no picture.";
-    status.className = "error";
-    return;
-  }
-  status.textContent = "Looking …";
+/** Makes a phone's photograph smaller: it may be above the service's limit, and the network sees a few px of it. */
+async function reduced(file) {
+  if (file.type !== "image/jpeg" || file.size < LARGE) return file;
   try {
-    await (files.length === 1 ? one(files[0]) : several(files));
-    status.textContent = "";
-  } catch (error) {
-    show(null);
-    status.textContent = error.message;
-    status.className = "error";
+    const image = await createImageBitmap(file);
+    const scale = Math.min(1, SIDE / Math.max(image.width, image.height));
+    const canvas = element("canvas");
+    [canvas.width, canvas.height] = [image.width * scale, image.height * scale];
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    const blob = await new Promise((done) => canvas.toBlob(done, file.type, 0.95));
+    image.close();
+    return new File([blob ?? file], file.name, { type: file.type });
+  } catch {
+    return file; // the service says what is wrong with it
   }
+}
+
+/** Shows a picture; `words` stand in its place where the browser cannot. */
+function view(id, blob, words) {
+  const note = byId(`${id}-note`);
+  note.textContent = "";
+  byId(id).hidden = false;
+  byId(id).onerror = () => {
+    byId(id).hidden = true;
+    note.textContent = words;
+  };
+  byId(id).src = address(blob);
+}
+
+async function showOne(file, signal) {
+  const sent = await reduced(file);
+  const started = performance.now();
+  const answer = await send("cv_model/", "file", [sent], signal, "json");
+  const took = milliseconds(started);
+  signal.throwIfAborted();
+  turnTo("answer");
+  view("picture", file, "This browser cannot show the format.");
+  byId("picture").alt = `The picture ${file.name}`;
+  byId("overlay").hidden = true;
+  byId("overlay-note").textContent = "";
+
+  const name = answer.is_unknown ? "Not a known sign" : answer.class_name;
+  byId("name").textContent = name;
+  byId("unknown").hidden = !answer.is_unknown;
+  byId("facts").replaceChildren();
+  const facts = { "Answered in": took, Model: answer.model_version };
+  const sign = { "Sign number": answer.sign_number, Class: answer.predicted_class, Probability: percent(answer.probability) };
+  for (const [fact, value] of Object.entries(answer.is_unknown ? facts : { ...sign, ...facts })) {
+    const pair = element("div", element("dt", fact));
+    pair.append(element("dd", String(value)));
+    byId("facts").append(pair);
+  }
+  byId("ranking-title").textContent = answer.is_unknown ? "The nearest known signs" : "The five most probable signs";
+  byId("ranking").classList.toggle("doubted", answer.is_unknown);
+  byId("ranking").replaceChildren(...answer.top_k.map((entry) => {
+    const item = element("li", element("span", entry.class_name));
+    const fill = element("div");
+    fill.style.width = `${100 * entry.probability}%`; // not in the markup, which the security policy forbids
+    item.append(" ", element("span", percent(entry.probability), "share"), element("div", fill, "track"));
+    return item;
+  }));
+  say(answer.is_unknown ? `${name}.` : `${name}, sign ${answer.sign_number}, ${percent(answer.probability)}.`, "heard");
+  byId("answer").scrollIntoView({ block: "nearest" });
+
+  try {
+    const overlay = await send("cv_model/explain", "file", [sent], signal, "blob");
+    signal.throwIfAborted();
+    view("overlay", overlay, "");
+  } catch (error) {
+    if (!signal.aborted) byId("overlay-note").textContent = error.message; // a network that cannot tell
+  }
+}
+
+/** Asks for some pictures at once; for fewer where they are above the service's limits. */
+async function askBatch(files, signal) {
+  try {
+    return (await send("cv_model/batch", "files", files, signal, "json")).results;
+  } catch (error) {
+    if (error.status !== 413) throw error;
+    if (files.length === 1) return [{ error: error.message }];
+    const half = files.length >> 1;
+    return [...await askBatch(files.slice(0, half), signal), ...await askBatch(files.slice(half), signal)];
+  }
+}
+
+async function showSeveral(files, signal) {
+  const started = performance.now();
+  for (let done = 0; done < files.length; done += PER_REQUEST) {
+    if (done) say(`${done} of ${files.length} pictures …`);
+    const chunk = files.slice(done, done + PER_REQUEST);
+    const sent = [];
+    for (const file of chunk) sent.push(await reduced(file)); // one after the other: each takes 50 MB for a moment
+    const results = await askBatch(sent, signal).catch((error) => {
+      if (!done || error.status === 401) throw error;
+      return chunk.map(() => ({ error: error.message })); // the answers that are there stay
+    });
+    signal.throwIfAborted();
+    if (!done) {
+      turnTo("several");
+      byId("rows").replaceChildren();
+      table = [["file", "class", "sign", "number", "probability", "is_unknown", "error"]];
+    }
+    results.forEach((answer, place) => addRow(chunk[place], answer));
+    byId("several-title").textContent = `${table.length - 1} pictures in ${milliseconds(started)}`;
+  }
+  const refused = table.slice(1).filter((row) => row.at(-1)).length;
+  say(`${files.length} pictures are answered${refused ? `, ${refused} of them could not be used` : ""}.`, "heard");
+}
+
+function addRow(file, answer) {
+  const row = byId("rows").insertRow();
+  const image = element("img");
+  image.alt = ""; // its name stands beside it
+  image.onerror = () => { image.hidden = true; };
+  image.src = address(file);
+  row.insertCell().append(image);
+  const head = element("th", file.name);
+  head.scope = "row";
+  row.append(head);
+  const { class_name: name, sign_number: number } = answer;
+  if (answer.error) row.insertCell().append(element("span", answer.error, "error"));
+  else if (answer.is_unknown) row.insertCell().append(element("strong", "Not a known sign", "warn"), element("span", `nearest: ${name}`, "small"));
+  else row.insertCell().append(element("strong", name), element("span", `sign ${number}`, "small"));
+  row.insertCell().append(answer.error ? "–" : percent(answer.probability));
+  table.push([file.name, answer.predicted_class, name, number, answer.probability, answer.is_unknown, answer.error]);
+}
+
+async function take(files, missing) {
+  if (!files.length) return say(missing, "error");
+  running?.abort(); // the pictures given last are those that count
+  running = new AbortController();
+  const { signal } = running;
+  waiting = [...files];
+  byId("key-form").hidden = true;
+  document.body.setAttribute("aria-busy", "true");
+  say("Looking …");
+  try {
+    await (waiting.length === 1 ? showOne(waiting[0], signal) : showSeveral(waiting, signal));
+  } catch (error) {
+    if (signal.aborted) return;
+    turnTo(null);
+    if (error.status === 401) askForKey();
+    else say(error.message, "error");
+  } finally {
+    if (!signal.aborted) document.body.removeAttribute("aria-busy");
+  }
+}
+
+function askForKey() {
+  if (kept.apiKey) say("The service does not know this key.", "error");
+  else say("The service asks for an API key.");
+  byId("key-form").hidden = false;
+  byId("key").focus();
 }
 
 function download() {
-  // A leading = + - @ would be a formula in a spreadsheet.
-  const escape = (value) => `"${String(value).replace(/^([=+\-@])/, "'$1").replaceAll('"', '""')}"`;
-  const text = rows.map((row) => row.map(escape).join(",")).join("\r\n");
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  // A spreadsheet would run a cell that begins like a formula.
+  const quoted = (value = "") => `"${String(value).replace(/^(?=\s*[=+\-@\t\r＝＋－＠])/, "'").replaceAll('"', '""')}"`;
+  const text = table.map((row) => row.map(quoted).join(",")).join("\r\n");
+  const link = element("a");
+  link.href = address(new Blob(["\ufeff", text, "\r\n"], { type: "text/csv" })); // the mark tells Excel that it is UTF-8
   link.download = "signs.csv";
   link.click();
 }
 
 for (const id of ["files", "camera"]) {
-  byId(id).addEventListener("change", (event) => {
-    take(event.target.files);
-    event.target.value = "";
+  byId(id).addEventListener("change", ({ target }) => {
+    take([...target.files], "No picture was chosen.");
+    target.value = ""; // so that the same picture can be chosen again
   });
 }
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  kept.apiKey = byId("key").value;
+  byId("files").focus();
+  take(waiting);
+});
 byId("download").addEventListener("click", download);
-document.addEventListener("paste", (event) => take(event.clipboardData.files));
+document.addEventListener("paste", (event) => {
+  if (event.target !== byId("key")) take(event.clipboardData.files, "There is no picture in what was pasted.");
+});
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") take(event.dataTransfer.files);
+    if (kind === "drop") take(event.dataTransfer.files, "There is no picture in what was dropped.");
   });
 }
