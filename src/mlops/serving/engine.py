@@ -134,9 +134,10 @@ class Engine:
             MlopsError: The new model cannot be used; the former one goes on.
         """
         async with self._reloading:
-            path = locate_model(self._settings.model)
             try:
-                classifier, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _load, path)
+                path, classifier, seconds = await asyncio.get_running_loop().run_in_executor(
+                    self._pool, _load, self._settings.model
+                )
             except MlopsError as error:
                 metrics.RELOADS.labels("refused").inc()
                 logger.error("the new model is refused, the former one goes on: %s", error)  # noqa: TRY400
@@ -209,8 +210,7 @@ class Engine:
             logger.warning("serving without a model, as asked for by model=%s", NO_MODEL)
             return
         try:
-            self._path = locate_model(self._settings.model)
-            self._serve(self._path, *_load(self._path))
+            self._serve(*_load(self._settings.model))
         except MlopsError as error:
             logger.error("serving without a model: %s", error)  # noqa: TRY400 - the message says it all
 
@@ -255,14 +255,15 @@ def _stamp(path: Path | None) -> tuple[str, int, int] | None:
     return (str(path), found.st_mtime_ns, found.st_size) if found else None
 
 
-def _load(path: Path) -> tuple[Classifier, float]:
-    """Loads a model and tries it; returns it and the seconds that it takes for one picture."""
+def _load(model: str) -> tuple[Path, Classifier, float]:
+    """Finds a model, loads and tries it; returns its file, it, and the seconds that it takes for one picture."""
+    path = locate_model(model)
     classifier = Classifier.load(path)
     blank = np.zeros((1, classifier.image_size, classifier.image_size, 3), np.uint8)
     classifier.classify_arrays(blank)
     started = time.perf_counter()
     classifier.classify_arrays(blank)
-    return classifier, time.perf_counter() - started
+    return path, classifier, time.perf_counter() - started
 
 
 def _classify(batch: list[_Waiting]) -> list[Prediction] | Exception:
