@@ -270,9 +270,18 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: An override names an unknown key or a value out of its range.
     """
+    return parse_config(compose("config", overrides))
+
+
+def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Composes a file of `configshydra/`, unchecked.
+
+    Raises:
+        ConfigError: There is no such file, or an override names an unknown key.
+    """
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
         try:
-            return parse_config(hydra.compose("config", list(overrides)))
+            return hydra.compose(name, list(overrides))
         except (HydraException, YAMLError) as error:
             raise _composition_error(error) from error
 
