@@ -17,7 +17,7 @@ from yaml import YAMLError
 
 from src.mlops import ROOT
 from src.mlops.card import write_cards
-from src.mlops.config import Config, compose, parse_config
+from src.mlops.config import Config, compose, log_to_stderr, parse_config
 from src.mlops.data import prepare
 from src.mlops.errors import ConfigError, MlopsError, report
 from src.mlops.evaluate import evaluate
@@ -73,8 +73,9 @@ def read_params(path: Path) -> Config:
     try:
         raw = OmegaConf.load(path)
     except (OSError, YAMLError, OmegaConfBaseException) as error:
+        reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"expected the pipeline's configuration at {path}, found: {str(error).splitlines()[0]}. Make it: `inv repro`."
+            f"expected the pipeline's configuration at {path}, found: {reason}. Make it: `inv repro`."
         ) from error
     return parse_config(OmegaConf.create(raw))
 
@@ -90,7 +91,7 @@ STAGES: dict[str, Callable[[Config], object]] = {
 
 def main() -> None:
     """Runs the stage that the command line names."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     try:
         run_stage(" ".join(sys.argv[1:]))
     except MlopsError as error:
