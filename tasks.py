@@ -37,10 +37,38 @@ def _options(options: dict[str, str]) -> list[str]:
     return [word for option, value in options.items() if value for word in (option, value)]
 
 
+def _data_remote(c: Context, action: str, options: list[str], override: list[str]) -> None:
+    _module(c, "data.remote", f"data_remote.action={action}", *options, *override)
+
+
 @task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images, relative to the repository"})
 def preprocess_data(c: Context, override: list[str], raw_dir: str = "") -> None:
     """Check, split and pack the raw images into data/processed."""
     _module(c, "data.prepare", *([_option("data.raw_dir", raw_dir)] if raw_dir else []), *override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images"})
+def data_pack(c: Context, override: list[str], raw_dir: str = "") -> None:
+    """Pack raw images into archives and put them under DVC."""
+    _data_remote(c, "pack", [_option("data.raw_dir", raw_dir)] if raw_dir else [], override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"remote": "local, a folder; storage, the bucket"})
+def data_push(c: Context, override: list[str], remote: str = "") -> None:
+    """Send the archives to a folder or to the bucket."""
+    _data_remote(c, "push", [f"data_remote.name={remote}"] if remote else [], override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"remote": "local, a folder; storage, the bucket"})
+def data_pull(c: Context, override: list[str], remote: str = "") -> None:
+    """Fetch the archives from there, and check them."""
+    _data_remote(c, "pull", [f"data_remote.name={remote}"] if remote else [], override)
+
+
+@task
+def repro(c: Context) -> None:
+    """Run the stages of dvc.yaml whose inputs changed."""
+    _module(c, "pipeline", "repro")
 
 
 @task(iterable=["override"], help=OVERRIDE)

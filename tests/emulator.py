@@ -154,7 +154,7 @@ class _Proxy(BaseHTTPRequestHandler):
             content = bytes([content[0] ^ 1]) + content[1:]
         self._answer(answer.status, answer.getheaders(), content, cut=bool(fault and fault.kind == "drop"))
 
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _forward
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _forward  # noqa: N815
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

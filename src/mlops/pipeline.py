@@ -7,11 +7,12 @@ runs whenever something in configshydra/ changed.
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -77,7 +78,25 @@ def read_params(path: Path) -> Config:
         raise ConfigError(
             f"expected the pipeline's configuration at {path}, found: {reason}. Make it: `inv repro`."
         ) from error
-    return parse_config(OmegaConf.create(raw))
+    if not isinstance(raw, DictConfig):
+        raise ConfigError(f"expected keys and values in {path}, found a list. Make it: `inv repro`.")
+    return parse_config(raw)
+
+
+def reproduce(root: Path = ROOT) -> int:
+    """Builds what changed since dvc.lock was written, with the settings that configshydra/ has now.
+
+    Returns:
+        The exit code of DVC, which has told what it did.
+
+    Raises:
+        ConfigError: configshydra/ cannot be composed.
+    """
+    write_params(root / PARAMS)
+    # The stages' `python` is the one that runs this.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", "dvc", "repro"]
+    return subprocess.run(command, cwd=root, env={**os.environ, "PATH": path}, check=False).returncode  # noqa: S603
 
 
 STAGES: dict[str, Callable[[Config], object]] = {
@@ -90,9 +109,11 @@ STAGES: dict[str, Callable[[Config], object]] = {
 
 
 def main() -> None:
-    """Runs the stage that the command line names."""
+    """Runs the stage that the command line names, or with `repro` all of them whose inputs changed."""
     log_to_stderr()
     try:
+        if sys.argv[1:] == ["repro"]:
+            sys.exit(reproduce())
         run_stage(" ".join(sys.argv[1:]))
     except MlopsError as error:
         report(error)

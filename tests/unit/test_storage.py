@@ -117,7 +117,7 @@ class TestBucketThatFails:
         bucket.write("large", b"former")
         (tmp_path / "large").write_bytes(LARGE)
         fault = cloud.fail("503", method="POST", part="upload_id")  # the parts of the file
-        with pytest.raises(UnreachableError, match="503|unavailable"):
+        with pytest.raises(UnreachableError, match=r"503|unavailable"):
             bucket.upload(tmp_path / "large", "large")
         assert fault.times < 1_000_000
         assert cloud.objects() == {"x/large": b"former"}

@@ -73,20 +73,22 @@ def pull(remote: str, bucket: str, root: Path = ROOT) -> list[str]:
     targets = _targets(root)
     _name_bucket(root, bucket)
     _dvc(root, "pull", "--remote", remote, *targets)
-    for target in targets:
-        _require_right(root, target)
+    require_complete(root)
     return targets
 
 
 def require_complete(root: Path = ROOT) -> list[str]:
-    """Checks that all archives are here and are what their pointers say.
+    """Checks that all archives are here and are what their pointers say, for DVC trusts what a bucket sends.
 
     Raises:
-        DataError: One is missing or another one.
+        DataError: One is missing, or is another one and was removed.
     """
     targets = _targets(root)
-    for target in targets:
-        _require_right(root, target)
+    wrong = [problem for target in targets if (problem := _problem(root, target))]
+    if wrong:
+        raise DataError(
+            f"expected the archives that {ARCHIVES}/*.dvc name: {'; '.join(wrong)}. Fetch: `inv data-pull`."
+        )
     return targets
 
 
@@ -99,21 +101,19 @@ def _targets(root: Path) -> list[str]:
     return targets
 
 
-def _require_right(root: Path, target: str) -> None:
-    """Compares an archive with its pointer, for DVC trusts what a bucket sends."""
+def _problem(root: Path, target: str) -> str | None:
+    """Compares an archive with its pointer, and removes it with DVC's own copy where it is another one."""
     path = (root / target).with_suffix("")
     expected = _md5_of(root / target)
     if not path.is_file():
-        raise DataError(f"expected the archive {path}, found none. Fetch it: `inv data-pull`.")
+        return f"{path.name} is missing"
     with path.open("rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != expected:
-        path.unlink()
-        (root / ".dvc" / "cache" / "files" / "md5" / expected[:2] / expected[2:]).unlink(missing_ok=True)
-        raise DataError(
-            f"expected {path} with the MD5 {expected}, as {target} says, found {found}; it was removed. "
-            "Fetch it again: `inv data-pull`."
-        )
+    if found == expected:
+        return None
+    path.unlink()
+    (root / ".dvc" / "cache" / "files" / "md5" / expected[:2] / expected[2:]).unlink(missing_ok=True)
+    return f"{path.name} had the MD5 {found}, not {expected}, and was removed"
 
 
 def _md5_of(pointer: Path) -> str:
