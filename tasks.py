@@ -41,6 +41,11 @@ def _data_remote(c: Context, action: str, options: list[str], override: list[str
     _module(c, "data.remote", f"data_remote.action={action}", *options, *override)
 
 
+def _registry(c: Context, action: str, settings: dict[str, str | bool], override: list[str]) -> None:
+    given = [f"registry.{key}={str(value).lower()}" for key, value in settings.items() if value]
+    _module(c, "registry", f"registry.action={action}", *given, *override)
+
+
 @task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images, relative to the repository"})
 def preprocess_data(c: Context, override: list[str], raw_dir: str = "") -> None:
     """Check, split and pack the raw images into data/processed."""
@@ -132,6 +137,44 @@ def robustness(c: Context, override: list[str]) -> None:
 def card(c: Context, override: list[str]) -> None:
     """Write model card and data card from measured results."""
     _module(c, "card", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"push": "send the tag to Git's remote origin"})
+def register(c: Context, override: list[str], push: bool = False) -> None:
+    """Make the current model the next version."""
+    _registry(c, "register", {"push": push}, override)
+
+
+@task(
+    iterable=["override"],
+    help=OVERRIDE
+    | {
+        "version": "such as v3; the newest without it",
+        "stage": "staging or production",
+        "force": "even if the gate refuses; it is recorded",
+        "push": "send the tag to Git's remote origin",
+    },
+)
+def promote(
+    c: Context, override: list[str], version: str = "", stage: str = "", force: bool = False, push: bool = False
+) -> None:
+    """Put a version into a stage, if it passes the gate."""
+    _registry(c, "promote", {"version": version, "stage": stage, "force": force, "push": push}, override)
+
+
+@task(
+    iterable=["override"],
+    help=OVERRIDE | {"stage": "staging or production", "push": "send the tag to Git's remote origin"},
+)
+def rollback(c: Context, override: list[str], stage: str = "production", push: bool = False) -> None:
+    """Put the version before the current one back."""
+    _registry(c, "rollback", {"stage": stage, "push": push}, override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def registry(c: Context, override: list[str]) -> None:
+    """Show all versions, their stages and their state."""
+    _registry(c, "show", {}, override)
 
 
 @task(

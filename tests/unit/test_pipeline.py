@@ -82,7 +82,7 @@ def test_params_that_cannot_be_used(content: str | None, message: str, tmp_path:
 
 
 def test_an_unknown_stage(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected one of the stages prepare, train.*found 'fly'"):
+    with pytest.raises(ConfigError, match=r"expected one of the stages prepare, train.*found 'fly'"):
         run_stage("fly", tmp_path)
 
 
@@ -134,11 +134,10 @@ def test_dvc_builds_what_changed(tmp_path: Path) -> None:
     def ran(told: str) -> list[str]:
         return [name for name in STAGES if f"Running stage '{name}'" in told]
 
-    run(
-        "git init -q && git -c user.name=a -c user.email=a@b add -A && git -c user.name=a -c user.email=a@b commit -qm a"
-    )
+    commit = "git add -A && git -c user.name=a -c user.email=a@b commit -qm"
+    run(f"git init -q && {commit} one")
     assert ran(run("inv repro")) == list(STAGES)
-    run("git add -A && git -c user.name=a -c user.email=a@b commit -qm built")
+    run(f"{commit} two")
     assert ran(run("dvc repro")) == []
     accuracy = json.loads(run("dvc metrics show --json"))[""]["data"]["reports/pipeline/metrics.json"]["data"][
         "Accuracy"
