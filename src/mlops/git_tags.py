@@ -55,8 +55,7 @@ def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: Exi
         RegistryError: Git refuses, or with `push` its remote does.
     """
     with _tagging(repository, undo, push=push):
-        # force: two models of one commit are two versions; the number is free, as was checked.
-        gto.register(str(repository), NAME, "HEAD", version=f"{version}.0.0", message=json.dumps(facts), force=True)
+        gto.register(str(repository), NAME, "HEAD", version=f"{version}.0.0", message=json.dumps(facts))
 
 
 def tag_stage(

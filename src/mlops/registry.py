@@ -58,8 +58,8 @@ def register(config: Config, repository: Path = ROOT) -> str:
         The version, such as `v3`.
 
     Raises:
-        RegistryError: Files of the repository are not committed, the model is a version already, somebody else
-            registers at the same time, or Git refuses the tag. Nothing was registered.
+        RegistryError: Files of the repository are not committed, the commit or the model is a version already, somebody
+            else registers at the same time, or Git refuses the tag. Nothing was registered.
         CheckpointError: There is no usable model, or no export of it.
         DataError: The model was not evaluated.
         StorageError: The store cannot be written.
@@ -237,9 +237,16 @@ def _alone(repository: Path) -> Iterator[None]:
 def _require_clean(repository: Path) -> None:
     changed = git(repository, "status", "--porcelain")
     if changed:
-        files = ", ".join(line[3:] for line in changed.splitlines()[:5])
+        files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
         raise RegistryError(
             f"expected all files committed, so that the version can be made again, found changes: {files}."
+        )
+    head = git(repository, "rev-parse", "HEAD")
+    there = [name for name, tag in read_tags(repository).items() if tag.commit == head]
+    if there:
+        raise RegistryError(
+            f"expected a commit without a version, found {there[0]} at {head[:8]}. Commit what makes this model "
+            "another one, such as dvc.lock or a setting, and register then."
         )
 
 
