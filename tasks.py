@@ -11,6 +11,8 @@ from invoke.tasks import task
 ROOT = Path(__file__).parent
 OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be given several times"}
 
+RELEASE = "ckpt_path=models/release/best_model.pth"  # where a version goes that is looked at, never over your own
+
 MODEL = "model file, or latest: what training made last"
 
 
@@ -68,6 +70,14 @@ def data_push(c: Context, override: list[str], remote: str = "") -> None:
 def data_pull(c: Context, override: list[str], remote: str = "") -> None:
     """Fetch the archives from there, and check them."""
     _data_remote(c, "pull", [f"data_remote.name={remote}"] if remote else [], override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def data_report(c: Context, override: list[str]) -> None:
+    """Check the data; report and pictures go to data/report."""
+    folder = ["data.processed_dir=data/report", "evaluation.reports_dir=data/report"]
+    for module in ("data.prepare", "visualize"):
+        _module(c, module, *folder, *override)
 
 
 @task
@@ -169,6 +179,15 @@ def promote(
 def rollback(c: Context, override: list[str], stage: str = "production", push: bool = False) -> None:
     """Put the version before the current one back."""
     _registry(c, "rollback", {"stage": stage, "push": push}, override)
+
+
+@task(
+    iterable=["override"],
+    help=OVERRIDE | {"version": "such as v3, or a tag of the registry; the newest without it"},
+)
+def pull_model(c: Context, override: list[str], version: str = "") -> None:
+    """Fetch a version, checked, into models/release."""
+    _registry(c, "pull", {}, [*([_option("registry.version", version)] if version else []), RELEASE, *override])
 
 
 @task(iterable=["override"], help=OVERRIDE)

@@ -198,7 +198,7 @@ class RegistryConfig(_Section):
     """Where registered models lie, and what `registry.py` does."""
 
     store: Annotated[str, Field(min_length=1)]
-    action: Literal["show", "register", "promote", "rollback"]
+    action: Literal["show", "register", "promote", "rollback", "pull"]
     version: str | None
     stage: Literal["staging", "production"]
     force: bool

@@ -48,6 +48,21 @@ def read_tags(repository: Path) -> dict[str, Tag]:
     return tags
 
 
+def version_of(repository: Path, name: str) -> str:
+    """Returns the version that a name means: `v3`, `v3.0.0`, the tag `gtsrb@v3.0.0`, or a stage's `gtsrb#production#5`.
+
+    Raises:
+        RegistryError: There is no such tag, or the name is none of these.
+    """
+    if name.startswith(f"{NAME}#"):
+        try:
+            message = json.loads(git(repository, "for-each-ref", "--format=%(contents)", f"refs/tags/{name}"))
+            return f"v{number_of(message['version'])}"
+        except (ValueError, KeyError, TypeError) as error:
+            raise RegistryError(f"expected a tag of the registry, found no {name} here. `git fetch --tags`.") from error
+    return f"v{number_of(name.removeprefix(f'{NAME}@'))}"
+
+
 def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: ExitStack, *, push: bool) -> None:
     """Tags the current commit as a version; `undo` takes that back.
 

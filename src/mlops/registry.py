@@ -1,4 +1,4 @@
-"""Versions of the model as Git tags, their files in a store: `inv register`, `promote`, `rollback`, `registry`.
+"""Versions of the model as Git tags, their files in a store: `inv register`, `inv promote`, `inv rollback`.
 
 A version is a tag `gtsrb@v3.0.0` and the folder `versions/v3` of the store; a promotion is a tag
 `gtsrb#production#5` and a file in `stages/production`. GTO writes the tags, `model_store.py` reads the files. What
@@ -25,7 +25,7 @@ from src.mlops.card import read_measurements
 from src.mlops.config import Config, hydra_main
 from src.mlops.errors import FileExistsInStorageError, GateError, MissingFileError, RegistryError
 from src.mlops.gate import Check, run_gate, show
-from src.mlops.git_tags import Tag, git, read_tags, tag_stage, tag_version, take_back
+from src.mlops.git_tags import Tag, git, read_tags, tag_stage, tag_version, take_back, version_of
 from src.mlops.inference import Classifier
 from src.mlops.model_store import (
     FILES,
@@ -182,6 +182,33 @@ def rollback(config: Config, repository: Path = ROOT) -> str:
     return version.name
 
 
+def pull(config: Config, repository: Path = ROOT) -> Path:
+    """Fetches the files of a version to `config.ckpt_path` and beside it, checked.
+
+    Args:
+        config: `registry.version` is the version, or a tag of the registry; null is the newest.
+        repository: The Git repository.
+
+    Returns:
+        The folder of the files.
+
+    Raises:
+        RegistryError: The version is unknown, or its files are missing or others than were registered. What was in the
+            folder is as it was.
+        StorageError: The store cannot be read.
+    """
+    storage = open_storage(config.registry.store)
+    version = _registered(storage, repository, _wanted(config, storage, repository))
+    folder = config.ckpt_path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as work:
+        _fetch(storage, version, Path(work))
+        for name in version.manifest["files"]:
+            Path(work, name).replace(folder / name)
+    logger.info("%s@%s is in %s", NAME, version.name, folder)
+    return folder
+
+
 def table(config: Config, repository: Path = ROOT) -> Table:
     """Draws all versions, newest first, with what is wrong with them."""
     storage = open_storage(config.registry.store)
@@ -278,7 +305,7 @@ def _put(storage: Storage, path: Path, name: str, undo: ExitStack) -> None:
 
 def _wanted(config: Config, storage: Storage, repository: Path) -> str:
     if config.registry.version:
-        return f"v{number_of(config.registry.version)}"
+        return version_of(repository, config.registry.version)
     known = sorted({*read_tags(repository), *versions(storage)}, key=number_of)
     if not known:
         raise RegistryError(
@@ -364,6 +391,8 @@ def main(config: Config) -> None:
         promote(config)
     elif config.registry.action == "rollback":
         rollback(config)
+    elif config.registry.action == "pull":
+        pull(config)
     else:
         Console().print(table(config))
 
