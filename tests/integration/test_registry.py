@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,8 +34,17 @@ LENIENT = ["gate.max_calibration_error=1", "gate.min_class_f1=0", "gate.max_late
 Make = Callable[..., Config]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_figures() -> Iterator[None]:
+    """Leaves out the drawings of an evaluation, which take longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.mlops.evaluate.draw_evaluation", lambda *_: None)
+        patch.setattr("src.mlops.train.draw_learning_curves", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
     """Folders with a model each and what was measured of it: `good`, `equal` (other file, same answers), `bad`."""
     folder = tmp_path_factory.mktemp("models")
     measured: dict[str, Any] = {}
@@ -52,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_content(path, own)
         version = Classifier.load(export(path)).version
         reports = folder / name / "reports"
-        if not measured:
+        if not measured:  # the other two answer the same, or need no figures of their own
             measured = evaluate(load_config([*overrides, f"ckpt_path={path}", f"evaluation.reports_dir={reports}"]))
         reports.mkdir(exist_ok=True)
         (reports / "metrics.json").write_text(json.dumps({**measured, "provenance": own["provenance"]}))

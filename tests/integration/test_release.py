@@ -77,9 +77,10 @@ def inv(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.slow
-def test_from_raw_pictures_to_a_measured_release(inv: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_raw_pictures_to_a_measured_release(inv: Callable[[str], str]) -> None:
     data = "-o data=archives -o data.image_size=24"
-    tiny = f"{data} -o model.width=4 -o training.epochs=8 -o training.batch_size=16 -o training.size_schedule=[] -o device=cpu"
+    small = ["model.width=4", "training.epochs=8", "training.batch_size=16", "training.size_schedule=[]", "device=cpu"]
+    tiny = " ".join([data, *(f"-o {override}" for override in small)])
     limits = "-o gate.min_robustness=0 -o gate.min_class_f1=0 -o gate.max_calibration_error=1"
     inv("inv data-pack --raw-dir data/raw/tiny && git add -A && git commit -qm data")
     inv("inv data-push && rm -r data/raw/archives/*.zip .dvc/cache && inv data-pull")
