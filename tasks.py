@@ -12,6 +12,8 @@ ROOT = Path(__file__).parent
 OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be given several times"}
 
 AUDITED = "data/requirements.txt"  # what `inv audit` looks up
+RELEASE = "ckpt_path=models/release/best_model.pth"  # where a version goes that is looked at, never over your own
+
 MODEL = "model file, or latest: what training made last"
 
 
@@ -38,10 +40,51 @@ def _options(options: dict[str, str]) -> list[str]:
     return [word for option, value in options.items() if value for word in (option, value)]
 
 
+def _data_remote(c: Context, action: str, options: list[str], override: list[str]) -> None:
+    _module(c, "data.remote", f"data_remote.action={action}", *options, *override)
+
+
+def _registry(c: Context, action: str, settings: dict[str, str | bool], override: list[str]) -> None:
+    given = [f"registry.{key}={str(value).lower()}" for key, value in settings.items() if value]
+    _module(c, "registry", f"registry.action={action}", *given, *override)
+
+
 @task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images, relative to the repository"})
 def preprocess_data(c: Context, override: list[str], raw_dir: str = "") -> None:
     """Check, split and pack the raw images into data/processed."""
     _module(c, "data.prepare", *([_option("data.raw_dir", raw_dir)] if raw_dir else []), *override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"raw_dir": "folder of the raw images"})
+def data_pack(c: Context, override: list[str], raw_dir: str = "") -> None:
+    """Pack raw images into archives and put them under DVC."""
+    _data_remote(c, "pack", [_option("data.raw_dir", raw_dir)] if raw_dir else [], override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"remote": "local, a folder; storage, the bucket"})
+def data_push(c: Context, override: list[str], remote: str = "") -> None:
+    """Send the archives to a folder or to the bucket."""
+    _data_remote(c, "push", [f"data_remote.name={remote}"] if remote else [], override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"remote": "local, a folder; storage, the bucket"})
+def data_pull(c: Context, override: list[str], remote: str = "") -> None:
+    """Fetch the archives from there, and check them."""
+    _data_remote(c, "pull", [f"data_remote.name={remote}"] if remote else [], override)
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def data_report(c: Context, override: list[str]) -> None:
+    """Check the data; report and pictures go to data/report."""
+    folder = ["data.processed_dir=data/report", "evaluation.reports_dir=data/report"]
+    for module in ("data.prepare", "visualize"):
+        _module(c, module, *folder, *override)
+
+
+@task
+def repro(c: Context) -> None:
+    """Run the stages of dvc.yaml whose inputs changed."""
+    _module(c, "pipeline", "repro")
 
 
 @task(iterable=["override"], help=OVERRIDE)
@@ -105,6 +148,53 @@ def robustness(c: Context, override: list[str]) -> None:
 def card(c: Context, override: list[str]) -> None:
     """Write model card and data card from measured results."""
     _module(c, "card", *override)
+
+
+@task(iterable=["override"], help=OVERRIDE | {"push": "send the tag to Git's remote origin"})
+def register(c: Context, override: list[str], push: bool = False) -> None:
+    """Make the current model the next version."""
+    _registry(c, "register", {"push": push}, override)
+
+
+@task(
+    iterable=["override"],
+    help=OVERRIDE
+    | {
+        "version": "such as v3; the newest without it",
+        "stage": "staging or production",
+        "force": "even if the gate refuses; it is recorded",
+        "push": "send the tag to Git's remote origin",
+    },
+)
+def promote(
+    c: Context, override: list[str], version: str = "", stage: str = "", force: bool = False, push: bool = False
+) -> None:
+    """Put a version into a stage, if it passes the gate."""
+    _registry(c, "promote", {"version": version, "stage": stage, "force": force, "push": push}, override)
+
+
+@task(
+    iterable=["override"],
+    help=OVERRIDE | {"stage": "staging or production", "push": "send the tag to Git's remote origin"},
+)
+def rollback(c: Context, override: list[str], stage: str = "production", push: bool = False) -> None:
+    """Put the version before the current one back."""
+    _registry(c, "rollback", {"stage": stage, "push": push}, override)
+
+
+@task(
+    iterable=["override"],
+    help=OVERRIDE | {"version": "such as v3, or a tag of the registry; the newest without it"},
+)
+def pull_model(c: Context, override: list[str], version: str = "") -> None:
+    """Fetch a version, checked, into models/release."""
+    _registry(c, "pull", {}, [*([_option("registry.version", version)] if version else []), RELEASE, *override])
+
+
+@task(iterable=["override"], help=OVERRIDE)
+def registry(c: Context, override: list[str]) -> None:
+    """Show all versions, their stages and their state."""
+    _registry(c, "show", {}, override)
 
 
 @task(

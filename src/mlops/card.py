@@ -44,19 +44,7 @@ def write_cards(config: Config) -> tuple[Path, Path]:
     """
     folder = config.evaluation.reports_dir
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
-    metrics = _read(folder / METRICS_FILE, "inv evaluate")
-    info = classifier.info
-    if (metrics.get("provenance"), metrics.get("calibration")) != (info.provenance, info.calibration.to_dict()):
-        raise DataError(
-            f"expected {folder / METRICS_FILE} to be of the model at {config.ckpt_path}, found that of another. "
-            "Evaluate it: `inv evaluate`."
-        )
-    robustness = None
-    if (folder / REPORT_FILE).is_file():
-        robustness = _read(folder / REPORT_FILE, "inv robustness")
-        if robustness.get("model_version") != classifier.version:
-            logger.warning("robustness was measured for another model: `inv robustness` measures this one")
-            robustness = None
+    metrics, robustness = read_measurements(config, classifier)
     pack = prepare(config.data)
     report = _read(pack.directory / REPORT, "inv preprocess-data")
     try:
@@ -68,6 +56,31 @@ def write_cards(config: Config) -> tuple[Path, Path]:
         raise DataError(f"expected to write cards to {folder}, found: {error}.") from error
     logger.info("wrote %s and %s", folder / MODEL_CARD, folder / DATA_CARD)
     return folder / MODEL_CARD, folder / DATA_CARD
+
+
+def read_measurements(config: Config, classifier: Classifier) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Reads what was measured of a model, and makes sure that it was this one.
+
+    Returns:
+        The content of metrics.json, and that of robustness.json where it was measured for this model.
+
+    Raises:
+        DataError: The model was not evaluated yet, or the evaluation is of another model or cannot be read.
+    """
+    folder, info = config.evaluation.reports_dir, classifier.info
+    metrics = _read(folder / METRICS_FILE, "inv evaluate")
+    if (metrics.get("provenance"), metrics.get("calibration")) != (info.provenance, info.calibration.to_dict()):
+        raise DataError(
+            f"expected {folder / METRICS_FILE} to be of the model at {config.ckpt_path}, found that of another. "
+            "Evaluate it: `inv evaluate`."
+        )
+    robustness = None
+    if (folder / REPORT_FILE).is_file():
+        robustness = _read(folder / REPORT_FILE, "inv robustness")
+        if robustness.get("model_version") != classifier.version:
+            logger.warning("robustness was measured for another model: `inv robustness` measures this one")
+            robustness = None
+    return metrics, robustness
 
 
 def model_card(classifier: Classifier, metrics: dict[str, Any], robustness: dict[str, Any] | None) -> str:

@@ -22,7 +22,7 @@ from src.mlops.calibration import Calibration
 from src.mlops.errors import CheckpointError, ConfigError
 from src.mlops.files import write_atomically
 from src.mlops.model import Network, build_model
-from src.mlops.model_info import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info
+from src.mlops.model_info import CLASSES, FORMAT_VERSION, UNCOMMITTED, ModelInfo, incomplete, read_info
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,16 @@ def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> Net
 
 
 def _git_commit() -> str | None:
-    """Returns the checkout's commit, with `+changes` where files differ from it; None outside a repository."""
+    """Returns the checkout's commit, with `+changes` where files differ from it; None outside a repository.
+
+    What the pipeline itself notes while it runs, dvc.lock, is no change.
+    """
     try:
         commit = _git("rev-parse", "HEAD")
-        return f"{commit}+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!params.yaml")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}{UNCOMMITTED}" if changed else commit
 
 
 def _git(*arguments: str) -> str:

@@ -52,6 +52,9 @@ def _to_root(path: Path) -> str:
 RepoPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_root), PlainSerializer(_to_root)]
 """A path; a relative one is relative to the repository root, wherever the command was started."""
 
+BucketUrl = Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]+(/[\w.-]+)*$")]
+"""A folder of a bucket."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -81,8 +84,10 @@ class SyntheticConfig(_Section):
 class DataConfig(_Section):
     """Where images come from and how they are packed."""
 
-    source: Literal["local", "official", "synthetic"]
+    source: Literal["local", "official", "synthetic", "archives", "gcs"]
     raw_dir: RepoPath | None
+    raw_url: BucketUrl | None
+    processed_url: BucketUrl | None
     processed_dir: RepoPath
     image_size: Annotated[int, Field(ge=24, le=512)]
     on_bad_image: Literal["stop", "skip"]
@@ -182,6 +187,36 @@ class CloudConfig(_Section):
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
 
 
+class DataRemoteConfig(_Section):
+    """What `data/remote.py` does."""
+
+    action: Literal["pack", "push", "pull"]
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+
+
+class RegistryConfig(_Section):
+    """Where registered models lie, and what `registry.py` does."""
+
+    store: Annotated[str, Field(min_length=1)]
+    action: Literal["show", "register", "promote", "rollback", "pull"]
+    version: str | None
+    stage: Literal["staging", "production"]
+    force: bool
+    push: bool
+
+
+class GateConfig(_Section):
+    """What a model must keep to be promoted, see `gate.py`."""
+
+    significance: Annotated[float, Field(gt=0, lt=1)]
+    parity_images: Count
+    max_calibration_error: Probability
+    min_class_f1: Probability
+    min_robustness: Probability
+    max_latency_ms: Annotated[float, Field(gt=0)]
+    max_size_mb: Annotated[float, Field(gt=0)]
+
+
 class SearchRange(_Section):
     """One dimension of a search: numbers from `low` to `high`, or `choices`."""
 
@@ -219,6 +254,9 @@ class Config(_Section):
     evaluation: EvaluationConfig
     export: ExportConfig
     cloud: CloudConfig
+    data_remote: DataRemoteConfig
+    registry: RegistryConfig
+    gate: GateConfig
     hparams_search: SearchConfig
     seed: Seed
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -270,9 +308,18 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: An override names an unknown key or a value out of its range.
     """
+    return parse_config(compose("config", overrides))
+
+
+def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Composes a file of `configshydra/`, unchecked.
+
+    Raises:
+        ConfigError: There is no such file, or an override names an unknown key.
+    """
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
         try:
-            return parse_config(hydra.compose("config", list(overrides)))
+            return hydra.compose(name, list(overrides))
         except (HydraException, YAMLError) as error:
             raise _composition_error(error) from error
 
@@ -283,9 +330,7 @@ def hydra_main(task: Callable[[Config], object]) -> None:
     An error of this project or of the overrides ends it with one message and exit code 1; `--debug` or
     `HYDRA_FULL_ERROR=1` shows the traceback.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for talkative in ("httpx2", "onnx_ir", "onnxscript"):  # of every request and of every step of an export
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    log_to_stderr()
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -311,6 +356,14 @@ def hydra_main(task: Callable[[Config], object]) -> None:
     if failures:
         os.environ["HYDRA_FULL_ERROR"] = wants_traceback
         report(failures[0])
+
+
+def log_to_stderr() -> None:
+    """Shows what the package logs, and of talkative libraries only what matters."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for talkative in ("httpx2", "onnx_ir", "onnxscript"):  # of every request and of every step of an export
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its errors come back as ours
 
 
 def _composition_error(error: Exception) -> ConfigError:

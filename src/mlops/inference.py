@@ -21,6 +21,7 @@ from src.mlops import ROOT
 from src.mlops.data.signs import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError
 from src.mlops.model_info import ModelInfo, incomplete, read_info
+from src.mlops.model_store import fetch, is_reference
 from src.mlops.preprocessing import open_image, preprocess
 
 logger = logging.getLogger(__name__)
@@ -189,12 +190,18 @@ def locate_model(name: str) -> Path:
     """Finds a model file.
 
     Args:
-        name: A path, relative ones below the repository, or `latest`: what training made last, else the model that
-            comes with the repository.
+        name: A path, relative ones below the repository; `latest`: what training made last, else the model that comes
+            with the repository; a registered version, `models:/gtsrb@production` or `gtsrb@v3`; or a `gs://` URL.
 
     Returns:
-        The path, whether or not there is a file.
+        The path; that of a path which was given, whether or not there is a file.
+
+    Raises:
+        RegistryError: There is no such version, or its file is not the one that was registered.
+        StorageError: The bucket cannot be reached, and there is no copy of the file on this machine.
     """
+    if is_reference(name):
+        return fetch(name)
     if name != LATEST:
         return ROOT / Path(name).expanduser()
     path = latest_model()

@@ -10,6 +10,7 @@ from src.mlops.data.signs import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError
 
 FORMAT_VERSION = 3  # 1 normalised over the whole image; 2 had other prediction sets
+UNCOMMITTED = "+changes"  # after the commit in `provenance`: files differed from it
 CLASSES = [{"class_id": sign.class_id, "number": sign.number, "name": sign.name} for sign in SIGNS]
 
 INTENDED_USE = """\

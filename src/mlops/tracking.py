@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from src.mlops.config import Config
 from src.mlops.files import write_atomically
+from src.mlops.model_store import NAME
 from src.mlops.run_folder import CONFIG
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,46 @@ def start_tracking(run_dir: Path, config: Config, history: list[dict[str, float]
         except Exception as error:
             logger.warning("W&B cannot be used (%s): metrics go to %s only", _first_line(error), METRICS_FILE)
     return CsvTracker(run_dir, config, history)
+
+
+def publish_model(
+    config: Config, version: str, files: list[Path], facts: dict[str, Any], stage: str | None = None
+) -> None:
+    """Makes a registered version known to W&B as an artifact with the same version and stage, where W&B is online.
+
+    W&B keeps names such as `v3` for its own count, so that the alias is `gtsrb-v3`. What fails is told, and stops
+    nothing: the registry is complete without it.
+
+    Args:
+        config: `tracking` names project and entity; nothing happens unless its backend is wandb.
+        version: Such as `v3`.
+        files: Files of a new version; none moves the alias of a stage to a version that is there.
+        facts: Its manifest.
+        stage: The stage that it is in now.
+    """
+    if config.tracking.backend != "wandb":
+        return
+    try:
+        import wandb
+
+        if os.environ.get("WANDB_MODE", "online") != "online" or not wandb.login(prompt=False):
+            logger.info("W&B is offline: %s is in the registry only", version)
+            return
+        alias = f"{NAME}-{version}"
+        if files:
+            metadata = {key: facts[key] for key in ("commit", "data_fingerprint", "files", "created")}
+            artifact = wandb.Artifact(NAME, type="model", metadata=metadata)
+            for file in files:
+                artifact.add_file(str(file))
+            with wandb.init(project=config.tracking.project, entity=config.tracking.entity, job_type="register") as run:
+                run.log_artifact(artifact, aliases=[alias])
+        else:
+            where = "/".join(filter(None, [config.tracking.entity, config.tracking.project, f"{NAME}:{alias}"]))
+            found = wandb.Api().artifact(where)
+            found.aliases.append(str(stage))
+            found.save()
+    except Exception as error:  # whatever W&B throws must not undo what is registered
+        logger.warning("W&B does not know of %s (%s)", version, _first_line(error))
 
 
 def _first_line(error: Exception) -> str:

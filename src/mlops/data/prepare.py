@@ -31,10 +31,12 @@ from src.mlops.data.packing import (
 )
 from src.mlops.data.sources import locate_raw
 from src.mlops.errors import DataError
-from src.mlops.files import exclusive
+from src.mlops.files import exclusive, write_atomically
+from src.mlops.storage import open_storage
 
 logger = logging.getLogger(__name__)
 REPORT = "report.json"
+PUBLISHED = ".published"  # in the processed folder: where it was copied to
 SPLIT_FILES = {"train": "train_split.csv", "val": "val_split.csv", "test": "test.csv"}
 
 
@@ -49,7 +51,15 @@ def prepare(data: DataConfig) -> Pack:
 
     Raises:
         DataError: Raw data is absent or bad. What was in `data.processed_dir` stays as it was.
+        StorageError: A bucket cannot be read, or what was prepared not be copied to `data.processed_url`.
     """
+    pack = _prepare(data)
+    if data.processed_url:
+        publish(pack, data.processed_url)
+    return pack
+
+
+def _prepare(data: DataConfig) -> Pack:
     raw_dir = locate_raw(data)
     if raw_dir is None:
         pack = open_pack(data.processed_dir)
@@ -71,10 +81,42 @@ def prepare(data: DataConfig) -> Pack:
         raise DataError(f"expected to write the prepared data to {data.processed_dir}, found: {error}.") from error
 
 
+def publish(pack: Pack, url: str) -> str:
+    """Copies prepared data to a bucket, below its fingerprint, unless it is there already.
+
+    The manifest goes last: with it, all is there, and its hashes say what each file must be.
+
+    Returns:
+        The folder's URL.
+
+    Raises:
+        StorageError: The bucket cannot be written.
+    """
+    folder = pack.fingerprint[:16]
+    note = pack.directory / PUBLISHED
+    told = f"{url}/{folder}"
+    if note.is_file() and note.read_text() == told:
+        return told
+    storage = open_storage(url)
+    if f"{folder}/{MANIFEST}" not in storage.names(folder):
+        for name in pack.manifest["files"]:
+            storage.upload(pack.directory / name, f"{folder}/{name}")
+        storage.write(f"{folder}/{MANIFEST}", (pack.directory / MANIFEST).read_bytes())
+        logger.info("copied the prepared data to %s", told)
+    write_atomically(note, told.encode())
+    return told
+
+
 def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
     """Draws signs to train on beside those of a data set; they lie in its processed folder, under `drawn`."""
     folder = data.processed_dir / "drawn"
-    own = {"source": "synthetic", "raw_dir": folder / "raw", "processed_dir": folder, "synthetic": settings}
+    own = {
+        "source": "synthetic",
+        "raw_dir": folder / "raw",
+        "processed_dir": folder,
+        "synthetic": settings,
+        "processed_url": None,
+    }
     return prepare(data.model_copy(update=own))
 
 

@@ -1,10 +1,9 @@
-"""Where raw data comes from: a folder at hand, the benchmark's archives, or signs that the code draws."""
+"""Where raw data comes from: a folder, archives, a bucket, the benchmark's own archives, or the code that draws."""
 
 import hashlib
 import logging
 import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import httpx2 as httpx
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from src.mlops.config import DataConfig, SyntheticConfig
+from src.mlops.data.archives import extract, fetch_archives, unpack_archives
 from src.mlops.data.synthetic import generate
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.files import exclusive
@@ -42,7 +42,8 @@ def locate_raw(data: DataConfig) -> Path | None:
         The raw folder; None where `data.raw_dir` is null and what was prepared before is to be used.
 
     Raises:
-        DataError: Images cannot be downloaded or drawn.
+        DataError: Images cannot be downloaded, unpacked or drawn.
+        StorageError: The bucket cannot be used.
         ConfigError: The source lacks a setting.
     """
     if data.source == "local":
@@ -51,6 +52,12 @@ def locate_raw(data: DataConfig) -> Path | None:
         raise ConfigError(f"expected data.raw_dir, the folder to put images in, with data.source={data.source}.")
     if data.source == "official":
         return download_official(data.raw_dir)
+    if data.source == "archives":
+        return unpack_archives(data.raw_dir)
+    if data.source == "gcs":
+        if data.raw_url is None:
+            raise ConfigError("expected data.raw_url, the folder of the archives, with data.source=gcs. Use data=gcs.")
+        return unpack_archives(fetch_archives(data.raw_url, data.raw_dir))
     if data.synthetic is None:
         raise ConfigError("expected the section data.synthetic with data.source=synthetic. Use data=synthetic.")
     return draw_synthetic(data.raw_dir, data.synthetic)
@@ -108,16 +115,7 @@ def download_official(
 def _unpack(raw_dir: Path, archives: tuple[Archive, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=raw_dir, prefix=".unpack-") as name:
         unpacked = Path(name)
-        for archive in archives:
-            logger.info("unpacking %s", archive.name)
-            try:
-                with zipfile.ZipFile(raw_dir / archive.name) as file:
-                    file.extractall(unpacked)
-            except zipfile.BadZipFile as error:
-                raise DataError(f"expected an archive at {raw_dir / archive.name}, found: {error}.") from error
-        ground_truth = unpacked / "GT-final_test.csv"
-        if ground_truth.is_file():
-            ground_truth.rename(unpacked / "GTSRB" / ground_truth.name)
+        extract((raw_dir / archive.name for archive in archives), unpacked)
         (unpacked / "GTSRB").rename(raw_dir / "GTSRB")
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 
+from src.mlops import ROOT
 from src.mlops.errors import LargeImageError, MlopsError
 from src.mlops.explain import explain
 from src.mlops.inference import LATEST, Classifier, Prediction, latest_model, locate_model
@@ -236,7 +237,8 @@ class Engine:
                 await self.reload()
 
     def _state(self) -> list[tuple[str, int, int] | None]:
-        path = latest_model() if self._settings.model == LATEST else self._path
+        named = self._path or ROOT / self._settings.model  # where none was loaded yet, one may come
+        path = latest_model() if self._settings.model == LATEST else named
         folder = os.environ.get(metrics.FOLDER_VARIABLE)
         return [_stamp(path), _stamp(Path(folder) / RELOAD_MARK if folder else None)]
 

@@ -1,0 +1,195 @@
+"""Whether a model is good enough to be promoted: the same images for it and for the model in production."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from scipy.stats import binomtest
+
+from src.mlops.calibration import expected_calibration_error
+from src.mlops.config import Config, GateConfig
+from src.mlops.data.packing import SplitArrays
+from src.mlops.data.prepare import prepare
+from src.mlops.errors import DataError
+from src.mlops.evaluate import require_same_size
+from src.mlops.export import TOLERANCE
+from src.mlops.inference import Classifier
+from src.mlops.metrics import per_class_metrics
+from src.mlops.model_info import UNCOMMITTED
+from src.mlops.model_store import FILES, SERVED
+
+BATCH = 64
+TIMED = 50  # single pictures whose median time counts, after as many to warm up
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a model must keep.
+
+    Attributes:
+        name: What is looked at.
+        found: What was measured.
+        limit: What it must be.
+        passed: Whether it is.
+    """
+
+    name: str
+    found: str
+    limit: str
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, as the registry records them."""
+        return asdict(self)
+
+
+class _Answers(NamedTuple):
+    probabilities: NDArray[np.float64]  # [N, 43]
+    labels: NDArray[np.int64]  # [N]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
+
+
+def run_gate(
+    config: Config, candidate: Path, production: Path | None, robustness: dict[str, Any] | None
+) -> list[Check]:
+    """Measures a model against every limit of `config.gate`.
+
+    Args:
+        config: `data` and `evaluation.split` name the images.
+        candidate: Folder of the model's files.
+        production: Folder of those of the model in production; None where there is none yet.
+        robustness: The robustness report that was registered with the model, if it was measured.
+
+    Returns:
+        All checks, passed or not.
+
+    Raises:
+        DataError: There are no such images, they are of another size than the model sees, or the model has seen them.
+        CheckpointError: A model file is unusable.
+    """
+    limits = config.gate
+    model = Classifier.load(candidate / SERVED)
+    pack = prepare(config.data)
+    require_same_size(pack, model.image_size)
+    arrays = pack.load(config.evaluation.split)
+    _require_unseen(model, config.evaluation.split)
+    answers = _answer(model, arrays)
+    checks = [
+        _committed(model),
+        _parity(Classifier.load(candidate / FILES[1]), answers, arrays, limits),
+        _at_most("calibration error", expected_calibration_error(*answers), limits.max_calibration_error),
+        _class_floor(answers, limits),
+        _robustness(robustness, limits),
+        _at_most("median time of one picture, ms", _latency(model, arrays), limits.max_latency_ms),
+        _at_most("size of the ONNX file, MB", (candidate / SERVED).stat().st_size / 1e6, limits.max_size_mb),
+    ]
+    if production:
+        rival = Classifier.load(production / SERVED)
+        require_same_size(pack, rival.image_size)
+        checks.insert(0, not_worse(answers.right, _answer(rival, arrays).right, limits.significance))
+    return checks
+
+
+def not_worse(candidate: NDArray[np.bool_], production: NDArray[np.bool_], significance: float) -> Check:
+    """Tells whether a model makes more mistakes than another one, beyond what chance explains.
+
+    McNemar's exact test ("Note on the sampling error of the difference between correlated proportions", 1947): of the
+    images that only one of the two gets right, each is as likely to be of one as of the other when both are equally
+    good.
+
+    Args:
+        candidate: Of each image whether the model is right, bool [N].
+        production: Likewise for the other model, on the same images.
+        significance: Probability of refusing a model that is as good, above 0 and below 1.
+    """
+    lost = int((production & ~candidate).sum())
+    won = int((candidate & ~production).sum())
+    p_value = binomtest(lost, lost + won, 0.5, alternative="greater").pvalue if lost + won else 1.0
+    return Check(
+        "not worse than production",
+        f"{(~candidate).sum()} of {len(candidate)} wrong, production {(~production).sum()}; {lost} lost, {won} won, "
+        f"p = {p_value:.3g}",
+        f"p >= {significance:g}",
+        bool(p_value >= significance),
+    )
+
+
+def show(checks: Sequence[Check]) -> Table:
+    """Draws the checks as a table."""
+    table = Table("check", "found", "limit", "")
+    for check in checks:
+        verdict = "[green]passed[/green]" if check.passed else "[red]refused[/red]"
+        table.add_row(check.name, check.found, check.limit, verdict)
+    return table
+
+
+def _require_unseen(model: Classifier, split: str) -> None:
+    if split in model.info.provenance["trained_on"]:
+        raise DataError(
+            f"expected images that the model was not trained on, found evaluation.split={split}, which it was. "
+            "Use evaluation.split=test."
+        )
+
+
+def _answer(model: Classifier, arrays: SplitArrays) -> _Answers:
+    rows = arrays.rows
+    batches = (arrays.images[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH))
+    probabilities = np.concatenate([model.run(batch).probabilities for batch in batches])
+    return _Answers(probabilities.astype(np.float64), arrays.labels)
+
+
+def _committed(model: Classifier) -> Check:
+    commit = model.info.provenance.get("git_commit") or "none"
+    clean = commit != "none" and not commit.endswith(UNCOMMITTED)
+    return Check(
+        "code it was trained by", commit[:8] + (UNCOMMITTED if UNCOMMITTED in commit else ""), "a commit", clean
+    )
+
+
+def _parity(checkpoint: Classifier, answers: _Answers, arrays: SplitArrays, limits: GateConfig) -> Check:
+    some = SplitArrays(arrays.images, arrays.rows[: limits.parity_images], arrays.labels[: limits.parity_images], [])
+    expected = _answer(checkpoint, some).probabilities
+    gap = float(np.abs(expected - answers.probabilities[: len(expected)]).max())
+    return Check(
+        f"ONNX as checkpoint, {len(expected)} images",
+        f"largest difference {gap:.1e}",
+        f"<= {TOLERANCE:g}",
+        gap <= TOLERANCE,
+    )
+
+
+def _class_floor(answers: _Answers, limits: GateConfig) -> Check:
+    rows = per_class_metrics(answers.labels, answers.probabilities.argmax(axis=1))
+    worst = min((row for row in rows if row["images"]), key=lambda row: float(row["f1"]))
+    found = f"{worst['f1']:.3f} ({worst['name']})"
+    return Check("F1 of the weakest class", found, f">= {limits.min_class_f1:g}", worst["f1"] >= limits.min_class_f1)
+
+
+def _robustness(report: dict[str, Any] | None, limits: GateConfig) -> Check:
+    limit = f">= {limits.min_robustness:g}"
+    name = "accuracy under corruptions"
+    if report is None:
+        return Check(name, "not measured: `inv robustness` before `inv register`", limit, False)
+    return Check(name, f"{report['mean']:.4f}", limit, report["mean"] >= limits.min_robustness)
+
+
+def _latency(model: Classifier, arrays: SplitArrays) -> float:
+    picture = arrays.images[arrays.rows[:1]]
+    times = []
+    for _ in range(2 * TIMED):
+        started = time.perf_counter()
+        model.run(picture)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times[TIMED:]))
+
+
+def _at_most(name: str, found: float, limit: float) -> Check:
+    return Check(name, f"{found:.4g}", f"<= {limit:g}", found <= limit)

@@ -1,0 +1,240 @@
+"""Raw data as archives under DVC, in a folder and in a bucket, and read straight from the bucket."""
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from src.mlops import ROOT
+from src.mlops.config import DataConfig, load_config
+from src.mlops.data.archives import extract, fetch_archives, pack_archives, unpack_archives
+from src.mlops.data.layouts import read_layout
+from src.mlops.data.prepare import prepare
+from src.mlops.data.remote import ARCHIVES, bucket_folder, pack, pull, push
+from src.mlops.errors import ConfigError, DataError, StorageError, UnreachableError
+from tests.conftest import write_kaggle
+from tests.emulator import BUCKET, Cloud
+
+NAMES = ["Test.zip", "Train.zip", "tables.zip"]
+
+
+def run(folder: Path, *command: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A clone with this repository's own DVC configuration and nothing else."""
+    folder = tmp_path / "clone"
+    (folder / ".dvc").mkdir(parents=True)
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    return folder
+
+
+@pytest.fixture
+def in_cloud(repository: Path, cloud: Cloud) -> Path:
+    """The same, with the emulator as Google Cloud Storage."""
+    (repository / ".dvc" / "config.local").write_text(
+        f"['remote \"storage\"']\n    endpointurl = {cloud.url}\n    allow_anonymous_login = true\n"
+    )
+    return repository
+
+
+def archives_of(repository: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((repository / ARCHIVES).glob("*.zip"))}
+
+
+def wipe(repository: Path) -> None:
+    for path in (repository / ARCHIVES).glob("*.zip"):
+        path.unlink()
+    shutil.rmtree(repository / ".dvc" / "cache")
+
+
+class TestArchives:
+    def test_the_same_files_give_the_same_bytes(self, raw_dir: Path, tmp_path: Path) -> None:
+        first = [path.read_bytes() for path in pack_archives(raw_dir, tmp_path / "a")]
+        shutil.copytree(raw_dir, tmp_path / "copied")
+        again = pack_archives(tmp_path / "copied", tmp_path / "b")
+        assert [path.read_bytes() for path in again] == first
+        assert sorted(path.name for path in again) == NAMES
+
+    def test_what_is_packed_is_unpacked_once(self, raw_dir: Path, tmp_path: Path) -> None:
+        pack_archives(raw_dir, tmp_path / "archives")
+        folder = unpack_archives(tmp_path / "archives")
+        assert len(read_layout(folder).train) == len(read_layout(raw_dir).train) > 0
+        (folder / "mine").touch()
+        assert (unpack_archives(tmp_path / "archives") / "mine").exists()
+        pack_archives(raw_dir, tmp_path / "archives")  # other times of the files: looked at anew
+        assert not (unpack_archives(tmp_path / "archives") / "mine").exists()
+
+    def test_many_folders_make_one_archive(self, tmp_path: Path) -> None:
+        for number in range(43):
+            (tmp_path / "raw" / str(number)).mkdir(parents=True)
+            (tmp_path / "raw" / str(number) / "a.png").write_bytes(b"x")
+        assert [path.name for path in pack_archives(tmp_path / "raw", tmp_path / "out")] == ["images.zip"]
+
+    def test_a_damaged_archive_is_named_and_nothing_is_replaced(self, raw_dir: Path, tmp_path: Path) -> None:
+        pack_archives(raw_dir, tmp_path / "archives")
+        folder = unpack_archives(tmp_path / "archives")
+        train = tmp_path / "archives" / "Train.zip"
+        train.write_bytes(train.read_bytes()[:-100])
+        with pytest.raises(DataError, match=r"expected an archive at .*Train\.zip"):
+            unpack_archives(tmp_path / "archives")
+        assert len(read_layout(folder).train) > 0
+
+    def test_no_archive_leaves_its_folder(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+            archive.writestr("../../outside.txt", "x")
+        extract([tmp_path / "evil.zip"], tmp_path / "a" / "b")
+        assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("outside.txt")] == ["a/b/outside.txt"]
+
+    def test_nothing_to_pack_or_unpack(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        for folder in ("empty", "none"):
+            with pytest.raises(DataError, match="images to pack"):
+                pack_archives(tmp_path / folder, tmp_path / "out")
+            with pytest.raises(DataError, match="inv data-pull"):
+                unpack_archives(tmp_path / folder)
+        assert not (tmp_path / "out").exists()
+
+
+class TestDvc:
+    def test_folder_remote_needs_no_account(self, repository: Path, raw_dir: Path) -> None:
+        pack(raw_dir, repository)
+        push("local", BUCKET, repository)
+        before = archives_of(repository)
+        wipe(repository)
+        assert pull("local", BUCKET, repository) == [f"{ARCHIVES}/{name}.dvc" for name in NAMES]
+        assert archives_of(repository) == before
+        assert list(before) == NAMES
+
+    def test_bucket_holds_the_files_under_their_names(self, in_cloud: Path, raw_dir: Path, cloud: Cloud) -> None:
+        pack(raw_dir, in_cloud)
+        push("storage", BUCKET, in_cloud)
+        before = archives_of(in_cloud)
+        assert cloud.objects() == {f"gtsrb/dvc/{ARCHIVES}/{name}": content for name, content in before.items()}
+        wipe(in_cloud)
+        pull("storage", BUCKET, in_cloud)
+        assert archives_of(in_cloud) == before
+
+    @pytest.mark.slow
+    def test_an_older_version_comes_back(self, in_cloud: Path, raw_dir: Path) -> None:
+        pack(raw_dir, in_cloud)
+        push("storage", BUCKET, in_cloud)
+        before = archives_of(in_cloud)
+        pointers = {path: path.read_text() for path in (in_cloud / ARCHIVES).glob("*.dvc")}
+        (raw_dir / "Train.csv").write_text((raw_dir / "Train.csv").read_text() + "\n")
+        pack(raw_dir, in_cloud)
+        push("storage", BUCKET, in_cloud)
+        assert archives_of(in_cloud) != before
+        for path, text in pointers.items():
+            path.write_text(text)
+        wipe(in_cloud)
+        pull("storage", BUCKET, in_cloud)
+        assert archives_of(in_cloud) == before
+
+    def test_what_arrives_damaged_is_removed(self, in_cloud: Path, raw_dir: Path, cloud: Cloud) -> None:
+        pack(raw_dir, in_cloud)
+        push("storage", BUCKET, in_cloud)
+        before = archives_of(in_cloud)
+        wipe(in_cloud)
+        cloud.fail("corrupt", part="alt=media")
+        with pytest.raises(DataError, match=r"Train\.zip had the MD5 .* and was removed"):
+            pull("storage", BUCKET, in_cloud)
+        assert archives_of(in_cloud) == {}
+        cloud.heal()
+        pull("storage", BUCKET, in_cloud)
+        assert archives_of(in_cloud) == before
+
+    def test_remotes_that_are_not_there(self, repository: Path, raw_dir: Path) -> None:
+        with pytest.raises(DataError, match=r"expected data under DVC .*inv data-pack"):
+            push("local", BUCKET, repository)
+        pack(raw_dir, repository)
+        before = archives_of(repository)
+        with pytest.raises(StorageError, match=r"remote 'nowhere' doesn't exist"):
+            push("nowhere", BUCKET, repository)
+        wipe(repository)
+        with pytest.raises(StorageError, match="dvc pull"):
+            pull("local", BUCKET, repository)  # nothing was pushed
+        assert archives_of(repository) == {}
+        assert before
+
+    def test_the_bucket_is_named_once(self, repository: Path, raw_dir: Path) -> None:
+        pack(raw_dir, repository)
+        push("local", "another-bucket", repository)
+        assert bucket_folder(repository) == "gs://another-bucket/gtsrb/dvc"
+        (repository / ".dvc" / "config").write_text("[core]\n")
+        with pytest.raises(ConfigError, match="expected the remote storage"):
+            push("local", BUCKET, repository)
+
+
+def test_configurations_agree_on_the_bucket() -> None:
+    config = load_config(["data=gcs"])
+    assert bucket_folder().startswith(f"gs://{config.cloud.bucket}/")
+    assert config.data.raw_url == f"{bucket_folder()}/{ARCHIVES}"
+    assert load_config(["data=archives"]).data.raw_dir == ROOT / ARCHIVES
+
+
+class TestStraightFromTheBucket:
+    @pytest.fixture
+    def config(self, tmp_path: Path, raw_dir: Path, cloud: Cloud) -> DataConfig:
+        for path in pack_archives(raw_dir, tmp_path / "archives"):
+            cloud.put(f"gtsrb/dvc/{ARCHIVES}/{path.name}", path.read_bytes())
+        own = [f"data.raw_dir={tmp_path}/here", f"data.processed_dir={tmp_path}/processed", "data.image_size=24"]
+        return load_config(["data=gcs", *own]).data
+
+    def test_prepares_and_copies_the_result_back(self, config: DataConfig, cloud: Cloud) -> None:
+        pack = prepare(config)
+        assert pack.manifest["files"]["images.npy"]
+        below = f"gtsrb/data/processed/{pack.fingerprint[:16]}"
+        assert cloud.objects("gtsrb/data/processed") == {
+            f"{below}/{name}": (pack.directory / name).read_bytes() for name in [*pack.manifest["files"], "pack.json"]
+        }
+        cloud.requests.clear()
+        assert prepare(config).fingerprint == pack.fingerprint
+        assert [request for request in cloud.requests if "alt=media" in request or request.startswith("POST")] == []
+
+    def test_a_changed_archive_is_fetched_again(
+        self, config: DataConfig, cloud: Cloud, raw_dir: Path, tmp_path: Path
+    ) -> None:
+        before = prepare(config).fingerprint
+        write_kaggle(raw_dir, test_images=4)
+        for path in pack_archives(raw_dir, tmp_path / "archives"):
+            cloud.put(f"gtsrb/dvc/{ARCHIVES}/{path.name}", path.read_bytes())
+        assert prepare(config).fingerprint != before
+
+    def test_goes_on_without_the_bucket(self, config: DataConfig, cloud: Cloud) -> None:
+        before = prepare(config).fingerprint
+        cloud.fail("503")
+        assert prepare(config).fingerprint == before
+
+    @pytest.mark.parametrize("kind", ["503", "drop", "corrupt"])
+    def test_a_transfer_that_fails_leaves_no_partial_data(
+        self, kind: str, config: DataConfig, cloud: Cloud, tmp_path: Path
+    ) -> None:
+        cloud.fail(kind, part="Train.zip?alt=media")
+        with pytest.raises(StorageError, match=r"Train\.zip"):
+            prepare(config)
+        assert not (tmp_path / "here" / "Train.zip").exists()
+        assert not (tmp_path / "processed").exists()
+        cloud.heal()
+        prepare(config)
+
+    def test_an_upload_that_fails_is_made_up_for(self, config: DataConfig, cloud: Cloud) -> None:
+        cloud.fail("503", method="POST", part="upload")
+        with pytest.raises(UnreachableError):
+            prepare(config)
+        assert cloud.objects("gtsrb/data/processed") == {}
+        cloud.heal()
+        pack = prepare(config)
+        assert f"gtsrb/data/processed/{pack.fingerprint[:16]}/pack.json" in cloud.objects()
+
+    def test_an_empty_bucket(self, cloud: Cloud, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"found none. Send them there: `inv data-push`"):
+            fetch_archives(f"gs://{BUCKET}/empty", tmp_path / "here")
+        with pytest.raises(DataError, match=r"expected archives \(.zip\) at gs://no-such-bucket/x"):
+            fetch_archives("gs://no-such-bucket/x", tmp_path / "here")

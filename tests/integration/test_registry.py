@@ -1,0 +1,616 @@
+"""Versions, stages and the gate, in a folder and in a bucket, with a real Git repository and all that goes wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from src.mlops import ROOT, git_tags, registry
+from src.mlops.checkpoint import read_plain, write_content
+from src.mlops.config import Config, load_config
+from src.mlops.errors import DataError, GateError, MlopsError, RegistryError, StorageError, UnreachableError
+from src.mlops.evaluate import evaluate
+from src.mlops.export import export
+from src.mlops.gate import not_worse
+from src.mlops.inference import Classifier, locate_model
+from src.mlops.model_store import SERVED, STORE, read_stage, versions
+from src.mlops.registry import promote, register, rollback, table
+from src.mlops.storage import open_storage, sha256
+from src.mlops.train import train
+from tests.conftest import tiny_overrides, write_kaggle
+from tests.emulator import BUCKET, Cloud
+
+REMOTE_STORE = f"gs://{BUCKET}/gtsrb/models"
+LENIENT = ["gate.max_calibration_error=1", "gate.min_class_f1=0", "gate.max_latency_ms=1000"]
+Make = Callable[..., Config]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_figures() -> Iterator[None]:
+    """Leaves out the drawings of an evaluation, which take longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.mlops.evaluate.draw_evaluation", lambda *_: None)
+        patch.setattr("src.mlops.train.draw_learning_curves", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
+    """Folders with a model each and what was measured of it: `good`, `equal` (other file, same answers), `bad`."""
+    folder = tmp_path_factory.mktemp("models")
+    measured: dict[str, Any] = {}
+    overrides = [*tiny_overrides(folder, write_kaggle(folder / "raw")), "training.epochs=8"]
+    train(load_config(overrides))
+    content = read_plain(folder / "latest" / "best_model.pth")
+    head = [name for name in content["state_dict"] if name.startswith("head.")]
+    for name, change in {"good": 1, "equal": 1, "bad": -1}.items():
+        own = dict(content)
+        own["provenance"] = {**content["provenance"], "git_commit": "a" * 40, "created": f"2026-01-01 {name}"}
+        own["state_dict"] = {k: change * v if k in head else v for k, v in content["state_dict"].items()}
+        path = folder / name / "best_model.pth"
+        path.parent.mkdir()
+        write_content(path, own)
+        version = Classifier.load(export(path)).version
+        reports = folder / name / "reports"
+        if not measured:  # the other two answer the same, or need no figures of their own
+            measured = evaluate(load_config([*overrides, f"ckpt_path={path}", f"evaluation.reports_dir={reports}"]))
+        reports.mkdir(exist_ok=True)
+        (reports / "metrics.json").write_text(json.dumps({**measured, "provenance": own["provenance"]}))
+        report = {"model_version": version, "mean": 0.9}
+        (reports / "robustness.json").write_text(json.dumps(report))
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def commit(repository: Path) -> Path:
+    """Makes a commit that has no version yet."""
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "next")
+    return repository
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    git(folder, "config", "user.name", "A Name")
+    git(folder, "config", "user.email", "a@example.org")
+    (folder / "README.md").write_text("x")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "first")
+    return folder
+
+
+@pytest.fixture
+def make(models: Path, tmp_path: Path) -> Make:
+    """Returns a function that composes a config for one of the models and a local store."""
+
+    def compose(model: str = "good", *overrides: str, store: str = str(tmp_path / "store")) -> Config:
+        own = [
+            *tiny_overrides(models, models / "raw"),
+            f"ckpt_path={models / model / 'best_model.pth'}",
+            f"evaluation.reports_dir={models / model / 'reports'}",
+            f"registry.store={store}",
+        ]
+        return load_config([*own, *LENIENT, *overrides])
+
+    return compose
+
+
+def state(repository: Path, store: str | Path) -> tuple[list[str], dict[str, bytes]]:
+    """Returns all tags and the whole content of a store."""
+    storage = open_storage(str(store))
+    return git(repository, "tag", "--list").split(), {name: storage.read(name) for name in storage.names()}
+
+
+class TestRegister:
+    def test_a_version_ties_everything_together(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        config = make()
+        assert register(config, repository) == "v1"
+        assert git(repository, "tag", "--list") == "gtsrb@v1.0.0"
+        assert git(repository, "rev-parse", "gtsrb@v1.0.0^{commit}") == git(repository, "rev-parse", "HEAD")
+        folder = tmp_path / "store" / "versions" / "v1"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name in ("best_model.onnx", "best_model.pth"):
+            assert (
+                manifest["files"][name]["sha256"] == sha256(folder / name) == sha256(config.ckpt_path.with_name(name))
+            )
+        assert manifest["commit"] == git(repository, "rev-parse", "HEAD")
+        assert manifest["metrics"]["Accuracy"] == 1.0
+        assert manifest["config"]["model"]["width"] == 4
+        assert manifest["data_fingerprint"] == Classifier.load(folder / SERVED).info.provenance["data_fingerprint"]
+        message = json.loads(git(repository, "tag", "--list", "--format=%(contents)"))
+        assert message["manifest_sha256"] == sha256(folder / "manifest.json")
+        assert git(repository, "status", "--porcelain") == ""
+
+    def test_versions_count_up(self, make: Make, repository: Path) -> None:
+        assert register(make("good"), repository) == "v1"
+        with pytest.raises(RegistryError, match="expected a commit without a version, found v1"):
+            register(make("bad"), repository)
+        assert register(make("bad"), commit(repository)) == "v2"
+        with pytest.raises(RegistryError, match="found v1, which is this very file"):
+            register(make("good"), commit(repository))
+
+    def test_a_dirty_tree_is_refused(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        (repository / "README.md").write_text("changed")
+        with pytest.raises(RegistryError, match=r"found changes: README\.md"):
+            register(make(), repository)
+        assert state(repository, tmp_path / "store") == ([], {})
+
+    def test_a_folder_without_git(self, make: Make, tmp_path: Path) -> None:
+        (tmp_path / "plain").mkdir()
+        with pytest.raises(RegistryError, match="expected a Git repository"):
+            register(make(), tmp_path / "plain")
+
+    def test_a_model_that_was_not_measured(self, make: Make, repository: Path, tmp_path: Path, models: Path) -> None:
+        config = make("good", f"evaluation.reports_dir={tmp_path / 'none'}")
+        with pytest.raises(DataError, match="inv evaluate"):
+            register(config, repository)
+        with pytest.raises(DataError, match="found that of another"):
+            register(make("good", f"evaluation.reports_dir={models / 'bad' / 'reports'}"), repository)
+        assert state(repository, tmp_path / "store") == ([], {})
+
+    def test_a_tag_that_git_refuses_leaves_nothing(
+        self, make: Make, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        git(repository, "config", "--unset", "user.name")
+        git(repository, "config", "--unset", "user.email")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+        monkeypatch.setattr(git_tags.gto, "register", _refuse)
+        with pytest.raises(RegistryError, match="expected Git to take the tag, found: no identity"):
+            register(make(), repository)
+        assert state(repository, tmp_path / "store") == ([], {})
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise git_tags.GTOException("no identity")
+
+
+class TestPromote:
+    def test_stages_follow_promotions_and_rollbacks(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        storage = open_storage(str(tmp_path / "store"))
+        register(make("good"), repository)
+        register(make("equal"), commit(repository))
+        production = "registry.stage=production"
+        assert promote(make("good", production, "registry.version=v1"), repository)[0] == "v1"
+        assert promote(make("good", production), repository)[0] == "v2"
+        assert read_stage(storage, "production").history == ["v1", "v2"]
+        assert rollback(make("good", production), repository) == "v1"
+        assert read_stage(storage, "production").version == "v1"
+        with pytest.raises(RegistryError, match="expected a former version to go back to in production, found v1 only"):
+            rollback(make("good", production), repository)
+        assert promote(make("good", production, "registry.version=v2.0.0"), repository)[0] == "v2"
+        assert read_stage(storage, "staging").version is None
+        assert len([tag for tag in git(repository, "tag").split() if tag.startswith("gtsrb#production#")]) == 4
+
+    def test_the_first_checks_compare_on_the_same_images(self, make: Make, repository: Path) -> None:
+        register(make("good"), repository)
+        promote(make("good", "registry.stage=production"), repository)
+        register(make("equal"), commit(repository))
+        _, checks = promote(make("equal"), repository)
+        assert checks[0].name == "not worse than production"
+        assert checks[0].found == "0 of 12 wrong, production 0; 0 lost, 0 won, p = 1"
+        assert all(check.passed for check in checks)
+
+    def test_a_worse_model_is_refused_with_reasons(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        register(make("good"), repository)
+        promote(make("good", "registry.stage=production"), repository)
+        register(make("bad"), commit(repository))
+        before = state(repository, tmp_path / "store")
+        with pytest.raises(GateError, match=r"expected v2 to pass the gate for production.*not worse than production"):
+            promote(make("bad", "registry.stage=production"), repository)
+        assert state(repository, tmp_path / "store") == before
+
+    def test_force_is_recorded(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        register(make("bad"), repository)
+        config = make("bad", "registry.force=true", "gate.min_class_f1=0.5")
+        promote(config, repository)
+        event = json.loads((tmp_path / "store" / "stages" / "staging" / "00001.json").read_text())
+        assert event["forced"] is True
+        assert [check["name"] for check in event["checks"] if not check["passed"]] == ["F1 of the weakest class"]
+        message = json.loads(git(repository, "tag", "--list", "gtsrb#*", "--format=%(contents)"))
+        assert message["failed"] == ["F1 of the weakest class"]
+        assert message["forced"] is True
+
+    @pytest.mark.parametrize(
+        ("override", "reason"),
+        [
+            ("gate.max_size_mb=0.01", "size of the ONNX file"),
+            ("gate.max_latency_ms=0.0001", "median time of one picture"),
+            ("gate.max_calibration_error=0", "calibration error"),
+            ("gate.min_robustness=0.95", "accuracy under corruptions"),
+        ],
+    )
+    def test_each_limit_refuses(self, override: str, reason: str, make: Make, repository: Path) -> None:
+        model = "bad" if reason == "calibration error" else "good"  # the good one is perfectly calibrated
+        register(make(model), repository)
+        with pytest.raises(GateError, match=f"fails: {reason}"):
+            promote(make(model, override), repository)
+
+    def test_what_was_not_measured_or_committed_is_refused(
+        self, make: Make, repository: Path, models: Path, tmp_path: Path
+    ) -> None:
+        content = read_plain(models / "good" / "best_model.pth")
+        content["provenance"] = {**content["provenance"], "git_commit": "b" * 40 + "+changes"}
+        path = tmp_path / "own" / "best_model.pth"
+        path.parent.mkdir()
+        write_content(path, content)
+        export(path)
+        config = make("good", f"ckpt_path={path}", f"evaluation.reports_dir={tmp_path / 'reports'}")
+        evaluate(config)
+        register(config, repository)
+        with pytest.raises(GateError, match="fails: code it was trained by, accuracy under corruptions"):
+            promote(config, repository)
+
+    def test_images_of_its_training_prove_nothing(self, make: Make, repository: Path) -> None:
+        register(make("good"), repository)
+        with pytest.raises(DataError, match="not trained on, found evaluation"):
+            promote(make("good", "evaluation.split=train"), repository)
+
+    def test_unknown_versions(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        with pytest.raises(RegistryError, match=r"expected a registered version, found none in .*inv register"):
+            promote(make(), repository)
+        register(make(), repository)
+        before = state(repository, tmp_path / "store")
+        with pytest.raises(RegistryError, match="found 'v7'; there are: v1"):
+            promote(make("good", "registry.version=v7"), repository)
+        with pytest.raises(RegistryError, match="expected a version such as v3, found 'newest'"):
+            promote(make("good", "registry.version=newest"), repository)
+        promote(make(), repository)
+        with pytest.raises(RegistryError, match="found v1, which is in it already"):
+            promote(make(), repository)
+        assert set(before[0]) < set(state(repository, tmp_path / "store")[0])
+
+    def test_a_tag_without_files(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        register(make(), repository)
+        shutil.rmtree(tmp_path / "store" / "versions" / "v1")
+        with pytest.raises(RegistryError, match="expected the files of gtsrb@v1, which has a tag"):
+            promote(make(), repository)
+        assert "tag without files" in shown(make(), repository)
+        assert register(make("bad"), commit(repository)) == "v2"  # the number is not used again
+
+    def test_files_without_a_tag(self, make: Make, repository: Path) -> None:
+        register(make(), repository)
+        git(repository, "tag", "--delete", "gtsrb@v1.0.0")
+        with pytest.raises(RegistryError, match=r"expected a tag of gtsrb@v1.*git fetch --tags"):
+            promote(make(), repository)
+        assert "no tag here" in shown(make(), repository)
+
+    @pytest.mark.parametrize("name", ["best_model.onnx", "best_model.pth", "manifest.json"])
+    def test_files_that_are_not_those_registered(self, name: str, make: Make, repository: Path, tmp_path: Path) -> None:
+        register(make(), repository)
+        path = tmp_path / "store" / "versions" / "v1" / name
+        path.write_bytes(path.read_bytes().replace(b"2026", b"2027"))
+        before = state(repository, tmp_path / "store")
+        with pytest.raises(RegistryError, match=f"expected ({name}|the manifest) of v1"):
+            promote(make(), repository)
+        assert state(repository, tmp_path / "store") == before
+
+    def test_two_at_once_in_one_clone(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        register(make(), repository)
+        with registry._alone(repository), pytest.raises(RegistryError, match="found another process"):
+            promote(make(), repository)
+        assert promote(make(), repository)[0] == "v1"
+
+    def test_the_table_tells_all(self, make: Make, repository: Path, tmp_path: Path) -> None:
+        register(make(), repository)
+        promote(make(), repository)
+        told = shown(make(), repository)
+        for text in ("v1", "staging", "100.00", "complete", git(repository, "rev-parse", "HEAD")[:8]):
+            assert text in told
+        path = tmp_path / "store" / "versions" / "v1" / "manifest.json"
+        path.write_text(path.read_text() + "\n")
+        assert "manifest changed" in shown(make(), repository)
+
+
+def shown(config: Config, repository: Path) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table(config, repository))
+    return capture.get()
+
+
+class TestSharedGit:
+    @pytest.fixture
+    def origin(self, repository: Path, tmp_path: Path) -> Path:
+        git(tmp_path, "init", "--quiet", "--bare", "origin.git")
+        git(repository, "remote", "add", "origin", str(tmp_path / "origin.git"))
+        git(repository, "push", "--quiet", "origin", "HEAD:refs/heads/main")
+        return tmp_path / "origin.git"
+
+    def test_tags_are_sent(self, make: Make, repository: Path, origin: Path) -> None:
+        register(make("good", "registry.push=true"), repository)
+        promote(make("good", "registry.push=true"), repository)
+        assert git(origin, "tag").split() == git(repository, "tag").split() != []
+
+    def test_the_second_of_two_clones_is_refused_and_changes_nothing(
+        self, make: Make, repository: Path, origin: Path, tmp_path: Path
+    ) -> None:
+        register(make("good", "registry.push=true"), repository)
+        git(tmp_path, "clone", "--quiet", "--branch", "main", str(origin), "second")
+        second = tmp_path / "second"
+        git(second, "config", "user.name", "B")
+        git(second, "config", "user.email", "b@example.org")
+        promote(make("good", "registry.push=true", "registry.stage=production"), repository)
+        # The second one's store does not know yet, as when both looked at the same time.
+        shutil.rmtree(tmp_path / "store" / "stages")
+        before = state(second, tmp_path / "store")
+        with pytest.raises(RegistryError, match=r"expected to send the tag gtsrb#production#\d+ to origin"):
+            promote(make("good", "registry.push=true", "registry.stage=production"), second)
+        assert state(second, tmp_path / "store") == before
+
+
+class TestBucket:
+    def test_the_whole_life(self, make: Make, repository: Path, cloud: Cloud) -> None:
+        register(make("good", store=REMOTE_STORE), repository)
+        promote(make("good", "registry.stage=production", store=REMOTE_STORE), repository)
+        assert sorted(cloud.objects()) == [
+            "gtsrb/models/stages/production/00001.json",
+            *(f"gtsrb/models/versions/v1/{name}" for name in (
+                "best_model.onnx", "best_model.pth", "claim.json", "manifest.json",
+            )),
+        ]  # fmt: skip
+
+    def test_an_upload_that_fails_registers_nothing(self, make: Make, repository: Path, cloud: Cloud) -> None:
+        cloud.fail("503", method="POST", part="upload")
+        with pytest.raises(StorageError, match=f"expected to use {REMOTE_STORE}/versions/v1"):
+            register(make(store=REMOTE_STORE), repository)
+        assert state(repository, REMOTE_STORE) == ([], {})
+        cloud.heal()
+        fault = cloud.fail("503", method="POST", part="upload", times=30)  # gcsfs tries six times; the claim passes
+        fault.times = 0
+        assert register(make(store=REMOTE_STORE), repository) == "v1"
+
+    def test_a_promotion_that_cannot_be_written_leaves_the_stage(
+        self, make: Make, repository: Path, cloud: Cloud
+    ) -> None:
+        register(make(store=REMOTE_STORE), repository)
+        before = state(repository, REMOTE_STORE)
+        cloud.fail("503", method="POST", part="upload")
+        with pytest.raises(UnreachableError):
+            promote(make(store=REMOTE_STORE), repository)
+        assert state(repository, REMOTE_STORE) == before
+
+    def test_two_promotions_at_once(
+        self, make: Make, repository: Path, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two clones look at the same state and both decide to promote: one wins, the other changes nothing."""
+        register(make(store=REMOTE_STORE), repository)
+        git(tmp_path, "clone", "--quiet", str(repository), "second")
+        second = tmp_path / "second"
+        git(second, "config", "user.name", "B")
+        git(second, "config", "user.email", "b@example.org")
+        both = threading.Barrier(2, timeout=60)
+        measured = registry.run_gate
+
+        def gate(*arguments: Any) -> Any:
+            checks = measured(*arguments)
+            both.wait()
+            return checks
+
+        monkeypatch.setattr(registry, "run_gate", gate)
+        outcomes: list[object] = []
+
+        config = make(store=REMOTE_STORE)
+
+        def attempt(clone: Path) -> None:
+            try:
+                outcomes.append(promote(config, clone)[0])
+            except MlopsError as error:
+                outcomes.append(error)
+
+        threads = [threading.Thread(target=attempt, args=(clone,)) for clone in (repository, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        [error] = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        assert isinstance(error, RegistryError)
+        assert "somebody else changed it" in str(error)
+        assert [outcome for outcome in outcomes if outcome is not error] == ["v1"]
+        assert [name for name in cloud.objects() if "stages/" in name] == ["gtsrb/models/stages/staging/00001.json"]
+        assert sum("gtsrb#staging" in git(clone, "tag") for clone in (repository, second)) == 1
+
+
+class TestServingByName:
+    @pytest.fixture
+    def served(
+        self, make: Make, repository: Path, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Make:
+        monkeypatch.setenv("MLOPS_MODEL_STORE", REMOTE_STORE)
+        monkeypatch.setenv("MLOPS_MODEL_CACHE", str(tmp_path / "cache"))
+        register(make("good", store=REMOTE_STORE), repository)
+        promote(make("good", "registry.stage=production", store=REMOTE_STORE), repository)
+        return make
+
+    @pytest.mark.parametrize(
+        "reference",
+        [
+            "models:/gtsrb@production",
+            "gtsrb@production",
+            "gtsrb@v1",
+            "models:/gtsrb@v1.0.0",
+            f"{REMOTE_STORE}/versions/v1",
+            f"{REMOTE_STORE}/versions/v1/best_model.onnx",
+        ],
+    )
+    def test_every_name_finds_the_file(self, reference: str, served: Make, models: Path, cloud: Cloud) -> None:
+        path = locate_model(reference)
+        assert sha256(path) == sha256(models / "good" / SERVED)
+        Classifier.load(path)
+        cloud.requests.clear()
+        assert locate_model(reference) == path
+        assert [request for request in cloud.requests if "onnx?alt=media" in request] == []
+
+    def test_a_promotion_changes_what_a_name_means(self, served: Make, repository: Path, models: Path) -> None:
+        locate_model("gtsrb@production")
+        register(served("equal", store=REMOTE_STORE), commit(repository))
+        promote(served("equal", "registry.stage=production", store=REMOTE_STORE), repository)
+        assert sha256(locate_model("gtsrb@production")) == sha256(models / "equal" / SERVED)
+        rollback(served("equal", "registry.stage=production", store=REMOTE_STORE), repository)
+        assert sha256(locate_model("gtsrb@production")) == sha256(models / "good" / SERVED)
+
+    def test_the_copy_survives_an_unreachable_bucket(
+        self, served: Make, cloud: Cloud, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = locate_model("gtsrb@production")
+        cloud.fail("503")
+        assert locate_model("gtsrb@production") == path
+        assert "using the copy of gtsrb@production" in caplog.text
+        with pytest.raises(UnreachableError):
+            locate_model("gtsrb@v1")  # was never asked for
+        path.write_bytes(b"damaged")
+        with pytest.raises(UnreachableError):
+            locate_model("gtsrb@production")
+        cloud.heal()
+        Classifier.load(locate_model("gtsrb@production"))
+
+    @pytest.mark.parametrize("kind", ["drop", "corrupt"])
+    def test_a_damaged_transfer_leaves_no_file(self, kind: str, served: Make, cloud: Cloud, tmp_path: Path) -> None:
+        cloud.fail(kind, part="best_model.onnx?alt=media")
+        with pytest.raises(StorageError, match=r"best_model\.onnx"):
+            locate_model("gtsrb@production")
+        assert list((tmp_path / "cache").rglob("*.onnx")) == []
+        cloud.heal()
+        Classifier.load(locate_model("gtsrb@production"))
+
+    def test_another_file_than_was_registered_is_refused(self, served: Make, cloud: Cloud, tmp_path: Path) -> None:
+        cloud.put("gtsrb/models/versions/v1/best_model.onnx", b"another model")
+        with pytest.raises(RegistryError, match="as it was registered, found"):
+            locate_model("gtsrb@production")
+        assert list((tmp_path / "cache").rglob("*.onnx")) == []
+        manifest = json.loads(cloud.objects()["gtsrb/models/versions/v1/manifest.json"])
+        manifest["metrics"]["Accuracy"] = 2
+        cloud.put("gtsrb/models/versions/v1/manifest.json", json.dumps(manifest).encode())
+        with pytest.raises(RegistryError, match=r"expected the manifest of v1 .* as it was promoted"):
+            locate_model("gtsrb@production")
+
+    @pytest.mark.parametrize(
+        ("reference", "message"),
+        [
+            ("gtsrb@v9", "expected the version v9 in .*, found v1"),
+            ("gtsrb@staging", "found none. Promote one: `inv promote --stage staging`"),
+            ("models:/cats@production", "expected a model such as models:/gtsrb@production"),
+            ("models:/gtsrb@newest", "expected a version such as v3"),
+            (f"gs://{BUCKET}/elsewhere/best_model.onnx", "expected manifest.json beside"),
+            (f"gs://{BUCKET}/gtsrb/models/versions/v1/other.onnx", r"expected other\.onnx among the files"),
+        ],
+    )
+    def test_names_that_mean_nothing(self, reference: str, message: str, served: Make) -> None:
+        with pytest.raises(RegistryError, match=message):
+            locate_model(reference)
+
+    def test_a_folder_as_store(
+        self, make: Make, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLOPS_MODEL_STORE", str(tmp_path / "store"))
+        register(make(), repository)
+        path = locate_model("gtsrb@v1")
+        assert path == tmp_path / "store" / "versions" / "v1" / SERVED
+        path.write_bytes(b"damaged")
+        with pytest.raises(RegistryError, match="as it was registered"):
+            locate_model("gtsrb@v1")
+
+    def test_damaged_records(self, served: Make, cloud: Cloud) -> None:
+        cloud.put("gtsrb/models/stages/production/00002.json", b"{")
+        with pytest.raises(RegistryError, match="expected a promotion or a rollback"):
+            locate_model("gtsrb@production")
+        cloud.put("gtsrb/models/versions/v1/manifest.json", b'{"files": {"best_model.onnx": {"sha256": "short"}}}')
+        with pytest.raises(RegistryError, match="found a damaged one"):
+            locate_model("gtsrb@v1")
+
+
+def test_serving_by_name_needs_no_torch_and_no_bucket_packages(tmp_path: Path) -> None:
+    program = (
+        "import sys; from src.mlops.errors import MlopsError; from src.mlops.inference import locate_model\n"
+        "try: locate_model('gtsrb@production')\nexcept MlopsError as error: print(error)\n"
+        "print(sorted({'torch', 'hydra', 'pandas', 'fsspec', 'gcsfs', 'tenacity', 'gto'} & set(sys.modules)))"
+    )
+    environment = {"MLOPS_MODEL_STORE": str(tmp_path), "PATH": ""}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "found none. Promote one" in result.stdout
+    assert result.stdout.endswith("[]\n")
+
+
+def test_the_service_looks_where_the_registry_writes() -> None:
+    assert load_config().registry.store == STORE[1]
+    cloud = load_config(["registry=gcs"])
+    assert cloud.registry.store == f"gs://{cloud.cloud.bucket}/gtsrb/models"
+
+
+class TestMcNemar:
+    def test_the_textbook_value(self) -> None:
+        # 1 lost and 8 won of 9: one-sided P(X >= 1) = 1 - 0.5^9; the other way round 10 / 512.
+        a = np.array([True] * 8 + [False] + [True] * 91)
+        b = np.array([False] * 8 + [True] + [True] * 91)
+        assert not_worse(a, b, 0.05).passed
+        worse = not_worse(b, a, 0.05)
+        assert not worse.passed
+        assert f"p = {10 / 512:.3g}" in worse.found
+
+    def test_equal_models_pass(self) -> None:
+        right = np.array([True, False, True])
+        assert not_worse(right, right, 0.05).passed
+
+
+class TestWandb:
+    def test_a_version_and_its_stage_become_an_artifact(
+        self, make: Make, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[object] = []
+        monkeypatch.setitem(sys.modules, "wandb", _fake_wandb(calls))
+        config = make("good", "tracking=wandb")
+        register(config, repository)
+        assert calls == [("file", "best_model.onnx"), ("file", "best_model.pth"), ("log", ["gtsrb-v1"])]
+        promote(config, repository)
+        assert calls[3:] == [("artifact", "gtsrb-signs/gtsrb:gtsrb-v1"), ("saved", ["staging"])]
+
+    def test_what_fails_there_is_told_and_stops_nothing(
+        self, make: Make, repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=lambda **_: 1 / 0))
+        assert register(make("good", "tracking=wandb"), repository) == "v1"
+        assert "W&B does not know of v1 (division by zero)" in caplog.text
+
+
+def _fake_wandb(calls: list[object]) -> SimpleNamespace:
+    class Run:
+        def __enter__(self) -> "Run":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def log_artifact(self, _: object, aliases: list[str]) -> None:
+            calls.append(("log", aliases))
+
+    def artifact(where: str) -> SimpleNamespace:
+        calls.append(("artifact", where))
+        aliases: list[str] = []
+        return SimpleNamespace(aliases=aliases, save=lambda: calls.append(("saved", aliases)))
+
+    return SimpleNamespace(
+        login=lambda **_: True,
+        init=lambda **_: Run(),
+        Artifact=lambda *_, **__: SimpleNamespace(add_file=lambda path: calls.append(("file", Path(path).name))),
+        Api=lambda: SimpleNamespace(artifact=artifact),
+    )
+
+
+def test_versions_of_an_empty_store(tmp_path: Path) -> None:
+    assert versions(open_storage(str(tmp_path / "none"))) == []

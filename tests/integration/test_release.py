@@ -1,0 +1,109 @@
+"""The steps of the workflow model-registry-change, in order, as the tasks that a laptop runs too."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.mlops import ROOT
+from tests.conftest import write_kaggle
+
+WORKFLOWS = ROOT / ".github" / "workflows"
+OWN = ("data-change.yaml", "model-registry-change.yaml")
+
+
+def commands(name: str) -> list[str]:
+    """Returns every `inv` command of a workflow, in order."""
+    jobs = yaml.safe_load((WORKFLOWS / name).read_text())["jobs"].values()
+    lines = [line for job in jobs for step in job["steps"] for line in step.get("run", "").splitlines()]
+    return [line.strip().removeprefix("uv run ") for line in lines if line.strip().startswith("uv run inv ")]
+
+
+def test_the_steps_of_a_release() -> None:
+    found = [command.split()[1] for command in commands("model-registry-change.yaml")]
+    assert found == ["pull-model", "evaluate", "parity", "benchmark", "loadtest", "gcp-deploy"]
+
+
+def test_the_steps_of_a_data_change() -> None:
+    found = [command.split()[1] for command in commands("data-change.yaml")]
+    assert found == ["data-pull", "data-report", "data-report"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_workflows_have_few_rights_and_pinned_actions(name: str) -> None:
+    content = (WORKFLOWS / name).read_text()
+    workflow = yaml.safe_load(content)
+    assert workflow["permissions"] == {}
+    assert workflow["concurrency"]["group"]
+    for action in re.findall(r"uses: (.*)", content):
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action), action
+    for job in workflow["jobs"].values():
+        assert set(job["permissions"].values()) <= {"read", "write"}
+        assert job["permissions"].get("contents") != "write"
+    assert "credentials_json" not in content
+
+
+@pytest.fixture
+def inv(tmp_path: Path) -> Callable[[str], str]:
+    """A copy of the repository as a clone of its own, and a function that runs tasks in it."""
+    clone = tmp_path / "clone"
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@b commit -qm one"):
+        subprocess.run(["git", *shlex.split(command)], cwd=clone, check=True)
+    for name in ("user.name", "user.email"):
+        subprocess.run(["git", "config", name, "a@example.org"], cwd=clone, check=True)
+    write_kaggle(clone / "data" / "raw" / "tiny")
+    surroundings = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(command: str) -> str:
+        result = subprocess.run(
+            command, shell=True, cwd=clone, env=surroundings, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert result.returncode == 0, command + result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    return run
+
+
+@pytest.mark.slow
+def test_from_raw_pictures_to_a_measured_release(inv: Callable[[str], str]) -> None:
+    data = "-o data=archives -o data.image_size=24"
+    small = ["model.width=4", "training.epochs=8", "training.batch_size=16", "training.size_schedule=[]", "device=cpu"]
+    tiny = " ".join([data, *(f"-o {override}" for override in small)])
+    limits = "-o gate.min_robustness=0 -o gate.min_class_f1=0 -o gate.max_calibration_error=1"
+    inv("inv data-pack --raw-dir data/raw/tiny && git add -A && git commit -qm data")
+    inv("inv data-push && rm -r data/raw/archives/*.zip .dvc/cache && inv data-pull")
+    inv(f"inv data-report {data}")
+    inv(f"inv train {tiny}")
+    inv(f"inv evaluate {data}")
+    inv(f"inv robustness {data}")
+    inv("git status --porcelain && inv register")
+    told = inv(f"inv promote --stage production {data} {limits}")
+    assert "gtsrb@v1 is in production" in told
+    assert "complete" in inv("inv registry")
+
+    tag = inv("git tag --list 'gtsrb#production#*'").strip()
+    known = inv("inv --list")
+    settings = (
+        f"export TAG='{tag}' RELEASE=ckpt_path=models/release/best_model.pth REPORTS=evaluation.reports_dir=reports/x"
+    )
+    ran = []
+    for command in commands("model-registry-change.yaml"):
+        name = command.split()[1]
+        if name not in ("loadtest", "gcp-deploy") and re.search(rf"^  {name} ", known, flags=re.MULTILINE):
+            here = command.replace("-o registry=gcs", "").replace("-o data=gcs", data)
+            inv(f"{settings}; {here}")
+            ran.append(name)
+    assert ran == ["pull-model", "evaluate", "parity", "benchmark"]
+    assert "models/release" in inv("ls -d models/release/best_model.onnx")
