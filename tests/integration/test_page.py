@@ -155,7 +155,7 @@ def give(page: Page, kind: str, *files: FilePayload) -> None:
     page.evaluate(GIVE, [kind, [[entry["name"], entry["mimeType"], list(entry["buffer"])] for entry in files]])
 
 
-def headline(page: Page, words: str) -> None:
+def headline(page: Page, words: str | re.Pattern[str]) -> None:
     expect(page.get_by_role("heading", level=2)).to_have_text(words)
 
 
