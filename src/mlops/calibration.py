@@ -77,15 +77,20 @@ class Calibration:
         """Returns the energy of each row, float64 [N]; the lower, the more the picture looks like a known sign."""
         return -self.temperature * _logsumexp(logits.astype(np.float64) / self.temperature)
 
-    def prediction_sets(self, probabilities: NDArray[np.floating[Any]]) -> list[list[int]]:
-        """Returns for each row of probabilities [N, C] the classes that cannot be ruled out, in ascending order.
+    def prediction_sets(self, probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], list[list[int]]]:
+        """Ranks the classes, and tells which cannot be ruled out.
 
-        The most probable class is always among them.
+        Args:
+            probabilities: [N, C].
+
+        Returns:
+            The classes of each row, best first, int [N, C]; and those of each row that cannot be ruled out, in
+            ascending order. The most probable class is always among them.
         """
         order, scores = self._ranked(probabilities)
         # Served probabilities are float32, those that were fitted on float64; scores rise along a row.
-        counts = np.maximum((scores <= self.set_threshold + 1e-6).sum(axis=1), 1)
-        return [sorted(map(int, ranked[:count])) for ranked, count in zip(order, counts, strict=True)]
+        counts = np.maximum((scores <= self.set_threshold + 1e-6).sum(axis=1), 1).tolist()
+        return order, [sorted(ranked[:count].tolist()) for ranked, count in zip(order, counts, strict=True)]
 
     def _ranked(self, probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
         """Ranks the classes of each row; returns them best first, int [N, C], and the score at which each enters."""

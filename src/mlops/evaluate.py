@@ -53,7 +53,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     labels = arrays.labels
     probabilities = checkpoint.calibration.probabilities(logits)
     predicted = probabilities.argmax(axis=1)
-    sets = checkpoint.calibration.prediction_sets(probabilities)
+    _, sets = checkpoint.calibration.prediction_sets(probabilities)
     unknown = checkpoint.calibration.is_unknown(checkpoint.calibration.energy(logits))
 
     results: dict[str, Any] = {

@@ -164,16 +164,14 @@ class Classifier:
     def predictions(self, outputs: Outputs) -> list[Prediction]:
         """Turns what the network says into answers."""
         calibration = self.info.calibration
-        order = np.argsort(-outputs.probabilities, axis=1, kind="stable")[:, :TOP_K]
-        sets = calibration.prediction_sets(outputs.probabilities)
+        order, sets = calibration.prediction_sets(outputs.probabilities)
         unknown = calibration.is_unknown(outputs.energy)
-        rows = zip(outputs.probabilities, order, sets, unknown, strict=True)
+        rows = zip(outputs.probabilities, order[:, :TOP_K].tolist(), sets, unknown.tolist(), strict=True)
         return [self._prediction(*row) for row in rows]
 
-    def _prediction(
-        self, probabilities: Floats, order: NDArray[np.int64], kept: list[int], is_unknown: np.bool_
-    ) -> Prediction:
-        ranked = [ClassProbability(int(c), SIGNS[c].name, float(probabilities[c])) for c in order]
+    def _prediction(self, probabilities: Floats, order: list[int], kept: list[int], is_unknown: bool) -> Prediction:
+        values = probabilities[order].tolist()
+        ranked = [ClassProbability(c, SIGNS[c].name, value) for c, value in zip(order, values, strict=True)]
         best = ranked[0]
         return Prediction(
             predicted_class=best.class_id,
@@ -181,7 +179,7 @@ class Classifier:
             probability=best.probability,
             top_k=ranked,
             prediction_set=kept,
-            is_unknown=bool(is_unknown),
+            is_unknown=is_unknown,
             model_version=self.version,
         )
 

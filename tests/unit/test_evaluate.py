@@ -127,7 +127,7 @@ class TestCalibration:
         logits, labels = self.drawn(1.0, 40_000)
         calibration = Calibration.fit(logits[:20_000], labels[:20_000])
         fresh, truth = logits[20_000:], labels[20_000:]
-        sets = calibration.prediction_sets(calibration.probabilities(fresh))
+        _, sets = calibration.prediction_sets(calibration.probabilities(fresh))
         covered = np.array([label in kept for label, kept in zip(truth, sets, strict=True)])
         assert covered.mean() == pytest.approx(0.999, abs=0.0011)
         assert (calibration.energy(fresh) > calibration.energy_threshold).mean() == pytest.approx(0.01, abs=0.004)
@@ -135,13 +135,13 @@ class TestCalibration:
     def test_too_few_images_rule_nothing_out(self) -> None:
         logits, labels = self.drawn(1.0, 100)
         calibration = Calibration.fit(logits, labels)
-        assert calibration.prediction_sets(calibration.probabilities(logits))[0] == list(range(10))
+        assert calibration.prediction_sets(calibration.probabilities(logits))[1][0] == list(range(10))
 
     @pytest.mark.parametrize("coverage", [0.5, 0.9, 0.99])
     def test_coverage_is_what_was_asked_for(self, coverage: float) -> None:
         logits, labels = self.drawn(1.0, 40_000)
         calibration = Calibration.fit(logits[:20_000], labels[:20_000], coverage=coverage)
-        sets = calibration.prediction_sets(calibration.probabilities(logits[20_000:]))
+        _, sets = calibration.prediction_sets(calibration.probabilities(logits[20_000:]))
         covered = np.mean([label in kept for label, kept in zip(labels[20_000:], sets, strict=True)])
         # Sets are never empty, so a coverage below the accuracy is exceeded.
         assert covered >= coverage - 0.01
@@ -150,7 +150,7 @@ class TestCalibration:
 
     def test_a_sure_answer_stands_alone(self) -> None:
         calibration = Calibration(set_threshold=0.95)
-        assert calibration.prediction_sets(np.array([[0.01, 0.98, 0.01], [0.5, 0.3, 0.2]])) == [[1], [0, 1]]
+        assert calibration.prediction_sets(np.array([[0.01, 0.98, 0.01], [0.5, 0.3, 0.2]]))[1] == [[1], [0, 1]]
 
     def test_survives_the_checkpoint(self) -> None:
         calibration = Calibration(1.5, 0.1, -3.0, 0.99)

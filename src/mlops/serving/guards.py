@@ -2,9 +2,9 @@
 
 import hmac
 import logging
+import os
 import re
 import time
-from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,7 +60,7 @@ class Guard:
             return
         started = time.perf_counter()
         given = header(scope, b"x-request-id")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         token = REQUEST_ID.set(request_id)
         added = [
             (b"x-request-id", request_id.encode()),

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -49,7 +49,9 @@ def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
     config = uvicorn.Config(
         "src.mlops.api:app" if several else make_app(settings),
         http=Protocol,
-        loop="asyncio",  # uvloop is hardly faster here, and lets some of a hundred connections wait for seconds
+        # uvloop is hardly faster here, and lets some of a hundred connections wait for seconds.
+        loop=f"{__name__}:FairLoop",
+        proxy_headers=False,
         lifespan="on",
         workers=settings.workers,
         log_config=None,
@@ -81,6 +83,16 @@ def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
             raise ServiceError("expected the workers to start, found that one could not. Its log is above.")
 
 
+class FairLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop, taking one new connection at a time, so that the worker with the least to do gets the next."""
+
+    async def create_server(self, *arguments: Any, sock: Any = None, backlog: int = 100, **options: Any) -> Any:
+        """Listens on a bound socket; asyncio takes `backlog` connections at once, the kernel keeps that many."""
+        server = await super().create_server(*arguments, sock=sock, backlog=1, **options)
+        sock.listen(backlog)
+        return server
+
+
 class Protocol(HttpToolsProtocol):
     """One connection, within bounds."""
 
@@ -91,7 +103,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a connection, or closes it where there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Joined(transport)))
         if len(self.connections) > MAX_CONNECTIONS:
             transport.close()
             return
@@ -172,6 +184,35 @@ class Protocol(HttpToolsProtocol):
             ]
             self.transport.write(b"\r\n".join([*lines, b"", bytes(answer.body)]))
         self.transport.close()
+
+
+class _Joined:
+    """Sends the head of an answer together with its body: one packet and one system call instead of two.
+
+    Args:
+        transport: The connection's own.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: Any) -> None:
+        """Keeps a head, which uvicorn writes by itself, for the body that follows at once."""
+        if not self._head and data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def close(self) -> None:
+        """Sends what is left, and closes."""
+        if self._head:
+            self._transport.write(self._head)
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Workers(Multiprocess):

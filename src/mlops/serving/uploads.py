@@ -1,13 +1,12 @@
 """What arrives: one picture or several, as a multipart form or as the body itself, within limits.
 
-The body is read whole, within its limit, and cut into parts in memory: Starlette's own way through temporary files and
-a thread for each costs more than the network does for a picture of a few kB.
+The body is read whole, within its limit, and cut into parts in memory. For a picture of a few kB, parsers that take a
+body piece by piece, temporary files, and a thread for each of them cost more than a small network does.
 """
 
 from dataclasses import dataclass
 
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
@@ -15,6 +14,7 @@ from starlette.types import Receive
 from src.mlops.serving.guards import header
 
 _FORM_OVERHEAD = 16 * 1024  # bytes that a multipart body may have beside its files
+_MAX_PART_HEADER = 4096  # bytes
 _MAX_OTHER_PARTS = 8  # parts of a form beside those that hold pictures
 
 
@@ -100,65 +100,34 @@ def _pictures(body: bytes, kind: bytes, name: str, max_files: int) -> list[Uploa
 
 
 def _parts(body: bytes, kind: bytes, max_parts: int) -> list[tuple[dict[bytes, bytes], bytes]]:
-    """Cuts a form into parts: the options of each one's `Content-Disposition`, and its content."""
+    """Cuts a form (RFC 7578) into parts: the options of each one's `Content-Disposition`, and its content."""
     boundary = parse_options_header(kind)[1].get(b"boundary")
     if not boundary or len(boundary) > 70:  # RFC 2046
-        raise HTTPException(400, "expected a form whose content type names its boundary, found none")
-    parts: list[tuple[dict[bytes, bytes], bytes]] = []
-    options: dict[bytes, bytes] = {}
-    pieces: list[bytes] = []
-    name, value, is_complete = b"", b"", False
+        raise _malformed("a content type that names no boundary")
+    delimiter = b"\r\n--" + boundary
+    if body.count(delimiter) > max_parts:
+        raise HTTPException(413, f"expected a form of at most {max_parts} parts, found more")
+    _, *sections = (b"\r\n" + body).split(delimiter)
+    if not sections or not sections.pop().startswith(b"--"):
+        raise _malformed("one without its closing boundary")
+    return [_part(section) for section in sections]
 
-    def on_part_begin() -> None:
-        nonlocal options, pieces
-        if len(parts) == max_parts:
-            raise HTTPException(413, f"expected a form of at most {max_parts} parts, found more")
-        options, pieces = {}, []
 
-    def on_header_field(data: bytes, start: int, end: int) -> None:
-        nonlocal name
-        name += data[start:end]
+def _part(section: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    # A boundary may be followed by white space; the headers end with an empty line, of which there may be none else.
+    padding, _, rest = section.partition(b"\r\n")
+    head, separator, content = (b"\r\n" + rest).partition(b"\r\n\r\n")
+    if padding.strip(b" \t") or not separator or len(head) > _MAX_PART_HEADER:
+        raise _malformed("a part whose headers do not end, or are too long")
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"content-disposition":
+            return parse_options_header(value)[1], content
+    return {}, content
 
-    def on_header_value(data: bytes, start: int, end: int) -> None:
-        nonlocal value
-        value += data[start:end]
 
-    def on_header_end() -> None:
-        nonlocal options, name, value
-        if name.lower() == b"content-disposition":
-            options = parse_options_header(value)[1]
-        name, value = b"", b""
-
-    def on_part_data(data: bytes, start: int, end: int) -> None:
-        pieces.append(data[start:end])
-
-    def on_part_end() -> None:
-        parts.append((options, b"".join(pieces)))
-
-    def on_end() -> None:
-        nonlocal is_complete
-        is_complete = True
-
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": on_part_begin,
-            "on_header_field": on_header_field,
-            "on_header_value": on_header_value,
-            "on_header_end": on_header_end,
-            "on_part_data": on_part_data,
-            "on_part_end": on_part_end,
-            "on_end": on_end,
-        },
-    )
-    try:
-        parser.write(body)
-        parser.finalize()
-    except MultipartParseError as error:
-        raise HTTPException(400, f"expected a well-formed multipart form, found: {error}") from error
-    if body and not is_complete:
-        raise HTTPException(400, "expected a well-formed multipart form, found one without its closing boundary")
-    return parts
+def _malformed(found: str) -> HTTPException:
+    return HTTPException(400, f"expected a well-formed multipart form, found {found}")
 
 
 def too_large(max_bytes: int) -> str:
