@@ -4,8 +4,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks: threads would only wait for each other
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from PIL import Image
 from src.mlops.config import Config, load_config
 from src.mlops.export import export
 from src.mlops.train import train
+from tests.emulator import Cloud, running_cloud
 
 GTSRB = Path(__file__).resolve().parents[2] / "shared" / "gtsrb"
 
@@ -28,7 +30,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps settings of the developer's own shell out of the tests."""
     for name in os.environ:
-        if name.startswith(("MLOPS_", "WANDB_", "HYDRA_")):
+        if name.startswith(("MLOPS_", "WANDB_", "HYDRA_", "DVC_", "STORAGE_EMULATOR_", "GCSFS_", "GOOGLE_")):
             monkeypatch.delenv(name)
 
 
@@ -111,3 +113,25 @@ def exported(trained: Path) -> Path:
 @pytest.fixture
 def checkpoint(trained: Path) -> Path:
     return trained / "latest" / "best_model.pth"
+
+
+@pytest.fixture(scope="session")
+def _running_cloud() -> Iterator[Cloud]:
+    with running_cloud() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def cloud(_running_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """An empty bucket on this machine that fails on demand; nothing waits between attempts."""
+
+    async def no_wait(_: float) -> None:
+        return None
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", _running_cloud.url)
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # the emulator lacks what it would ask for
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=no_wait))
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda _: None))
+    _running_cloud.empty()
+    yield _running_cloud
+    _running_cloud.heal()

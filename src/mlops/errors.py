@@ -43,8 +43,36 @@ class TrainingError(MlopsError):
     """Training cannot go on."""
 
 
+class CloudError(MlopsError):
+    """A step in Google Cloud failed."""
+
+
 class ServiceError(MlopsError):
     """The service cannot start."""
+
+
+class StorageError(MlopsError):
+    """A file in a folder or a bucket cannot be read or written."""
+
+
+class MissingFileError(StorageError):
+    """There is no such file."""
+
+
+class FileExistsInStorageError(StorageError):
+    """There is such a file already."""
+
+
+class UnreachableError(StorageError):
+    """A bucket cannot be reached, or not be used."""
+
+
+class RegistryError(MlopsError):
+    """A version of the model is unknown, incomplete, or cannot be changed."""
+
+
+class GateError(MlopsError):
+    """A model is not good enough to be promoted."""
 
 
 def report(error: MlopsError) -> NoReturn:
