@@ -47,7 +47,7 @@ def act(arguments: list[str], line: str, state: dict[str, Any]) -> int:
     place = next((i for i, word in enumerate(words) if word in VERBS), None)
     if place is not None:
         kind, verb = " ".join(words[:place]), words[place]
-        name = "latest" if kind == "secrets versions" else words[-1]
+        name = "latest" if kind == "secrets versions" else words[-1].partition("@")[0]
         things: list[list[str]] = state.setdefault("things", [])
         if verb.startswith("create") or verb == "add":
             if kind != "ai custom-jobs" and verb != "add" and [kind, name] in things:
