@@ -11,6 +11,7 @@ from invoke.tasks import task
 ROOT = Path(__file__).parent
 OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be given several times"}
 
+IMAGES = ("api", "train")
 MODEL = "model file, or latest: what training made last"
 
 
@@ -144,7 +145,7 @@ def serve_bento(c: Context, port: str = "3000") -> None:
 @task(help={"engine": "docker, podman or any command that takes the same options"})
 def docker_build(c: Context, engine: str = "docker") -> None:
     """Build the images of the service and of the training."""
-    for kind in ("api", "train"):
+    for kind in IMAGES:
         _run(c, engine, "build", "-f", f"dockerfiles/Dockerfile.{kind}", "-t", f"{kind}:latest", ".")
 
 
@@ -213,11 +214,20 @@ def test(c: Context, all_: bool = False) -> None:
 
 @task
 def check(c: Context) -> None:
-    """Run every static check: lint, format, types, spelling."""
+    """Run every static check: code, spelling, YAML, images."""
     _run(c, "ruff", "check", ".")
     _run(c, "ruff", "format", "--check", ".")
     _run(c, "mypy")
     _run(c, "codespell")
+    workflows = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/workflows").glob("*.yaml"))
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
+    _run(c, "zizmor", "--offline", "--quiet", ".github")
+    _run(c, "yamllint", "--strict", ".")
+    if sys.platform != "win32":  # hadolint has no package for Windows
+        _run(c, "hadolint", *(f"dockerfiles/Dockerfile.{kind}" for kind in IMAGES))
+    _run(c, "shellcheck", ".ci/run")
 
 
 @task(name="format")
