@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 FOLDER = Path(sys.argv[0]).parent
 VERBS = ("create", "create-oidc", "describe", "delete", "add", "replace", "update-traffic", "rm")
 ANSWERS = {
@@ -78,6 +76,8 @@ def cloud_run(verb: str, arguments: list[str], name: str, state: dict[str, Any])
             return fail("Cannot find service [gtsrb]")
         sys.stdout.write(str(json.dumps({"status": service})) + "\n")
     elif verb == "replace":
+        import yaml  # here, since most calls do without it and starting must be quick
+
         wanted = yaml.safe_load(Path(name).read_text())["spec"]["traffic"]
         revisions = state.setdefault("revisions", 0) + 1
         state["revisions"] = revisions

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import gcloud_double
 
@@ -47,7 +48,9 @@ def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "gcloud"
-    program.write_text(f"#!{sys.executable}\n{Path(gcloud_double.__file__).read_text()}")
+    packages = str(Path(yaml.__file__).parents[1])
+    start = f"#!{sys.executable} -SE\nimport sys\nsys.path.append({packages!r})\n"  # without `site`, thrice as quick
+    program.write_text(start + Path(gcloud_double.__file__).read_text())
     program.chmod(0o755)
     double = Double(folder)
     double.script()

@@ -32,13 +32,12 @@ pytestmark = [
 CHECK = """
 import json, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/third_party"]
-from googlecloudsdk.core.util import encoding as _
-from googlecloudsdk.api_lib.util import apis, messages_util
+from googlecloudsdk.api_lib.util import apis, messages as util
 messages = apis.GetMessagesModule(sys.argv[2], sys.argv[3])
 kind = messages
 for name in sys.argv[4].split("."):
     kind = getattr(kind, name)
-messages_util.DictToMessageWithErrorCheck(json.load(sys.stdin), kind)
+util.DictToMessageWithErrorCheck(json.load(sys.stdin), kind)
 """
 
 
