@@ -40,7 +40,7 @@ _ABSENT = re.compile(r"NOT_FOUND|not found|does not exist|[Cc]annot find|[Cc]oul
 _EXISTS = re.compile(r"ALREADY_EXISTS|already exists|HTTPError 409")
 # An account that was made a moment ago, a policy that someone else changed meanwhile, an overloaded service.
 _PASSING = re.compile(
-    r"[Ss]ervice account \S+ does not exist|ABORTED|concurrent policy changes|UNAVAILABLE|HTTPError 503"
+    r"(?i:service) account \S+ does not exist|ABORTED|concurrent policy changes|UNAVAILABLE|HTTPError 503"
 )
 
 
