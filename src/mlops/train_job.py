@@ -293,8 +293,11 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _new_folder() -> Path:
     parent = ROOT / "data"
-    parent.mkdir(exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="job-", dir=parent))
+    try:
+        parent.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="job-", dir=parent))
+    except OSError as error:
+        raise StorageError(f"expected to write to {parent}, found: {error}. Name a folder with --folder.") from error
 
 
 def main(
