@@ -28,8 +28,9 @@ def read_secret(name: str) -> str:
             f"{URL}{name}/versions/latest:access", headers={"Authorization": f"Bearer {credentials.token}"}, timeout=30
         ).raise_for_status()
     except (GoogleAuthError, httpx.HTTPError) as error:
+        reason = str(error).splitlines()[0]
         raise CloudError(
-            f"step 'read the secret': expected to read {name}, found: {error}. Add a version to it (`gcloud secrets "
+            f"step 'read the secret': expected to read {name}, found: {reason}. Add a version to it (`gcloud secrets "
             "versions add`), and let the account of the job read it (`inv gcp-bootstrap`)."
         ) from error
     return base64.b64decode(answer.json()["payload"]["data"]).decode()

@@ -1,5 +1,6 @@
 """Google Cloud without an account: order, arguments, repetition, errors, rolling back."""
 
+import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.names import Names
 from src.mlops.cloud.teardown import teardown
 from src.mlops.cloud.train import fetch_model, job_file, train
-from src.mlops.config import CloudConfig, load_config
+from src.mlops.config import CloudConfig, hydra_main, load_config
 from src.mlops.errors import CheckpointError, CloudError, ConfigError, ServiceError
 from src.mlops.storage import open_storage
 from tests.unit.cloud.conftest import Double, positions
@@ -315,3 +316,12 @@ def test_steps_are_told(gcloud: Double, caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO):
         bootstrap(cloud())
     assert "make the bucket" in caplog.messages
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "build", "train", "deploy", "teardown"])
+def test_command_lines(name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [name, "cloud.dry_run=true"])
+    hydra_main(importlib.import_module(f"src.mlops.cloud.{name}").main)
+    printed = capfd.readouterr().out.splitlines()
+    assert len(printed) > 2
+    assert all(line.startswith("gcloud ") for line in printed)
