@@ -13,7 +13,7 @@ OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be give
 
 AUDITED = "data/requirements.txt"  # what `inv audit` looks up
 RELEASE = "ckpt_path=models/release/best_model.pth"  # where a version goes that is looked at, never over your own
-
+IMAGES = ("api", "train")
 MODEL = "model file, or latest: what training made last"
 
 
@@ -253,6 +253,64 @@ def serve_bento(c: Context, port: str = "3000") -> None:
     _run(c, "uv", "run", "--group", "bento", "bentoml", "serve", "src.mlops.bentoml_service:SignClassifier", "-p", port)
 
 
+@task(help={"engine": "docker, podman or any command that takes the same options"})
+def docker_build(c: Context, engine: str = "docker") -> None:
+    """Build the images of the service and of the training."""
+    for kind in IMAGES:
+        _run(c, engine, "build", "-f", f"dockerfiles/Dockerfile.{kind}", "-t", f"{kind}:latest", ".")
+
+
+@task(help={"engine": "docker or podman", "port": "port of this machine", "model": "a model file below models/latest"})
+def docker_run(c: Context, engine: str = "docker", port: str = "8000", model: str = "") -> None:
+    """Run the image of the service, with a read-only file system."""
+    options = ["--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "-p", f"{port}:8000"]
+    if model:
+        options += [
+            "-v",
+            f"{Path(model).absolute()}:/model/{Path(model).name}:ro",
+            "-e",
+            f"MLOPS_MODEL=/model/{Path(model).name}",
+        ]
+    _run(c, engine, "run", *options, "api:latest")
+
+
+DRY = {"dry_run": "print the commands instead of running them"}
+
+
+def _cloud(c: Context, name: str, override: list[str], dry_run: bool) -> None:
+    _module(c, f"cloud.{name}", *override, *(["cloud.dry_run=true"] if dry_run else []))
+
+
+@task(iterable=["override"], help=OVERRIDE | DRY)
+def gcp_bootstrap(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Set up a Google Cloud project; a second time is fine."""
+    _cloud(c, "bootstrap", override, dry_run)
+
+
+@task(iterable=["override"], help=OVERRIDE | DRY)
+def gcp_build(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Test, build and deploy in Cloud Build."""
+    _cloud(c, "build", override, dry_run)
+
+
+@task(iterable=["override"], help=OVERRIDE | DRY)
+def gcp_train(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Train on Vertex AI and fetch the model."""
+    _cloud(c, "train", override, dry_run)
+
+
+@task(iterable=["override"], help=OVERRIDE | DRY)
+def gcp_deploy(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Deploy to Cloud Run; rolled back when it fails."""
+    _cloud(c, "deploy", override, dry_run)
+
+
+@task(iterable=["override"], help=OVERRIDE | DRY)
+def gcp_teardown(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Delete what stands in Google Cloud; asks to confirm."""
+    _cloud(c, "teardown", override, dry_run)
+
+
 @task
 def quickstart(c: Context) -> None:
     """Draw signs, train, evaluate, serve and ask, in minutes."""
@@ -267,11 +325,20 @@ def test(c: Context, all_: bool = False) -> None:
 
 @task
 def check(c: Context) -> None:
-    """Run every static check: lint, format, types, spelling."""
+    """Run every static check: code, spelling, YAML, images."""
     _run(c, "ruff", "check", ".")
     _run(c, "ruff", "format", "--check", ".")
     _run(c, "mypy")
     _run(c, "codespell")
+    workflows = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/workflows").glob("*.yaml"))
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
+    _run(c, "zizmor", "--offline", "--quiet", ".github")
+    _run(c, "yamllint", "--strict", ".")
+    if sys.platform != "win32":  # hadolint has no package for Windows
+        _run(c, "hadolint", *(f"dockerfiles/Dockerfile.{kind}" for kind in IMAGES))
+    _run(c, "shellcheck", ".ci/run")
 
 
 @task

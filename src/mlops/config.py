@@ -179,12 +179,73 @@ class ExportConfig(_Section):
     variant: Literal["fp32", "int8"]
 
 
+class ServeConfig(_Section):
+    """The Cloud Run service."""
+
+    public: bool
+    model: Annotated[str, Field(min_length=1)]
+    cpu: Literal[1, 2, 4, 6, 8]
+    memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi)$")]
+    concurrency: Annotated[int, Field(ge=1, le=1000)]
+    min_instances: Annotated[int, Field(ge=0)]
+    max_instances: Count
+
+    @model_validator(mode="after")
+    def _min_below_max(self) -> Self:
+        if self.min_instances > self.max_instances:
+            raise ValueError("expected min_instances not above max_instances")
+        return self
+
+
+class JobConfig(_Section):
+    """The training job of Vertex AI."""
+
+    data: Annotated[str, Field(pattern=r"^gs://")] | None
+    options: list[str]
+    machine: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]+$")]
+    accelerator: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]+$")] | None
+    accelerators: Count
+    replicas: Count
+    hours: Annotated[int, Field(ge=1, le=168)]
+
+
+class BuildConfig(_Section):
+    """What Cloud Build does beside testing and building."""
+
+    train: bool
+    deploy: bool
+
+
+class DriftConfig(_Section):
+    """When and how drift is looked for."""
+
+    schedule: Annotated[str, Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
+    command: list[str]
+
+
+class TeardownConfig(_Section):
+    """What `cloud/teardown.py` deletes."""
+
+    confirm: str | None
+    data: bool
+
+
 class CloudConfig(_Section):
-    """Names of what stands in Google Cloud."""
+    """Names, sizes and limits of what stands in Google Cloud."""
 
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,18}[a-z0-9]$")]
+    github: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
+    tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] | None
+    dry_run: bool
+    serve: ServeConfig
+    train: JobConfig
+    build: BuildConfig
+    budget: Count
+    drift: DriftConfig
+    teardown: TeardownConfig
 
 
 class DataRemoteConfig(_Section):

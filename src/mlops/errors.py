@@ -47,6 +47,10 @@ class TrainingError(MlopsError):
     """Training cannot go on."""
 
 
+class CloudError(MlopsError):
+    """A step in Google Cloud failed."""
+
+
 class ServiceError(MlopsError):
     """The service cannot start."""
 

@@ -1,0 +1,202 @@
+"""Sets a project up, what is not there yet: `python -m src.mlops.cloud.bootstrap`, or `inv gcp-bootstrap`."""
+
+from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.names import SECRET, TEMPLATES, Names
+from src.mlops.config import CloudConfig, Config, hydra_main
+
+SERVICES = (
+    "aiplatform",
+    "artifactregistry",
+    "billingbudgets",
+    "cloudbuild",
+    "cloudscheduler",
+    "iamcredentials",
+    "run",
+    "secretmanager",
+    "storage",
+)
+ACCOUNTS = {
+    "train": "reads data, writes models: the training job",
+    "serve": "reads models: the service",
+    "build": "builds, trains and deploys: Cloud Build",
+    "schedule": "starts the job that looks for drift",
+}
+# Roles in the whole project are only those that Google grants nowhere below.
+PROJECT_ROLES = (
+    ("build", "roles/aiplatform.user"),
+    ("build", "roles/cloudbuild.builds.editor"),
+    ("build", "roles/logging.logWriter"),
+    ("build", "roles/run.developer"),
+    ("build", "roles/serviceusage.serviceUsageConsumer"),
+    ("train", "roles/logging.logWriter"),
+)
+BUCKET_ROLES = (
+    ("serve", "roles/storage.objectViewer"),
+    ("train", "roles/storage.objectUser"),
+    ("build", "roles/storage.objectUser"),
+)
+REGISTRY_ROLES = (("build", "roles/artifactregistry.writer"), ("train", "roles/artifactregistry.reader"))
+SECRET_ROLES = (("train", "roles/secretmanager.secretAccessor"), ("build", "roles/secretmanager.secretAccessor"))
+ACTS_AS = (("build", "train"), ("build", "serve"))  # who may start something that runs as whom
+NO_SECRET = "none"  # noqa: S105 - stands in the secret until there is a key
+_POOL = "github"
+
+
+def bootstrap(cloud: CloudConfig) -> None:
+    """Makes everything that training and serving need; a second time changes nothing.
+
+    Raises:
+        CloudError: A step failed. Those before it are done; run it again when that is mended.
+    """
+    gcloud, names = Gcloud(cloud), Names(cloud)
+    gcloud.login()
+    gcloud.run("enable the services", "services", "enable", *(f"{name}.googleapis.com" for name in SERVICES))
+    _accounts(gcloud, names)
+    _bucket(gcloud, names)
+    _images(gcloud, names)
+    _secret(gcloud, names)
+    for role, right in PROJECT_ROLES:
+        gcloud.run(
+            f"let {role} use {right}",
+            *("projects", "add-iam-policy-binding", cloud.project, *_binding(names, role, right), "--condition=None"),
+        )
+    for role, other in ACTS_AS:
+        gcloud.run(
+            f"let {role} start what runs as {other}",
+            *("iam", "service-accounts", "add-iam-policy-binding", names.account(other)),
+            *_binding(names, role, "roles/iam.serviceAccountUser"),
+        )
+    if cloud.github:
+        _github(gcloud, names, cloud.github)
+    _budget(gcloud, names)
+
+
+def _accounts(gcloud: Gcloud, names: Names) -> None:
+    for role, purpose in ACCOUNTS.items():
+        name = names.account(role)
+        gcloud.ensure(
+            f"make the account {name.partition('@')[0]}",
+            ("iam", "service-accounts", "describe", name),
+            ("iam", "service-accounts", "create", name.partition("@")[0], f"--description={purpose}"),
+        )
+
+
+def _bucket(gcloud: Gcloud, names: Names) -> None:
+    buckets = ("storage", "buckets")
+    gcloud.ensure(
+        "make the bucket",
+        (*buckets, "describe", names.bucket),
+        (
+            *(*buckets, "create", names.bucket, f"--location={names.cloud.region}"),
+            *("--uniform-bucket-level-access", "--public-access-prevention"),
+        ),
+    )
+    gcloud.run(
+        "keep old versions of objects for a while",
+        *(*buckets, "update", names.bucket, "--versioning", f"--lifecycle-file={TEMPLATES / 'lifecycle.json'}"),
+    )
+    for role, right in BUCKET_ROLES:
+        gcloud.run(
+            f"let {role} use the bucket",
+            *(*buckets, "add-iam-policy-binding", names.bucket, *_binding(names, role, right)),
+        )
+
+
+def _images(gcloud: Gcloud, names: Names) -> None:
+    repositories, place = ("artifacts", "repositories"), f"--location={names.cloud.region}"
+    gcloud.ensure(
+        "make the images' repository",
+        (*repositories, "describe", names.cloud.name, place),
+        (*repositories, "create", names.cloud.name, place, "--repository-format=docker"),
+    )
+    gcloud.run(
+        "clear old images away",
+        *(*repositories, "set-cleanup-policies", names.cloud.name, place),
+        *(f"--policy={TEMPLATES / 'cleanup.json'}", "--no-dry-run"),
+    )
+    for role, right in REGISTRY_ROLES:
+        gcloud.run(
+            f"let {role} use the images",
+            *(*repositories, "add-iam-policy-binding", names.cloud.name, place, *_binding(names, role, right)),
+        )
+
+
+def _secret(gcloud: Gcloud, names: Names) -> None:
+    if not gcloud.exists("look for the secret", "secrets", "describe", SECRET):
+        gcloud.run("make the secret", "secrets", "create", SECRET, "--replication-policy=automatic")
+    if not gcloud.exists("look into the secret", "secrets", "versions", "describe", "latest", f"--secret={SECRET}"):
+        # Cloud Build starts nothing while a secret that it names has no content.
+        gcloud.run("put a word into the secret", "secrets", "versions", "add", SECRET, "--data-file=-", stdin=NO_SECRET)
+    for role, right in SECRET_ROLES:
+        gcloud.run(
+            f"let {role} read the secret", "secrets", "add-iam-policy-binding", SECRET, *_binding(names, role, right)
+        )
+
+
+def _github(gcloud: Gcloud, names: Names, repository: str) -> None:
+    """Lets the workflows of one repository's main branch act as the builder, without any key."""
+    pools = ("iam", "workload-identity-pools")
+    gcloud.ensure(
+        "make the pool of foreign identities",
+        (*pools, "describe", _POOL, "--location=global"),
+        (*pools, "create", _POOL, "--location=global"),
+    )
+    pool = ("--location=global", f"--workload-identity-pool={_POOL}")
+    gcloud.ensure(
+        "trust GitHub's workflows",
+        (*pools, "providers", "describe", _POOL, *pool),
+        (
+            *(*pools, "providers", "create-oidc", _POOL, *pool),
+            "--issuer-uri=https://token.actions.githubusercontent.com",
+            "--attribute-mapping=google.subject=assertion.sub,attribute.repository=assertion.repository",
+            f"--attribute-condition=assertion.repository=='{repository}' && assertion.ref=='refs/heads/main'",
+        ),
+    )
+    number = gcloud.run(
+        "find the project's number", "projects", "describe", names.cloud.project, *_value("projectNumber")
+    )
+    place = f"projects/{number or 'NUMBER'}/locations/global/workloadIdentityPools/{_POOL}"
+    gcloud.run(
+        f"let the workflows of {repository} act as build",
+        *("iam", "service-accounts", "add-iam-policy-binding", names.account("build")),
+        *(
+            f"--member=principalSet://iam.googleapis.com/{place}/attribute.repository/{repository}",
+            "--role=roles/iam.workloadIdentityUser",
+        ),
+    )
+
+
+def _budget(gcloud: Gcloud, names: Names) -> None:
+    account = gcloud.run(
+        "find the billing account",
+        *("billing", "projects", "describe", names.cloud.project, *_value("billingAccountName")),
+    ).removeprefix("billingAccounts/")
+    budgets, title = ("billing", "budgets"), names.cloud.name
+    which = f"--billing-account={account or 'ACCOUNT'}"
+    there = gcloud.run(
+        "look for the budget", *(*budgets, "list", which, f"--filter=displayName={title}", *_value("name"))
+    )
+    if not there:
+        gcloud.run(
+            "send mails when the budget is used up",
+            *(*budgets, "create", which, f"--display-name={title}", f"--budget-amount={names.cloud.budget}"),
+            f"--filter-projects=projects/{names.cloud.project}",
+            *(f"--threshold-rule=percent={percent}" for percent in (0.5, 0.9, 1.0)),
+        )
+
+
+def _binding(names: Names, role: str, right: str) -> tuple[str, str]:
+    return f"--member=serviceAccount:{names.account(role)}", f"--role={right}"
+
+
+def _value(key: str) -> tuple[str]:
+    return (f"--format=value({key})",)
+
+
+def main(config: Config) -> None:
+    """Runs `bootstrap` from the command line."""
+    bootstrap(config.cloud)
+
+
+if __name__ == "__main__":
+    hydra_main(main)

@@ -1,0 +1,108 @@
+"""Stands in for the command `gcloud`: records its calls, remembers what was created, fails and answers as told.
+
+Run as a program in a folder that `calls.jsonl`, `state.json` and `script.json` lie in.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(sys.argv[0]).parent
+VERBS = ("create", "create-oidc", "describe", "delete", "add", "replace", "update-traffic", "rm")
+ANSWERS = {
+    "auth list": "me@example.com",
+    "auth print-identity-token": "token-of-me",
+    "projects describe": "123456",
+    "billing projects": "billingAccounts/0A0A0A-0B0B0B-0C0C0C",
+    "ai custom-jobs create": "projects/123456/locations/europe-west4/customJobs/77",
+    "ai custom-jobs describe": "JOB_STATE_SUCCEEDED\t",
+}
+ALWAYS_THERE = ("projects", "billing projects", "ai custom-jobs", "artifacts docker images")
+
+
+def main(arguments: list[str]) -> int:
+    line = " ".join(arguments)
+    with (FOLDER / "calls.jsonl").open("a") as file:
+        file.write(json.dumps(arguments) + "\n")
+    script = json.loads((FOLDER / "script.json").read_text())
+    state: dict[str, Any] = json.loads((FOLDER / "state.json").read_text())
+    for fault in script:
+        if re.search(fault["match"], line) and fault.get("times", 1) > 0:
+            fault["times"] = fault.get("times", 1) - 1
+            (FOLDER / "script.json").write_text(json.dumps(script))
+            sys.stdout.write(fault.get("stdout", ""))
+            sys.stderr.write(fault.get("stderr", ""))
+            return int(fault.get("code", 1))
+    code = act(arguments, line, state)
+    (FOLDER / "state.json").write_text(json.dumps(state))
+    return code
+
+
+def act(arguments: list[str], line: str, state: dict[str, Any]) -> int:
+    words = [word for word in arguments if not word.startswith("--")]
+    place = next((i for i, word in enumerate(words) if word in VERBS), None)
+    if place is not None:
+        kind, verb = " ".join(words[:place]), words[place]
+        name = "latest" if kind == "secrets versions" else words[-1].partition("@")[0]
+        things: list[list[str]] = state.setdefault("things", [])
+        if verb.startswith("create") or verb == "add":
+            if kind != "ai custom-jobs" and verb != "add" and [kind, name] in things:
+                return fail("ALREADY_EXISTS: it already exists")
+            things.append([kind, name])
+        elif verb in ("delete", "rm"):
+            if [kind, name] not in things:
+                return fail("NOT_FOUND: it was not found")
+            things.remove([kind, name])
+        elif kind == "run services":
+            return cloud_run(verb, arguments, name, state)
+        elif verb == "describe" and kind not in ALWAYS_THERE and [kind, name] not in things:
+            return fail("NOT_FOUND: it was not found")
+    if words[:3] == ["billing", "budgets", "list"]:
+        sys.stdout.write(
+            str("budgets/1" if any(thing[0] == "billing budgets" for thing in state.get("things", [])) else "") + "\n"
+        )
+    else:
+        sys.stdout.write(str(next((answer for start, answer in ANSWERS.items() if line.startswith(start)), "")) + "\n")
+    return 0
+
+
+def cloud_run(verb: str, arguments: list[str], name: str, state: dict[str, Any]) -> int:
+    """Keeps one service: its revisions, and which of them has the traffic."""
+    service = state.get("service")
+    if verb == "describe":
+        if service is None:
+            return fail("Cannot find service [gtsrb]")
+        sys.stdout.write(str(json.dumps({"status": service})) + "\n")
+    elif verb == "replace":
+        import yaml  # here, since most calls do without it and starting must be quick
+
+        wanted = yaml.safe_load(Path(name).read_text())["spec"]["traffic"]
+        revisions = state.setdefault("revisions", 0) + 1
+        state["revisions"] = revisions
+        traffic = []
+        for entry in wanted:
+            revision = f"r{revisions}" if entry.get("latestRevision") else entry["revisionName"]
+            traffic.append({"revisionName": revision, "percent": entry["percent"]})
+            if "tag" in entry:
+                traffic[-1] |= {"tag": entry["tag"], "url": f"https://{entry['tag']}"}
+        state["service"] = {
+            "url": "https://service",
+            "latestCreatedRevisionName": f"r{revisions}",
+            "traffic": traffic,
+        }
+    else:
+        to = next(word for word in arguments if word.startswith("--to-revisions="))
+        revision, _, percent = to.removeprefix("--to-revisions=").partition("=")
+        state["service"]["traffic"] = [{"revisionName": revision, "percent": int(percent)}]
+    return 0
+
+
+def fail(message: str) -> int:
+    sys.stderr.write(f"ERROR: (gcloud) {message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

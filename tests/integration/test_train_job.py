@@ -1,0 +1,196 @@
+"""The train container's entry point for real, against a storage emulator: data from a bucket, the model to a bucket."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from src.mlops import ROOT
+from src.mlops.errors import ConfigError, DataError, StorageError
+from src.mlops.inference import Classifier
+from src.mlops.model_info import ModelInfo
+from src.mlops.train_job import SUMS, Cluster, Job, fetch, read_cluster, read_environment, run
+from tests.conftest import picture, tiny_overrides
+from tests.emulator import BUCKET, Cloud
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def zipped(folder: Path) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder))
+    return buffer.getvalue()
+
+
+def overrides(tmp_path: Path) -> list[str]:
+    kept = [word for word in tiny_overrides(tmp_path, tmp_path) if not word.startswith(("run_dir", "data.raw_dir"))]
+    return [*kept, "training.export=true"]
+
+
+def command(tmp_path: Path, *arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "src.mlops.train_job",
+        "--folder",
+        str(tmp_path / "job"),
+        *arguments,
+        *overrides(tmp_path),
+    ]
+
+
+def environment(cloud: Cloud | None = None, **more: str) -> dict[str, str]:
+    own = {"STORAGE_EMULATOR_HOST": cloud.url} if cloud else {}
+    return {**os.environ, **own, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", **more}
+
+
+def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
+    cloud.put("raw/gtsrb.zip", zipped(raw_dir))
+    cloud.put(f"jobs/1/model/{SUMS}", b"of an earlier attempt")
+    cloud.fail("503", method="GET", part="gtsrb.zip", times=1)  # what fails in passing is tried again
+    job = Job(
+        out=f"gs://{BUCKET}/jobs/1/model",
+        data=f"gs://{BUCKET}/raw/gtsrb.zip",
+        checkpoints=f"gs://{BUCKET}/jobs/1/checkpoints",
+        overrides=tuple(overrides(tmp_path)),
+        folder=tmp_path / "job",
+    )
+    run(job, Cluster(), mirror_seconds=0.2)
+    made = {name.removeprefix("jobs/1/"): content for name, content in cloud.objects("jobs/1").items()}
+    assert {"model/best_model.onnx", "model/best_model.pth", "model/metrics.csv", "model/config.json"} <= set(made)
+    for line in made[f"model/{SUMS}"].decode().splitlines():
+        digest, name = line.split()
+        assert hashlib.sha256(made[f"model/{name}"]).hexdigest() == digest
+    assert json.loads(made["model/config.json"])["model"]["width"] == 4
+    (tmp_path / "there.onnx").write_bytes(made["model/best_model.onnx"])
+    classifier = Classifier.load(tmp_path / "there.onnx")
+    info: ModelInfo = classifier.info
+    assert info.config["training"]["epochs"] == 2
+    assert 0 <= classifier.classify([picture(1)])[0].predicted_class <= 42
+    assert made["checkpoints/last.pth"] == (tmp_path / "job/run/last.pth").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_second_attempt_goes_on_where_the_first_was(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
+    places = {"out": f"gs://{BUCKET}/m", "data": str(raw_dir), "checkpoints": f"gs://{BUCKET}/c"}
+    short = Job(**places, overrides=tuple(overrides(tmp_path)), folder=tmp_path / "one")  # type: ignore[arg-type]
+    run(short, Cluster())
+    first = cloud.objects("c")["c/metrics.csv"].decode().splitlines()
+    # Another machine: nothing of the first is there.
+    longer = Job(**places, overrides=(*overrides(tmp_path),), folder=tmp_path / "two")  # type: ignore[arg-type]
+    run(longer, Cluster())
+    second = cloud.objects("c")["c/metrics.csv"].decode().splitlines()
+    assert second == first  # both epochs were done: nothing is trained a second time
+    assert (tmp_path / "two/run/last.pth").is_file()
+
+
+@pytest.mark.slow
+def test_a_mounted_folder_and_the_command_line(raw_dir: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        command(tmp_path, "--out", str(tmp_path / "out"), "--data", str(raw_dir)),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert {"best_model.onnx", "best_model.pth", SUMS} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_failed_training_leaves_no_whole_model(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        command(tmp_path, "--data", str(raw_dir), "training.optimizer.lr=1e30"),
+        cwd=ROOT,
+        env=environment(cloud, AIP_MODEL_DIR=f"gs://{BUCKET}/bad"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "error: expected the training to end well, found exit code 1" in result.stderr
+    assert list(cloud.objects("bad")) == ["bad/config.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
+def test_a_terminated_job_keeps_its_state(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command(tmp_path, "--data", str(raw_dir), "training.epochs=100000"),
+        cwd=ROOT,
+        env=environment(cloud, AIP_MODEL_DIR=f"gs://{BUCKET}/t/model", AIP_CHECKPOINT_DIR=f"gs://{BUCKET}/t/c"),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("epoch "):
+                break
+        process.send_signal(signal.SIGTERM)
+        assert "found exit code" in process.stderr.read()
+    assert process.returncode == 1
+    assert {"t/c/last.pth", "t/c/best_model.pth"} <= set(cloud.objects("t"))
+    assert f"t/model/{SUMS}" not in cloud.objects("t")
+
+
+def test_what_cannot_be_written_is_found_before_training(raw_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="expected to use"):
+        run(Job(out=str(tmp_path / "file" / "below"), data=str(raw_dir), folder=tmp_path / "job"), Cluster())
+    assert not (tmp_path / "job").exists()
+
+
+def test_data_that_is_no_data(cloud: Cloud, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected raw images below gs://.*/none, found none"):
+        fetch(f"gs://{BUCKET}/none", tmp_path)
+    cloud.put("x/broken.zip", b"no archive")
+    with pytest.raises(DataError, match=r"expected an archive of raw images at broken\.zip"):
+        fetch(f"gs://{BUCKET}/x/broken.zip", tmp_path)
+
+
+def test_a_folder_of_a_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
+    for path in [raw_dir / "Train.csv", *sorted(raw_dir.rglob("*.png"))[:5]]:
+        cloud.put(f"folder/{path.relative_to(raw_dir).as_posix()}", path.read_bytes())
+    got = fetch(f"gs://{BUCKET}/folder", tmp_path / "got")
+    assert (got / "Train.csv").read_bytes() == (raw_dir / "Train.csv").read_bytes()
+    assert len(list(got.rglob("*.png"))) == 5
+
+
+def test_the_machines_of_a_cluster() -> None:
+    spec = {
+        "cluster": {"workerpool0": ["first:2222"], "workerpool1": ["second:2222", "third:2222"]},
+        "task": {"type": "workerpool1", "index": 1},
+    }
+    assert read_cluster({"CLUSTER_SPEC": json.dumps(spec)}) == Cluster(3, 2, "first", 2222)
+    assert read_cluster({}) == Cluster()
+    for broken in ("{", "[]", '{"cluster": {}, "task": {"type": "workerpool0", "index": 0}}'):
+        with pytest.raises(ConfigError, match="expected CLUSTER_SPEC"):
+            read_cluster({"CLUSTER_SPEC": broken})
+
+
+def test_vertex_variables() -> None:
+    told = read_environment({"AIP_MODEL_DIR": "gs://b/m/", "AIP_CHECKPOINT_DIR": "gs://b/c/", "AIP_DATA_FORMAT": ""})
+    assert told == {"out": "gs://b/m/", "checkpoints": "gs://b/c/", "data": None}
+    with pytest.raises(ConfigError, match="AIP_DATA_FORMAT=bigquery"):
+        read_environment({"AIP_DATA_FORMAT": "bigquery"})
+
+
+def test_no_place_for_the_model(tmp_path: Path) -> None:
+    result = subprocess.run(
+        command(tmp_path), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "expected a place for the model, found none" in result.stderr

@@ -1,0 +1,140 @@
+"""`cloudbuild.yaml`, step by step as Cloud Build would run it, with doubles of the commands in it."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src.mlops import ROOT
+
+BUILD: dict[str, Any] = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())
+STEPS: dict[str, dict[str, Any]] = {step["id"]: step for step in BUILD["steps"]}
+VALUES = {"_IMAGES": "r/p/gtsrb", "_TAG": "abc", "_TRAIN": "false", "_DEPLOY": "true", "_OPTIONS": "cloud.tag=abc"}
+KEY = "key-that-nobody-may-see"
+# Notes how it was called; fails where the file `fail` says so.
+DOUBLE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$HOME/calls"
+test -f "$HOME/fail" && echo "$(basename "$0") $*" | grep -q -f "$HOME/fail" && exit 1
+exit 0
+"""
+
+
+@dataclass
+class Workspace:
+    folder: Path
+    output: str = ""
+
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def build(self, **values: str) -> bool:
+        """Runs the steps in an order that `waitFor` allows; returns whether all succeeded."""
+        done: list[str] = []
+        while len(done) < len(STEPS):
+            step = next(step for name, step in STEPS.items() if name not in done and needs(name) <= set(done))
+            if self._run(step, VALUES | values):
+                return False
+            done.append(step["id"])
+        return True
+
+    def _run(self, step: dict[str, Any], values: dict[str, str]) -> int:
+        command = [step.get("entrypoint", "docker"), *(fill(word, values) for word in step["args"])]
+        secrets = dict.fromkeys(step.get("secretEnv", []), KEY)
+        own = dict(entry.split("=", 1) for entry in step.get("env", []))
+        paths = {"HOME": str(self.folder), "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+        result = subprocess.run(
+            command, cwd=self.folder, env={**own, **secrets, **paths}, capture_output=True, text=True, check=False
+        )
+        self.output += result.stdout + result.stderr
+        return result.returncode
+
+
+def needs(name: str) -> set[str]:
+    """Returns the steps that must be done before one: those of `waitFor`, or all that stand before it."""
+    waited = STEPS[name].get("waitFor")
+    return set(waited) - {"-"} if waited else set(list(STEPS)[: list(STEPS).index(name)])
+
+
+def fill(text: str, values: dict[str, str]) -> str:
+    """Substitutes as Cloud Build does; `$$` is one `$`."""
+    known = {**values, "PROJECT_ID": "my-project"}
+
+    def value(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else known[match[1]]
+
+    return re.sub(r"\$\$|\$(_[A-Z]+|PROJECT_ID)", value, text)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    if sys.platform == "win32":
+        pytest.skip("Cloud Build runs Unix commands")
+    for folder in ("bin", ".bin", "dockerfiles"):
+        (tmp_path / folder).mkdir()
+    for name in ("bin/docker", "bin/uv", "bin/pip", ".bin/uv", "bin/git"):
+        (tmp_path / name).write_text(DOUBLE)
+        (tmp_path / name).chmod(0o755)
+    return Workspace(tmp_path)
+
+
+def test_nothing_is_pushed_before_the_tests(workspace: Workspace) -> None:
+    assert workspace.build()
+    calls = workspace.calls()
+    pushes = [i for i, call in enumerate(calls) if call.startswith("docker push")]
+    assert len(pushes) == 2
+    assert calls.index("uv run inv test") < min(pushes)
+    assert max(pushes) < next(i for i, call in enumerate(calls) if "src.mlops.cloud.deploy" in call)
+    assert any("--tag=r/p/gtsrb/api:abc --tag=r/p/gtsrb/api:latest --cache-from=" in call for call in calls)
+
+
+def test_training_only_on_request_and_after_the_push(workspace: Workspace) -> None:
+    assert workspace.build()
+    assert not any("cloud.train" in call or "inv register" in call for call in workspace.calls())
+    assert workspace.build(_TRAIN="true", _DEPLOY="false")
+    calls = workspace.calls()
+    train = next(i for i, call in enumerate(calls) if "src.mlops.cloud.train" in call)
+    assert "docker push --all-tags r/p/gtsrb/train" in calls[:train]
+    assert "inv register" in " ".join(calls[train:])
+    assert "tracking=wandb" in calls[train]
+    assert sum("cloud.deploy" in call for call in calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("fails", "never"),
+    [
+        ("inv test", "docker push"),
+        ("inv check", "docker push"),
+        ("build --file=dockerfiles/Dockerfile.api", "cloud.deploy"),
+        ("push --all-tags r/p/gtsrb/train", "cloud.train"),
+        ("cloud.train", "inv register"),
+        ("inv register", "cloud.deploy"),
+    ],
+)
+def test_a_failing_step_stops_the_build(workspace: Workspace, fails: str, never: str) -> None:
+    (workspace.folder / "fail").write_text(fails)
+    assert not workspace.build(_TRAIN="true")
+    assert not any(never in call for call in workspace.calls())
+
+
+def test_no_image_to_cache_from_is_fine(workspace: Workspace) -> None:
+    (workspace.folder / "fail").write_text("docker pull")
+    assert workspace.build()
+
+
+def test_the_key_is_never_shown(workspace: Workspace) -> None:
+    assert workspace.build(_TRAIN="true")
+    assert KEY not in workspace.output
+    assert KEY not in "\n".join(workspace.calls())
+
+
+def test_every_secret_is_declared_and_read_by_one_step_only() -> None:
+    declared = {entry["env"] for entry in BUILD["availableSecrets"]["secretManager"]}
+    used = [(step["id"], name) for step in BUILD["steps"] for name in step.get("secretEnv", [])]
+    assert used == [("train", name) for name in declared]

@@ -1,0 +1,119 @@
+"""Each command line that the project prints, tried on the real `gcloud`: it refuses wrong words before a login."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.mlops import ROOT
+from src.mlops.cloud import train as train_module
+from src.mlops.cloud.bootstrap import bootstrap
+from src.mlops.cloud.build import build
+from src.mlops.cloud.deploy import deploy
+from src.mlops.cloud.names import Names
+from src.mlops.cloud.teardown import teardown
+from src.mlops.cloud.train import job_file, train
+from src.mlops.config import load_config
+from tests.unit.cloud.conftest import Double
+
+REAL = shutil.which("gcloud")
+NOT_LOGGED_IN = "You do not currently have an active account selected"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(REAL is None, reason="there is no gcloud on this machine"),
+]
+# The classes that gcloud itself makes of a file; it says what does not fit.
+CHECK = """
+import json, sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/third_party"]
+from googlecloudsdk.api_lib.util import apis, messages as util
+messages = apis.GetMessagesModule(sys.argv[2], sys.argv[3])
+kind = messages
+for name in sys.argv[4].split("."):
+    kind = getattr(kind, name)
+util.DictToMessageWithErrorCheck(json.load(sys.stdin), kind)
+"""
+
+
+def ask(arguments: list[str], folder: Path) -> str:
+    """Returns what gcloud says without an account."""
+    environment = {**os.environ, "CLOUDSDK_CONFIG": str(folder), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
+    result = subprocess.run(
+        [str(REAL), *arguments], capture_output=True, text=True, env=environment, check=False, timeout=120, input=""
+    )
+    return result.stderr
+
+
+def test_every_command_is_understood(gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_module, "fetch_model", lambda *_: None)
+    settings = load_config(
+        [
+            *("cloud.tag=abc", "cloud.github=owner/name", "cloud.serve.public=true"),
+            *("cloud.drift.command=[python,-m,json.tool]", "cloud.teardown.confirm=my-project"),
+        ]
+    ).cloud
+    private = settings.model_copy(update={"serve": settings.serve.model_copy(update={"public": False})})
+    bootstrap(settings)
+    build(settings)
+    train(settings, tmp_path)
+    deploy(settings, lambda *_: None)
+    deploy(private, lambda *_: None)
+    teardown(settings)
+    teardown(settings.model_copy(update={"teardown": settings.teardown.model_copy(update={"data": True})}))
+    commands = [list(words) for words in dict.fromkeys(map(tuple, gcloud.arguments()))]
+    assert len(commands) > 60
+    # One of each form is enough: they differ in their values only.
+    forms = {tuple(word.split("=")[0] for word in words): words for words in commands}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        answers = list(pool.map(lambda words: ask(words, tmp_path / "config"), forms.values()))
+    for words, said in zip(forms.values(), answers, strict=True):
+        if words[:2] == ["auth", "list"]:
+            assert "ERROR" not in said, said
+        else:
+            assert NOT_LOGGED_IN in said or "No credentialed account" in said, f"{' '.join(words)}: {said}"
+
+
+def test_a_wrong_word_would_be_noticed(tmp_path: Path) -> None:
+    said = ask(["run", "services", "replace", "x.yaml", "--regionn=x"], tmp_path)
+    assert NOT_LOGGED_IN not in said
+
+
+def sdk() -> str:
+    found = subprocess.run(
+        [str(REAL), "info", "--format=value(installation.sdk_root)"], capture_output=True, text=True, check=True
+    )
+    return f"{found.stdout.strip()}/lib"
+
+
+def check(content: object, *kind: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CHECK, sdk(), *kind],
+        input=json.dumps(content),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_jobs_fit_to_vertex_ai(replicas: int) -> None:
+    names = Names(load_config(["cloud.tag=abc", f"cloud.train.replicas={replicas}"]).cloud)
+    job = yaml.safe_load(job_file(names, "gs://b/jobs/1").read_text())
+    kind = ("aiplatform", "v1", "GoogleCloudAiplatformV1CustomJobSpec")
+    result = check(job, *kind)
+    assert result.returncode == 0, result.stderr
+    job["workerPoolSpecs"][0]["machineSpec"]["acceleratorTypo"] = "x"
+    assert "acceleratorTypo" in check(job, *kind).stderr
+
+
+def test_the_lifecycle_fits_to_cloud_storage() -> None:
+    rules = json.loads((ROOT / "cloud/lifecycle.json").read_text())
+    assert check(rules, "storage", "v1", "Bucket.LifecycleValue").returncode == 0
+    rules["rule"][0]["condition"]["olderThan"] = 1
+    assert check(rules, "storage", "v1", "Bucket.LifecycleValue").returncode != 0
