@@ -11,7 +11,7 @@ from invoke.tasks import task
 ROOT = Path(__file__).parent
 OVERRIDE = {"override": "a Hydra override such as training.epochs=3; may be given several times"}
 
-AUDITED = "data/requirements.txt"  # what `inv audit` looks up
+AUDITED = "requirements.txt"  # what `inv audit` looks up
 RELEASE = "ckpt_path=models/release/best_model.pth"  # where a version goes that is looked at, never over your own
 IMAGES = ("api", "train")
 MODEL = "model file, or latest: what training made last"
@@ -347,6 +347,7 @@ def audit(c: Context) -> None:
     _run(
         c, "uv", "export", "--quiet", "--all-groups", "--format", "requirements-txt", "--no-emit-project", "-o", AUDITED
     )
+    # strict: a database that cannot be reached is no "nothing known".
     _run(c, "pip-audit", "--strict", "--require-hashes", "--disable-pip", "-r", AUDITED)
 
 
