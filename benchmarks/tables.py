@@ -52,20 +52,14 @@ def _summary() -> str:
         rows.append(["augmented images per second", figure, _command("loader")])
         share = 100 * rate["packed, trained on"] / rate["packed"]
         rows.append(["share of a training step's time that making its batch takes", f"{share:.1f} %", "the same"])
-    served = {row["way"]: row for row in read_results("serving") if row["model"].endswith("24")}
-    busy = {
-        row["way"]: row for row in read_results("serving") if row["model"].endswith("24") and row["concurrency"] == "32"
-    }
-    if busy:
-        ours = max(
-            (row for way, row in busy.items() if way.startswith("this")),
-            key=lambda row: float(row["images_per_second"]),
-        )
-        others = ", ".join(f"{way} {_count(busy[way])}" for way in ("LitServe", "BentoML"))
-        bare = ", ".join(
-            f"{_count(row)} {way.removeprefix('bare loop, ')}" for way, row in served.items() if "bare" in way
-        )
-        figure = f"**{_count(ours)}**; {others}; without a network: {bare}"
+    served = [entry for entry in read_results("serving") if entry["model"].endswith("24")]
+    if served:
+        told = [entry for entry in served if entry["concurrency"] == "32" or "bare" in entry["way"]]
+        speed = {entry["way"]: float(entry["images_per_second"]) for entry in told}
+        others = ", ".join(f"{way} {speed[way]:,.0f}" for way in ("LitServe", "BentoML"))
+        bare = ", ".join(f"{speed[way]:,.0f} {way.removeprefix('bare loop, ')}" for way in speed if "bare" in way)
+        ours = max(speed[way] for way in speed if way.startswith("this"))
+        figure = f"**{ours:,.0f}**; {others}; without a network: {bare}"
         rows.append(["pictures per second over HTTP, 32 connections", figure, _command("serving")])
     forms = {row["form"]: row for row in read_results("variants") if row["threads_used"] == "1"}
     shown = {name.removesuffix(", ONNX Runtime"): row for name, row in forms.items() if name.endswith("ONNX Runtime")}

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from src.mlops.errors import ImageError, MlopsError, ServiceError, describe, report
+from src.mlops.errors import CheckpointError, ImageError, MlopsError, ServiceError, describe, report
 from src.mlops.serving import metrics, problems
 from src.mlops.serving.answers import EXAMPLE, REFUSED_EXAMPLE, Answer, BatchAnswer, Health, ModelAnswer, Refused
 from src.mlops.serving.engine import Engine, tell_other_workers
@@ -29,8 +29,9 @@ from src.mlops.serving.guards import Guard, header
 from src.mlops.serving.logs import set_up
 from src.mlops.serving.processes import run
 from src.mlops.serving.settings import Settings
-from src.mlops.serving.uploads import Upload, read_picture, read_pictures, too_large
+from src.mlops.serving.uploads import Inflow, Upload, too_large
 
+AT_ONCE = 4  # pictures of one batch request that are in the queue at the same time
 PAGE = Path(__file__).parent / "serving" / "page"
 
 
@@ -42,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     engine = Engine(settings)
+    inflow = Inflow(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -55,17 +57,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # below, without anything from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to an address that a proxy in front would not know
         # Traces and metrics go where OpenTelemetry's standard variables say; without them none are made.
         telemetry={"auto_configure": True, "operation_spans": False, "logs": False},
     )
     app.router.route_class = _LeanRoute
     problems.install(app)
-    app.add_middleware(Guard, settings=settings)
     if origins := settings.listed(settings.cors_origins):
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["X-API-Key"]
         )
+    app.add_middleware(Guard, settings=settings)  # the last one added is the outermost
 
+    @app.post("/cv_model", include_in_schema=False)
     @app.post(
         "/cv_model/",
         response_model=Answer,
@@ -75,8 +79,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def classify(request: Request) -> Response:
         """Classifies one picture (BMP, GIF, JPEG, PNG, PPM, TIFF or WebP): a form, or the picture as the body."""
         engine.require()
-        upload = await read_picture(request, settings.max_upload_bytes)
-        return _json(Answer.of(await engine.classify(upload.content), upload.filename))
+        async with inflow.picture(request) as upload:
+            return _json(Answer.of(await engine.classify(upload.content), upload.filename))
 
     @app.post(
         "/cv_model/batch",
@@ -89,7 +93,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def classify_several(request: Request) -> Response:
         """Classifies several pictures; one that cannot be used has an error in its place."""
         engine.require()
-        uploads = await read_pictures(request, settings.max_batch_files, settings.max_batch_bytes)
 
         async def answer(upload: Upload) -> Answer | Refused:
             if len(upload.content) > settings.max_upload_bytes:
@@ -100,9 +103,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 return Refused(upload.filename, str(error), problems.status_of(error))
 
         results: list[Answer | Refused] = []
-        at_once = min(settings.micro_batch, settings.queue_size)  # so that one request never fills the queue
-        for start in range(0, len(uploads), at_once):
-            results += await asyncio.gather(*map(answer, uploads[start : start + at_once]))
+        async with inflow.pictures(request) as uploads:
+            for start in range(0, len(uploads), AT_ONCE):
+                results += await asyncio.gather(*map(answer, uploads[start : start + AT_ONCE]))
         return _json(BatchAnswer(results))
 
     @app.post(
@@ -114,8 +117,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def explain(request: Request) -> Response:
         """Lays what decided over one picture, as a PNG: yellow counted most, red less."""
         engine.require()
-        upload = await read_picture(request, settings.max_upload_bytes)
-        return Response(await engine.explain(upload.content), media_type="image/png")
+        async with inflow.picture(request) as upload:
+            try:
+                return Response(await engine.explain(upload.content), media_type="image/png")
+            except CheckpointError as error:
+                raise HTTPException(501, str(error)) from error
 
     @app.get("/model", response_model=ModelAnswer, responses=problems.documented(401, 500))
     async def model(_: Request) -> Response:
@@ -262,7 +268,9 @@ def main() -> None:
 def __getattr__(name: str) -> FastAPI:
     # `uvicorn src.mlops.api:app` finds the application here; importing the module builds nothing.
     if name == "app":
-        return create_app()
+        settings = Settings()
+        set_up(settings.log_format, settings.log_level)  # workers come this way too
+        return create_app(settings)
     raise AttributeError(name)
 
 

@@ -99,10 +99,10 @@ def _check_dimensions(image: Image.Image, quick_pixels: int | None = None) -> No
             f"expected sides of {MIN_SIDE} to {MAX_SIDE:,} px and at most {MAX_PIXELS:,} pixels, "
             f"found {width} x {height}"
         )
-    frames = getattr(image, "n_frames", 1)
-    # MPO is what many phones write as .jpg: a JPEG with further pictures behind the one that counts.
-    if frames > 1 and image.format != "MPO":
-        raise ImageError(f"expected one still picture, found {frames} frames")
+    # Not n_frames, which walks through the whole file. MPO is what many phones write as .jpg: a JPEG with further
+    # pictures behind the one that counts.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ImageError("expected one still picture, found several frames")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

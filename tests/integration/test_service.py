@@ -79,6 +79,14 @@ def answer_of(connection: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
+def everything_of(connection: socket.socket) -> bytes:
+    """Reads until the service closes the connection."""
+    found = b""
+    while chunk := connection.recv(65536):
+        found += chunk
+    return found
+
+
 def connected(port: int) -> closing[socket.socket]:
     return closing(socket.create_connection(("127.0.0.1", port), timeout=30))
 
@@ -174,7 +182,7 @@ SHORT = "import src.mlops.serving.processes as p; p.RECEIVE_SECONDS = 0.3; p.MAX
 
 
 def test_slow_and_hostile_clients_cost_nothing(exported: Path) -> None:
-    with service(exported, code=SHORT) as (_, port):
+    with service(exported, code=SHORT) as (process, port):
         with connected(port) as silent, connected(port) as half_head, connected(port) as half_body:
             half_head.sendall(b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\n")
             half_body.sendall(REQUEST[:-10])
@@ -193,9 +201,38 @@ def test_slow_and_hostile_clients_cost_nothing(exported: Path) -> None:
         with connected(port) as leaves:
             leaves.sendall(REQUEST[:-10])
         with connected(port) as keeps:  # several requests on one connection, also at once
-            keeps.sendall(REQUEST + REQUEST)
-            assert answer_of(keeps).startswith(b"HTTP/1.1 200")
-        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+            keeps.sendall(REQUEST + REQUEST.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+            assert everything_of(keeps).count(b"HTTP/1.1 200") == 2
+        with connected(port) as floods, suppress(ConnectionError):
+            floods.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
+            assert b"HTTP/1.1 400" in everything_of(floods)
+        with connected(port) as held:  # a second request that begins in the packet which ends the first
+            held.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n")
+            held.sendall(b"\r\nGET /health/live HTTP/1.1\r\nHo")
+            assert b"HTTP/1.1 408" in everything_of(held)
+        with connected(port) as heads:
+            heads.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert heads.recv(1000).startswith(b"HTTP/1.1 405")
+        with connected(port) as expects:
+            head, _, body = REQUEST.partition(b"\r\n\r\n")
+            expects.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
+            assert expects.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            expects.sendall(body)
+            assert answer_of(expects).startswith(b"HTTP/1.1 200")
+        with connected(port) as trails:
+            chunked = (
+                b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            trails.sendall(chunked + b"%x\r\n%b\r\n0\r\nX-Request-ID: trailer\r\n\r\n" % (len(PNG), PNG))
+            answer = answer_of(trails)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"trailer" not in answer
+        with connected(port) as never_reads:
+            never_reads.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            never_reads.sendall(b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
+            _wait(lambda: psutil.Process(process.pid).net_connections()[1:] == [])
+        crowd = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(40)]
+        assert sum(one.recv(1) == b"" for one in crowd[:20:-1]) == 19  # closed at once, beyond the limit of 20
         for one in crowd:
             one.close()
         address = f"http://127.0.0.1:{port}/cv_model/"

@@ -101,7 +101,7 @@ def test_what_is_no_accepted_picture(content: bytes) -> None:
         (png_header(6_000, 6_000), f"at most {MAX_PIXELS:,} pixels, found 6000 x 6000"),
         (png_header(3, 3), "found 3 x 3"),
         (png_header(0, 10), "found something else"),
-        (encode(picture(0), "GIF", save_all=True, append_images=[picture(1)]), "found 2 frames"),
+        (encode(picture(0), "GIF", save_all=True, append_images=[picture(1)]), "found several frames"),
     ],
 )
 def test_pictures_that_cannot_be_used(content: bytes, message: str) -> None:

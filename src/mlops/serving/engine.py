@@ -12,18 +12,18 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 
 from src.mlops import ROOT
-from src.mlops.errors import LargeImageError, MlopsError
+from src.mlops.errors import CheckpointError, LargeImageError, MlopsError
 from src.mlops.explain import explain
 from src.mlops.inference import LATEST, Classifier, Prediction, latest_model, locate_model
 from src.mlops.preprocessing import open_image, preprocess
@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0  # between looks at the model file
 RELOAD_MARK = "reload"  # file in the workers' common folder; touching it makes each of them reload
 _SMALL_BYTES, _SMALL_PIXELS = 64 * 1024, 256 * 256  # pictures that are decoded in less than about a millisecond
+_SLOW_PER_THREAD = 8  # large pictures, or overlays, that may wait for a thread
 _QUICK_SECONDS = 0.005  # networks that answer in less run in the event loop
+T = TypeVar("T")
+_Stamp = tuple[str, int, int] | None  # path, time of change and size of a file
 
 
 class _Waiting(NamedTuple):
@@ -60,19 +63,22 @@ class Engine:
         # are only as many threads as cores.
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads)
+        self._loader = ThreadPoolExecutor(1)  # a new model does not wait behind pictures
         self._is_quick = True
         self._waiting: deque[_Waiting] = deque()
         self._admitted = 0
+        self._in_pool = 0
         self._running = 0
         self._reloading = asyncio.Lock()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Loads the model and watches its file while the body lasts; a service without a model still answers."""
+        seen = self._state()
         self._load_first()
         gc.collect()
         gc.freeze()  # modules and model never become garbage; looking through them took a fifth of the time
-        watcher = asyncio.create_task(self._watch())
+        watcher = asyncio.create_task(self._watch(seen))
         try:
             yield
         finally:
@@ -80,6 +86,7 @@ class Engine:
             with suppress(asyncio.CancelledError):
                 await watcher
             self._pool.shutdown()
+            self._loader.shutdown()
             gc.unfreeze()
 
     async def classify(self, content: bytes) -> Prediction:
@@ -116,7 +123,7 @@ class Engine:
             return file.getvalue()
 
         with self._admission():
-            return await asyncio.get_running_loop().run_in_executor(self._pool, draw)
+            return await self._in_thread(draw)
 
     def require(self) -> Classifier:
         """Returns the model.
@@ -137,7 +144,7 @@ class Engine:
         async with self._reloading:
             try:
                 path, classifier, seconds = await asyncio.get_running_loop().run_in_executor(
-                    self._pool, _load, self._settings.model
+                    self._loader, _load, self._settings.model
                 )
             except MlopsError as error:
                 metrics.RELOADS.labels("refused").inc()
@@ -150,11 +157,7 @@ class Engine:
     @contextmanager
     def _admission(self) -> Iterator[None]:
         if self._admitted >= self._settings.queue_size:
-            raise HTTPException(
-                503,
-                f"expected at most {self._settings.queue_size} pictures to wait, found as many already. Come again.",
-                {"Retry-After": RETRY_AFTER},
-            )
+            raise _come_again(f"at most {self._settings.queue_size} pictures")
         self._admitted += 1
         metrics.QUEUE_DEPTH.inc()
         try:
@@ -171,7 +174,17 @@ class Engine:
         if len(content) <= _SMALL_BYTES:
             with suppress(LargeImageError):
                 return decode(_SMALL_PIXELS)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, decode)
+        return await self._in_thread(decode)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Does what takes long in a thread; few may wait for one, for each may take a second."""
+        if self._in_pool >= _SLOW_PER_THREAD * self._threads:
+            raise _come_again(f"at most {_SLOW_PER_THREAD * self._threads} large pictures")
+        self._in_pool += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._in_pool -= 1
 
     def _run_waiting(self) -> None:
         """Runs the pictures at the head of the queue, at most `micro_batch`, through the network."""
@@ -222,22 +235,24 @@ class Engine:
         self._path, self.classifier, self._is_quick = path, classifier, seconds < _QUICK_SECONDS
         logger.info("serving %s, version %s", path, classifier.version)
 
-    async def _watch(self) -> None:
+    async def _watch(self, seen: list[_Stamp]) -> None:
         """Reloads when the model file changed, or another worker was asked to."""
         if self._settings.model == NO_MODEL:
             return
-        seen = self._state()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            found = self._state()
-            if found == seen:
-                continue
-            seen = found
-            with suppress(MlopsError):  # told already; the next change is the next try
-                await self.reload()
+            try:
+                found = self._state()
+                if found != seen:
+                    seen = found
+                    await self.reload()
+            except MlopsError:
+                pass  # told already; the next change is the next try
+            except Exception:  # a disk may have a bad moment; the next look comes
+                logger.exception("looking for a new model failed")
 
-    def _state(self) -> list[tuple[str, int, int] | None]:
-        named = self._path or ROOT / self._settings.model  # where none was loaded yet, one may come
+    def _state(self) -> list[_Stamp]:
+        named = self._path or ROOT / Path(self._settings.model).expanduser()  # none was loaded yet, but one may come
         path = latest_model() if self._settings.model == LATEST else named
         folder = os.environ.get(metrics.FOLDER_VARIABLE)
         return [_stamp(path), _stamp(Path(folder) / RELOAD_MARK if folder else None)]
@@ -249,7 +264,7 @@ def tell_other_workers() -> None:
         (Path(folder) / RELOAD_MARK).touch()
 
 
-def _stamp(path: Path | None) -> tuple[str, int, int] | None:
+def _stamp(path: Path | None) -> _Stamp:
     try:
         found = path.stat() if path else None
     except OSError:
@@ -262,10 +277,22 @@ def _load(model: str) -> tuple[Path, Classifier, float]:
     path = locate_model(model)
     classifier = Classifier.load(path)
     blank = np.zeros((1, classifier.image_size, classifier.image_size, 3), np.uint8)
-    classifier.classify_arrays(blank)
-    started = time.perf_counter()
-    classifier.classify_arrays(blank)
-    return path, classifier, time.perf_counter() - started
+    try:
+        outputs = classifier.run(blank)
+        started = time.perf_counter()
+        classifier.classify_arrays(blank)
+        seconds = time.perf_counter() - started
+    except Exception as error:  # ONNX Runtime has no public class for what it throws
+        raise CheckpointError(f"expected {path} to classify a picture, found that it fails: {error}") from error
+    if not (np.isfinite(outputs.probabilities).all() and np.isfinite(outputs.energy).all()):
+        raise CheckpointError(f"expected {path} to answer with numbers, found NaN or infinity. Train anew.")
+    return path, classifier, seconds
+
+
+def _come_again(expected: str) -> HTTPException:
+    return HTTPException(
+        503, f"expected {expected} to wait, found as many already. Come again.", {"Retry-After": RETRY_AFTER}
+    )
 
 
 def _classify(batch: list[_Waiting]) -> list[Prediction] | Exception:

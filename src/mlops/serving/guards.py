@@ -95,7 +95,13 @@ class Guard:
             size += len(name) + len(value)
         if size > MAX_HEADER_BYTES:
             return problem(431, f"expected at most {MAX_HEADER_BYTES:,} bytes of headers, found {size:,}")
-        if self._keys and scope["path"] != "/" and not scope["path"].startswith((*_OPEN, "/admin/")):
+        # A browser asks with OPTIONS, and without the key, whether it may send one.
+        if (
+            self._keys
+            and scope["method"] != "OPTIONS"
+            and scope["path"] != "/"
+            and not scope["path"].startswith((*_OPEN, "/admin/"))
+        ):
             given = header(scope, b"x-api-key")
             # Every key is compared, and in constant time, so that the time taken tells nothing.
             if not sum(hmac.compare_digest(given, key) for key in self._keys):

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 NOT_LOADED = "Model not loaded. Check server logs."
 FAILED = "The service failed. Its log says why, beside the request id."
-RETRY_AFTER = "1"  # seconds; by then a full queue has been worked off
+RETRY_AFTER = "1"  # seconds; small pictures in a full queue take less
 _MEANING = {
     400: "the form is malformed",
     401: "the API key or token is missing or wrong",

@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,8 @@ from src.mlops.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 MAX_CONNECTIONS = 2000  # of one process; an idle one is closed after five seconds
-RECEIVE_SECONDS = 30.0  # in which a request must have arrived
+MAX_PIPELINED = 16  # requests that one connection may send ahead of their answers
+RECEIVE_SECONDS = 30.0  # in which a request must have arrived, and an answer must have been taken
 DRAIN_SECONDS = 0.5  # in which an open connection may send one more request after SIGTERM
 
 
@@ -44,6 +46,7 @@ def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
         ServiceError: The port cannot be used, or the workers do not start.
     """
     listener = listen(settings)
+    _allow_open_files()
     logger.info("starting at http://%s:%d", settings.host, settings.port)
     several = settings.workers > 1
     config = uvicorn.Config(
@@ -56,6 +59,7 @@ def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
         workers=settings.workers,
         log_config=None,
         access_log=False,
+        ws="none",
         server_header=False,
         date_header=False,
         backlog=MAX_CONNECTIONS,
@@ -97,9 +101,11 @@ class Protocol(HttpToolsProtocol):
     """One connection, within bounds."""
 
     _timer: asyncio.TimerHandle | None = None
+    _unread_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _drains = False
     _receives = False
+    _in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a connection, or closes it where there are too many."""
@@ -112,29 +118,34 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets a connection."""
         self._stop_waiting()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Reads on, and begins to wait if a request is not complete yet."""
-        was_receiving = self._receives
         super().data_received(data)
-        if self._receives and self.headers is not None and self._in_head:
+        if self._receives and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEADER_BYTES:
                 self._refuse(431, f"expected at most {MAX_HEADER_BYTES:,} bytes of headers, found more")
-        if self._receives and not was_receiving and self._timer is None:
+        if self._receives and self._timer is None:
             self._wait()
-
-    _in_head = False
 
     def on_message_begin(self) -> None:
         """Notes that a request begins."""
         super().on_message_begin()
         self._receives, self._in_head, self._head_bytes = True, True, 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header; what comes after a chunked body is none of the request's."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Starts to answer; the last time while the service ends."""
         self._in_head = False
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests ahead of their answers")  # answered with 400
         super().on_headers_complete()
         if self._drains:
             self.cycle.keep_alive = False
@@ -144,6 +155,23 @@ class Protocol(HttpToolsProtocol):
         self._receives = False
         self._stop_waiting()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Sends the head of an answer without a body, as to HEAD."""
+        self.transport.write(b"")
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Waits for the client to take its answer, for a time."""
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(RECEIVE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Goes on: the client took enough."""
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+        super().resume_writing()
 
     def shutdown(self) -> None:
         """Lets an idle connection send what is on its way already."""
@@ -199,17 +227,19 @@ class _Joined:
 
     def write(self, data: Any) -> None:
         """Keeps a head, which uvicorn writes by itself, for the body that follows at once."""
-        if not self._head and data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
+        is_head = data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n")
+        if is_head and not self._head and not data.startswith(b"HTTP/1.1 100 "):
             self._head = data
-        else:
+        elif data or self._head:
             self._transport.write(self._head + data)
             self._head = b""
 
     def close(self) -> None:
-        """Sends what is left, and closes."""
-        if self._head:
-            self._transport.write(self._head)
+        """Sends what is left, and closes; a client that does not take it is let go of."""
+        self.write(b"")
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(RECEIVE_SECONDS, self._transport.abort)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -234,13 +264,40 @@ class Workers(Multiprocess):
             listener.close()
         super().terminate_all()
 
+    def handle_signals(self) -> None:
+        """Replaces workers at SIGHUP, or starts and ends one, as uvicorn has it."""
+        with self._forgetting():
+            super().handle_signals()
+
     def keep_subprocess_alive(self) -> None:
-        """Replaces dead workers, and drops what they said of their queues."""
-        before = [process.pid for process in self.processes]
-        super().keep_subprocess_alive()
-        for pid in set(filter(None, before)) - {process.pid for process in self.processes}:
+        """Replaces dead workers."""
+        with self._forgetting() as ended:
+            super().keep_subprocess_alive()
+        for pid in ended:
             logger.warning("a worker ended (process %s); another takes its place", pid)
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[list[int]]:
+        """Drops what workers that end meanwhile said of their queues and models; yields which they are, afterwards."""
+        before = {process.pid for process in self.processes if process.pid}
+        ended: list[int] = []
+        yield ended
+        ended += before - {process.pid for process in self.processes}
+        for pid in ended:
             metrics.forget(pid, self._folder)
+
+
+def _allow_open_files() -> None:
+    """Raises the limit of open files, where the system has one, to what so many connections take."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + 200
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from src.mlops.inference import LATEST
@@ -52,6 +52,14 @@ class Settings(BaseSettings):
             for name, value in values.items()
             if value is not None
         }
+
+    @field_validator("api_keys", "admin_token")
+    @classmethod
+    def _usable(cls, given: SecretStr | None) -> SecretStr | None:
+        # A value that is set but empty, such as "${KEY_A},${KEY_B}" with both unset, must not open the service.
+        if given is not None and not (cls.listed(given) and given.get_secret_value().isascii()):
+            raise ValueError("expected keys of ASCII characters, found none; leave it unset to do without")
+        return given
 
     @staticmethod
     def listed(value: str | SecretStr | None) -> list[str]:

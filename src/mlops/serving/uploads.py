@@ -4,15 +4,19 @@ The body is read whole, within its limit, and cut into parts in memory. For a pi
 body piece by piece, temporary files, and a thread for each of them cost more than a small network does.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
 
 from src.mlops.serving.guards import header
+from src.mlops.serving.problems import RETRY_AFTER
+from src.mlops.serving.settings import Settings
 
+_BATCHES_HELD = 4  # bodies of the largest size that requests may hold together
 _FORM_OVERHEAD = 16 * 1024  # bytes that a multipart body may have beside its files
 _MAX_PART_HEADER = 4096  # bytes
 _MAX_OTHER_PARTS = 8  # parts of a form beside those that hold pictures
@@ -31,59 +35,76 @@ class Upload:
     content: bytes
 
 
-async def read_picture(request: Request, max_bytes: int) -> Upload:
-    """Reads the one picture of a request: a form with the part `file`, or the picture as the body.
+class Inflow:
+    """Reads the pictures of requests, and keeps what all of them hold in memory together within bounds.
 
-    Raises:
-        HTTPException: 400, 413 or 422; the detail says what was expected and found.
+    Args:
+        settings: Of the service.
     """
-    kind = header(request.scope, b"content-type")
-    if kind.startswith(b"multipart/form-data"):
-        body = await _read_body(request.receive, max_bytes + _FORM_OVERHEAD, max_bytes)
-        uploads = _pictures(body, kind, "file", 1)
-    elif kind.startswith((b"image/", b"application/octet-stream")):
-        uploads = [Upload("", await _read_body(request.receive, max_bytes, max_bytes))]
-    else:
-        raise HTTPException(
-            422,
-            "expected a form with a picture in the part `file`, or a picture as the body with a content type such as "
-            f"image/png, found {kind[:80].decode('latin-1') or 'no content type'}",
-        )
-    if len(uploads[0].content) > max_bytes:
-        raise HTTPException(413, too_large(max_bytes))
-    return uploads[0]
 
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._left = _BATCHES_HELD * settings.max_batch_bytes
 
-async def read_pictures(request: Request, max_files: int, max_bytes: int) -> list[Upload]:
-    """Reads the pictures of a form, parts `files`; each may be larger than a picture may be, all together not.
+    @asynccontextmanager
+    async def picture(self, request: Request) -> AsyncIterator[Upload]:
+        """Yields the one picture of a request: a form with the part `file`, or the picture as the body.
 
-    Raises:
-        HTTPException: 400, 413 or 422; the detail says what was expected and found.
-    """
-    kind = header(request.scope, b"content-type")
-    if not kind.startswith(b"multipart/form-data"):
-        raise HTTPException(
-            422,
-            f"expected a form with pictures in parts `files`, found {kind[:80].decode('latin-1') or 'no content type'}",
-        )
-    body = await _read_body(request.receive, max_bytes, max_bytes)
-    return _pictures(body, kind, "files", max_files)
+        Raises:
+            HTTPException: 400, 413, 422 or 503; the detail says what was expected and found.
+        """
+        kind = header(request.scope, b"content-type")
+        largest = self._settings.max_upload_bytes
+        is_form = kind.startswith(b"multipart/form-data")
+        if not is_form and not kind.startswith((b"image/", b"application/octet-stream")):
+            raise HTTPException(
+                422,
+                "expected a form with a picture in the part `file`, or a picture as the body with a content type such "
+                f"as image/png, found {_named(kind)}",
+            )
+        async with self._body(request, largest + _FORM_OVERHEAD * is_form, largest) as body:
+            upload = _pictures(body, kind, "file", 1)[0] if is_form else Upload("", body)
+            if len(upload.content) > largest:
+                raise HTTPException(413, too_large(largest))
+            yield upload
 
+    @asynccontextmanager
+    async def pictures(self, request: Request) -> AsyncIterator[list[Upload]]:
+        """Yields the pictures of a form, parts `files`; each may be larger than a picture may be, all together not.
 
-async def _read_body(receive: Receive, limit: int, told: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise HTTPException(413, too_large(told))
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        Raises:
+            HTTPException: 400, 413, 422 or 503; the detail says what was expected and found.
+        """
+        kind = header(request.scope, b"content-type")
+        if not kind.startswith(b"multipart/form-data"):
+            raise HTTPException(422, f"expected a form with pictures in parts `files`, found {_named(kind)}")
+        largest = self._settings.max_batch_bytes
+        async with self._body(request, largest, largest) as body:
+            yield _pictures(body, kind, "files", self._settings.max_batch_files)
+
+    @asynccontextmanager
+    async def _body(self, request: Request, limit: int, told: int) -> AsyncIterator[bytes]:
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk = message.get("body", b"")
+                if size + len(chunk) > limit:
+                    raise HTTPException(413, too_large(told))
+                if len(chunk) > self._left:
+                    later = {"Retry-After": RETRY_AFTER}
+                    raise HTTPException(503, "expected fewer uploads at the same time. Come again.", later)
+                size += len(chunk)
+                self._left -= len(chunk)
+                chunks.append(chunk)
+                more = message.get("more_body", False)
+            yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        finally:
+            self._left += size
 
 
 def _pictures(body: bytes, kind: bytes, name: str, max_files: int) -> list[Upload]:
@@ -128,6 +149,10 @@ def _part(section: bytes) -> tuple[dict[bytes, bytes], bytes]:
 
 def _malformed(found: str) -> HTTPException:
     return HTTPException(400, f"expected a well-formed multipart form, found {found}")
+
+
+def _named(kind: bytes) -> str:
+    return kind[:80].decode("latin-1") or "no content type"
 
 
 def too_large(max_bytes: int) -> str:
