@@ -58,8 +58,8 @@ def _summary() -> str:
         speed = {entry["way"]: float(entry["images_per_second"]) for entry in told}
         others = ", ".join(f"{way} {speed[way]:,.0f}" for way in ("LitServe", "BentoML"))
         bare = ", ".join(f"{speed[way]:,.0f} {way.removeprefix('bare loop, ')}" for way in speed if "bare" in way)
-        ours = max(speed[way] for way in speed if way.startswith("this"))
-        figure = f"**{ours:,.0f}**; {others}; without a network: {bare}"
+        fastest = max(speed[way] for way in speed if way.startswith("this"))
+        figure = f"**{fastest:,.0f}**; {others}; without a network: {bare}"
         rows.append(["pictures per second over HTTP, 32 connections", figure, _command("serving")])
     forms = {row["form"]: row for row in read_results("variants") if row["threads_used"] == "1"}
     shown = {name.removesuffix(", ONNX Runtime"): row for name, row in forms.items() if name.endswith("ONNX Runtime")}
