@@ -43,6 +43,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", RUNNABLE)
 def test_runnable_block(block: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The environment that runs the tests is the one that `uv run` would make.

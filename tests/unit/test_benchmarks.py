@@ -64,6 +64,7 @@ def test_accuracy(results: Path, overrides: list[str], tmp_path: Path, monkeypat
     assert (tmp_path / "kept/default-3/best_model.pth").is_file()
 
 
+@pytest.mark.slow
 def test_time_to_accuracy(results: Path, overrides: list[str]) -> None:
     time_to_accuracy.main(["--trials", "1", "--baseline-epochs", "1", *overrides])
     rows = {row["recipe"]: row for row in environment.read_results("time_to_accuracy")}

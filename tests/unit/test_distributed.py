@@ -43,6 +43,7 @@ def test_shards_see_every_image_once_and_make_the_same_batches(images: int) -> N
     assert sorted(np.concatenate(unshuffled)) == list(range(images))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_like_one(tmp_path: Path, raw_dir: Path) -> None:
     alone = train(load_config([*tiny_overrides(tmp_path / "alone", raw_dir), "training.epochs=12"]))
     options = ["training.epochs=12", "training.frozen_epochs=1", "training.final_fit=true", "training.profile=true"]
