@@ -331,7 +331,9 @@ def quickstart(c: Context) -> None:
 @task(help={"all_": "also the tests marked slow or gtsrb"})
 def test(c: Context, all_: bool = False) -> None:
     """Run the tests on all cores, with branch coverage."""
-    _run(c, sys.executable, "-m", "pytest", "-n", "auto", *([] if all_ else ["-m", "not slow and not gtsrb"]))
+    some = [] if all_ else ["-m", "not slow and not gtsrb"]
+    # Tests that share what takes long to make are a group, which one process runs.
+    _run(c, sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadgroup", *some)
 
 
 @task
