@@ -332,8 +332,7 @@ def quickstart(c: Context) -> None:
 def test(c: Context, all_: bool = False) -> None:
     """Run the tests on all cores, with branch coverage."""
     some = [] if all_ else ["-m", "not slow and not gtsrb"]
-    # Tests that share what takes long to make are a group, which one process runs.
-    _run(c, sys.executable, "-m", "pytest", "-n", "auto", "--dist", "loadgroup", *some)
+    _run(c, sys.executable, "-m", "pytest", "-n", "auto", *some)
 
 
 @task

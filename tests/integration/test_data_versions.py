@@ -17,7 +17,6 @@ from src.mlops.errors import ConfigError, DataError, StorageError, UnreachableEr
 from tests.conftest import write_kaggle
 from tests.emulator import BUCKET, Cloud
 
-pytestmark = pytest.mark.xdist_group("data-versions")  # for what is packed once
 NAMES = ["Test.zip", "Train.zip", "tables.zip"]
 
 

@@ -29,7 +29,6 @@ from src.mlops.train import train
 from tests.conftest import tiny_overrides, write_kaggle
 from tests.emulator import BUCKET, Cloud
 
-pytestmark = pytest.mark.xdist_group("registry")  # for the models, which take long to make
 REMOTE_STORE = f"gs://{BUCKET}/gtsrb/models"
 LENIENT = ["gate.max_calibration_error=1", "gate.min_class_f1=0", "gate.max_latency_ms=1000"]
 Make = Callable[..., Config]
