@@ -239,12 +239,23 @@ def api(c: Context, model: str = "", port: str = "", host: str = "", workers: st
         "users": "users at the same time",
         "seconds": "how long",
         "pictures": "folder of pictures to send; none draws signs",
+        "model": MODEL,
+        "workers": "processes of the service that is started",
     }
 )
-def loadtest(c: Context, host: str = "", users: str = "", seconds: str = "", pictures: str = "") -> None:
+def loadtest(
+    c: Context,
+    host: str = "",
+    users: str = "",
+    seconds: str = "",
+    pictures: str = "",
+    model: str = "",
+    workers: str = "",
+) -> None:
     """Let ten users ask the service for a minute."""
     folder = str(Path(pictures).absolute()) if pictures else ""
-    _module(c, "loadtest", *_options({"--host": host, "--users": users, "--seconds": seconds, "--pictures": folder}))
+    size = {"--users": users, "--seconds": seconds, "--workers": workers}
+    _module(c, "loadtest", *_options({"--host": host, "--pictures": folder, "--model": model, **size}))
 
 
 @task(help={"port": "port to listen on"})
@@ -320,7 +331,8 @@ def quickstart(c: Context) -> None:
 @task(help={"all_": "also the tests marked slow or gtsrb"})
 def test(c: Context, all_: bool = False) -> None:
     """Run the tests on all cores, with branch coverage."""
-    _run(c, sys.executable, "-m", "pytest", "-n", "auto", *([] if all_ else ["-m", "not slow and not gtsrb"]))
+    some = [] if all_ else ["-m", "not slow and not gtsrb"]
+    _run(c, sys.executable, "-m", "pytest", "-n", "auto", *some)
 
 
 @task

@@ -1,6 +1,6 @@
 """Stands in for the command `gcloud`: records its calls, remembers what was created, fails and answers as told.
 
-Run as a program in a folder that `calls.jsonl`, `state.json` and `script.json` lie in.
+Calls, state and script are files of a folder: `calls.jsonl`, `state.json` and `script.json`.
 """
 
 import json
@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(sys.argv[0]).parent
+import yaml
+
 VERBS = ("create", "create-oidc", "describe", "delete", "add", "replace", "update-traffic", "rm")
 ANSWERS = {
     "auth list": "me@example.com",
@@ -22,21 +23,22 @@ ANSWERS = {
 ALWAYS_THERE = ("projects", "billing projects", "ai custom-jobs", "artifacts docker images")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], folder: Path) -> int:
+    """Answers one call, on stdout and stderr; returns the exit code."""
     line = " ".join(arguments)
-    with (FOLDER / "calls.jsonl").open("a") as file:
+    with (folder / "calls.jsonl").open("a") as file:
         file.write(json.dumps(arguments) + "\n")
-    script = json.loads((FOLDER / "script.json").read_text())
-    state: dict[str, Any] = json.loads((FOLDER / "state.json").read_text())
+    script = json.loads((folder / "script.json").read_text())
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
     for fault in script:
         if re.search(fault["match"], line) and fault.get("times", 1) > 0:
             fault["times"] = fault.get("times", 1) - 1
-            (FOLDER / "script.json").write_text(json.dumps(script))
+            (folder / "script.json").write_text(json.dumps(script))
             sys.stdout.write(fault.get("stdout", ""))
             sys.stderr.write(fault.get("stderr", ""))
             return int(fault.get("code", 1))
     code = act(arguments, line, state)
-    (FOLDER / "state.json").write_text(json.dumps(state))
+    (folder / "state.json").write_text(json.dumps(state))
     return code
 
 
@@ -76,8 +78,6 @@ def cloud_run(verb: str, arguments: list[str], name: str, state: dict[str, Any])
             return fail("Cannot find service [gtsrb]")
         sys.stdout.write(str(json.dumps({"status": service})) + "\n")
     elif verb == "replace":
-        import yaml  # here, since most calls do without it and starting must be quick
-
         wanted = yaml.safe_load(Path(name).read_text())["spec"]["traffic"]
         revisions = state.setdefault("revisions", 0) + 1
         state["revisions"] = revisions
@@ -102,7 +102,3 @@ def cloud_run(verb: str, arguments: list[str], name: str, state: dict[str, Any])
 def fail(message: str) -> int:
     sys.stderr.write(f"ERROR: (gcloud) {message}\n")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,6 @@ unpickler, and the network is built from an allow-list of classes.
 import io
 import pickle
 import platform
-import subprocess
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.mlops import ROOT
 from src.mlops.calibration import Calibration
 from src.mlops.errors import CheckpointError, ConfigError
 from src.mlops.files import write_atomically
 from src.mlops.model import Network, build_model
-from src.mlops.model_info import CLASSES, FORMAT_VERSION, UNCOMMITTED, ModelInfo, incomplete, read_info
+from src.mlops.model_info import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info
+from src.mlops.source import source_commit
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def read_plain(path: Path) -> dict[str, Any]:
 def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
     """Tells where a model comes from: code, time, versions, data, seed."""
     return {
-        "git_commit": _git_commit(),
+        "git_commit": source_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "data_fingerprint": data_fingerprint,
@@ -163,21 +162,3 @@ def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> Net
             raise ValueError(f"{name} is not finite")
     model.load_state_dict(state_dict, assign=True)
     return model.eval()
-
-
-def _git_commit() -> str | None:
-    """Returns the checkout's commit, with `+changes` where files differ from it; None outside a repository.
-
-    What the pipeline itself notes while it runs, dvc.lock, is no change.
-    """
-    try:
-        commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!params.yaml")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}{UNCOMMITTED}" if changed else commit
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603

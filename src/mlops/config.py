@@ -200,6 +200,7 @@ class ServeConfig(_Section):
 class JobConfig(_Section):
     """The training job of Vertex AI."""
 
+    job: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
     data: Annotated[str, Field(pattern=r"^gs://")] | None
     options: list[str]
     machine: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]+$")]
@@ -236,6 +237,7 @@ class CloudConfig(_Section):
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
+    models: Annotated[str, Field(pattern=r"^gs://")]
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,18}[a-z0-9]$")]
     github: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
     tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] | None

@@ -86,7 +86,7 @@ def fetch(reference: str) -> Path:
 
     Raises:
         RegistryError: The reference names nothing, a file is missing, or its hash is another than was registered.
-        StorageError: The bucket cannot be reached and there is no copy.
+        StorageError: The bucket cannot be reached and there is no copy, or a copy cannot be written.
     """
     storage, what = _locate(reference)
     if isinstance(storage, Folder):
@@ -101,7 +101,7 @@ def fetch(reference: str) -> Path:
         path = _cached(storage, folder, expected, cache)
     except UnreachableError as error:
         return _recall(note, cache, reference, error)
-    write_atomically(note, json.dumps({"reference": reference, "sha256": expected}).encode())
+    _keep(note, json.dumps({"reference": reference, "sha256": expected}).encode())
     return path
 
 
@@ -268,9 +268,19 @@ def _cached(storage: Storage, folder: str, expected: str, cache: Path) -> Path:
             f"expected {storage.url}/{name} with the SHA-256 {expected[:12]}…, as it was registered, found "
             f"{found[:12]}…. Nothing was kept of it. Use another version: `inv registry` lists them."
         )
-    write_atomically(path, content)
+    _keep(path, content)
     logger.info("fetched %s/%s into %s", storage.url, name, path)
     return path
+
+
+def _keep(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise StorageError(
+            f"expected to write {path}, found: {error.strerror}. Name a folder for copies of models that can be "
+            f"written: {CACHE[0]}."
+        ) from error
 
 
 def _recall(note: Path, cache: Path, reference: str, error: StorageError) -> Path:

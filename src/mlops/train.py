@@ -142,8 +142,9 @@ def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fing
     """Returns a new state, or when resuming the one in the folder."""
     model = _initial_model(config).to(device).to(memory_format=torch.channels_last)
     state = State(config, model, steps_per_epoch, fingerprint)
-    # A run that was killed in its first epoch has no state yet, and begins again.
-    if config.training.resume and distributed.from_rank_0((folder / LAST).is_file):
+    # A run that was killed in its first epoch has no state yet, and begins again. The first process decides for
+    # all: in a job of several machines only its overrides say that there is one.
+    if distributed.from_rank_0(lambda: config.training.resume and (folder / LAST).is_file()):
         state.restore(distributed.from_rank_0(lambda: read_plain(folder / LAST)))
     return state
 

@@ -91,7 +91,9 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
     """
     out, checkpoints = open_storage(job.out), open_storage(job.checkpoints) if job.checkpoints else None
     run_dir = job.folder / "run"
-    overrides = [*job.overrides, f"run_dir='{run_dir}'"]
+    # Whatever the overrides say of data: what was named as data is trained on.
+    source = ["data.source=local"] if job.data else []
+    overrides = [*job.overrides, *source, f"run_dir='{run_dir}'"]
     config = load_config(overrides)
     chief = cluster.rank == 0
     if chief:

@@ -12,7 +12,7 @@ from src.mlops.config import DataConfig, load_config
 from src.mlops.data.archives import extract, fetch_archives, pack_archives, unpack_archives
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.prepare import prepare
-from src.mlops.data.remote import ARCHIVES, bucket_folder, pack, pull, push
+from src.mlops.data.remote import ARCHIVES, bucket_folder, pack, pull, push, require_complete
 from src.mlops.errors import ConfigError, DataError, StorageError, UnreachableError
 from tests.conftest import write_kaggle
 from tests.emulator import BUCKET, Cloud
@@ -24,10 +24,7 @@ def run(folder: Path, *command: str) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A clone with this repository's own DVC configuration and nothing else."""
-    folder = tmp_path / "clone"
+def clone(folder: Path) -> Path:
     (folder / ".dvc").mkdir(parents=True)
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
@@ -36,12 +33,33 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def in_cloud(repository: Path, cloud: Cloud) -> Path:
+def repository(tmp_path: Path) -> Path:
+    """A clone with this repository's own DVC configuration and nothing else."""
+    return clone(tmp_path / "clone")
+
+
+@pytest.fixture(scope="module")
+def packed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packed")
+    clone(folder / "clone")
+    pack(write_kaggle(folder / "raw"), folder / "clone")
+    return folder
+
+
+@pytest.fixture
+def packed(packed_once: Path, repository: Path) -> Path:
+    """The same with tiny data under DVC."""
+    shutil.copytree(packed_once / "clone", repository, dirs_exist_ok=True)
+    return repository
+
+
+@pytest.fixture
+def in_cloud(packed: Path, cloud: Cloud) -> Path:
     """The same, with the emulator as Google Cloud Storage."""
-    (repository / ".dvc" / "config.local").write_text(
+    (packed / ".dvc" / "config.local").write_text(
         f"['remote \"storage\"']\n    endpointurl = {cloud.url}\n    allow_anonymous_login = true\n"
     )
-    return repository
+    return packed
 
 
 def archives_of(repository: Path) -> dict[str, bytes]:
@@ -103,17 +121,15 @@ class TestArchives:
 
 
 class TestDvc:
-    def test_folder_remote_needs_no_account(self, repository: Path, raw_dir: Path) -> None:
-        pack(raw_dir, repository)
-        push("local", BUCKET, repository)
-        before = archives_of(repository)
-        wipe(repository)
-        assert pull("local", BUCKET, repository) == [f"{ARCHIVES}/{name}.dvc" for name in NAMES]
-        assert archives_of(repository) == before
+    def test_folder_remote_needs_no_account(self, packed: Path) -> None:
+        push("local", BUCKET, packed)
+        before = archives_of(packed)
+        wipe(packed)
+        assert pull("local", BUCKET, packed) == [f"{ARCHIVES}/{name}.dvc" for name in NAMES]
+        assert archives_of(packed) == before
         assert list(before) == NAMES
 
-    def test_bucket_holds_the_files_under_their_names(self, in_cloud: Path, raw_dir: Path, cloud: Cloud) -> None:
-        pack(raw_dir, in_cloud)
+    def test_bucket_holds_the_files_under_their_names(self, in_cloud: Path, cloud: Cloud) -> None:
         push("storage", BUCKET, in_cloud)
         before = archives_of(in_cloud)
         assert cloud.objects() == {f"gtsrb/dvc/{ARCHIVES}/{name}": content for name, content in before.items()}
@@ -123,7 +139,6 @@ class TestDvc:
 
     @pytest.mark.slow
     def test_an_older_version_comes_back(self, in_cloud: Path, raw_dir: Path) -> None:
-        pack(raw_dir, in_cloud)
         push("storage", BUCKET, in_cloud)
         before = archives_of(in_cloud)
         pointers = {path: path.read_text() for path in (in_cloud / ARCHIVES).glob("*.dvc")}
@@ -137,8 +152,16 @@ class TestDvc:
         pull("storage", BUCKET, in_cloud)
         assert archives_of(in_cloud) == before
 
-    def test_what_arrives_damaged_is_removed(self, in_cloud: Path, raw_dir: Path, cloud: Cloud) -> None:
-        pack(raw_dir, in_cloud)
+    def test_a_damaged_archive_is_removed(self, packed: Path) -> None:
+        path = packed / ARCHIVES / "Train.zip"
+        path.chmod(0o644)
+        path.write_bytes(b"damaged")
+        with pytest.raises(DataError, match=r"Train\.zip had the MD5 .* and was removed"):
+            require_complete(packed)
+        assert sorted(archives_of(packed)) == ["Test.zip", "tables.zip"]
+
+    @pytest.mark.slow
+    def test_what_arrives_damaged_is_removed(self, in_cloud: Path, cloud: Cloud) -> None:
         push("storage", BUCKET, in_cloud)
         before = archives_of(in_cloud)
         wipe(in_cloud)
@@ -150,10 +173,12 @@ class TestDvc:
         pull("storage", BUCKET, in_cloud)
         assert archives_of(in_cloud) == before
 
-    def test_remotes_that_are_not_there(self, repository: Path, raw_dir: Path) -> None:
+    def test_nothing_under_dvc(self, repository: Path) -> None:
         with pytest.raises(DataError, match=r"expected data under DVC .*inv data-pack"):
             push("local", BUCKET, repository)
-        pack(raw_dir, repository)
+
+    def test_remotes_that_are_not_there(self, packed: Path) -> None:
+        repository = packed
         before = archives_of(repository)
         with pytest.raises(StorageError, match=r"remote 'nowhere' doesn't exist"):
             push("nowhere", BUCKET, repository)
@@ -163,13 +188,15 @@ class TestDvc:
         assert archives_of(repository) == {}
         assert before
 
-    def test_the_bucket_is_named_once(self, repository: Path, raw_dir: Path) -> None:
-        pack(raw_dir, repository)
-        push("local", "another-bucket", repository)
-        assert bucket_folder(repository) == "gs://another-bucket/gtsrb/dvc"
-        (repository / ".dvc" / "config").write_text("[core]\n")
+    @pytest.mark.slow
+    def test_the_bucket_is_named_once(self, packed: Path) -> None:
+        push("local", "another-bucket", packed)
+        assert bucket_folder(packed) == "gs://another-bucket/gtsrb/dvc"
+
+    def test_a_configuration_without_the_bucket(self, packed: Path) -> None:
+        (packed / ".dvc" / "config").write_text("[core]\n")
         with pytest.raises(ConfigError, match="expected the remote storage"):
-            push("local", BUCKET, repository)
+            push("local", BUCKET, packed)
 
 
 def test_configurations_agree_on_the_bucket() -> None:

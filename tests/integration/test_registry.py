@@ -488,6 +488,12 @@ class TestServingByName:
         cloud.heal()
         Classifier.load(locate_model("gtsrb@production"))
 
+    def test_a_copy_that_cannot_be_written(self, served: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("MLOPS_MODEL_CACHE", str(tmp_path / "file" / "cache"))
+        with pytest.raises(StorageError, match=r"expected to write .*Name a folder .*MLOPS_MODEL_CACHE"):
+            locate_model("gtsrb@production")
+
     def test_another_file_than_was_registered_is_refused(self, served: Make, cloud: Cloud, tmp_path: Path) -> None:
         cloud.put("gtsrb/models/versions/v1/best_model.onnx", b"another model")
         with pytest.raises(RegistryError, match="as it was registered, found"):
@@ -550,7 +556,7 @@ def test_serving_by_name_needs_no_torch_and_no_bucket_packages(tmp_path: Path) -
 def test_the_service_looks_where_the_registry_writes() -> None:
     assert load_config().registry.store == STORE[1]
     cloud = load_config(["registry=gcs"])
-    assert cloud.registry.store == f"gs://{cloud.cloud.bucket}/gtsrb/models"
+    assert cloud.registry.store == cloud.cloud.models == f"gs://{cloud.cloud.bucket}/gtsrb/models"
 
 
 class TestMcNemar:

@@ -96,14 +96,19 @@ def test_from_raw_pictures_to_a_measured_release(inv: Callable[[str], str]) -> N
     tag = inv("git tag --list 'gtsrb#production#*'").strip()
     known = inv("inv --list")
     settings = (
-        f"export TAG='{tag}' RELEASE=ckpt_path=models/release/best_model.pth REPORTS=evaluation.reports_dir=reports/x"
+        f"export TAG='{tag}' RELEASE=ckpt_path=models/release/best_model.pth REPORTS=evaluation.reports_dir=reports/x "
+        "version=v1"
     )
     ran = []
     for command in commands("model-registry-change.yaml"):
         name = command.split()[1]
-        if name not in ("loadtest", "gcp-deploy") and re.search(rf"^  {name} ", known, flags=re.MULTILINE):
-            here = command.replace("-o registry=gcs", "").replace("-o data=gcs", data)
-            inv(f"{settings}; {here}")
-            ran.append(name)
-    assert ran == ["pull-model", "evaluate", "parity", "benchmark"]
+        assert re.search(rf"^  {name} ", known, flags=re.MULTILINE)
+        if name == "gcp-deploy":
+            assert "gcloud run services replace" in inv(f"{settings}; {command} --dry-run")
+        else:
+            brief = "--seconds 2 --users 2" if name == "loadtest" else ""
+            inv(f"{settings}; {command.replace('-o registry=gcs', '').replace('-o data=gcs', data)} {brief}")
+        ran.append(name)
+    assert ran == ["pull-model", "evaluate", "parity", "benchmark", "loadtest", "gcp-deploy"]
+    assert "gs://my-project-gtsrb/gtsrb/models/versions/v1" in inv("cat data/cloud/service-*.yaml")
     assert "models/release" in inv("ls -d models/release/best_model.onnx")

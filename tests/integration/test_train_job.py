@@ -62,7 +62,7 @@ def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> N
         out=f"gs://{BUCKET}/jobs/1/model",
         data=f"gs://{BUCKET}/raw/gtsrb.zip",
         checkpoints=f"gs://{BUCKET}/jobs/1/checkpoints",
-        overrides=tuple(overrides(tmp_path)),
+        overrides=("data=synthetic", *overrides(tmp_path)),  # data that is named goes before
         folder=tmp_path / "job",
     )
     run(job, Cluster(), mirror_seconds=0.2)
@@ -71,7 +71,8 @@ def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> N
     for line in made[f"model/{SUMS}"].decode().splitlines():
         digest, name = line.split()
         assert hashlib.sha256(made[f"model/{name}"]).hexdigest() == digest
-    assert json.loads(made["model/config.json"])["model"]["width"] == 4
+    config = json.loads(made["model/config.json"])
+    assert (config["model"]["width"], config["data"]["source"]) == (4, "local")
     (tmp_path / "there.onnx").write_bytes(made["model/best_model.onnx"])
     classifier = Classifier.load(tmp_path / "there.onnx")
     info: ModelInfo = classifier.info

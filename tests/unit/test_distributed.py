@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from src.mlops.loop import State, seed_everything, train_step
 from src.mlops.model import build_model
 from src.mlops.train import train
 from tests.conftest import tiny_overrides
+from tests.emulator import free_port
 
 
 def torchrun(overrides: list[str]) -> subprocess.CompletedProcess[str]:
@@ -92,15 +92,27 @@ def test_processes_share_gradients_and_statistics(tmp_path: Path, raw_dir: Path)
     # Plain gradient descent: Adam would make of each gradient, however small, a step of one size.
     descent = ["training.optimizer._target_=torch.optim.SGD", "training.optimizer.lr=1", "training.schedule=constant"]
     overrides = [*tiny_overrides(tmp_path, raw_dir), *descent]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(in_process, (port, overrides, tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(in_process, (free_port(), overrides, tmp_path), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for part in first:
         torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
     # The average of the halves' gradients is the gradient of the whole.
     torch.testing.assert_close(first["first"], two_steps(overrides, 0, 1)["first"], rtol=1e-3, atol=1e-5)
+
+
+def resume_in_process(rank: int, port: int, overrides: list[str], folder: Path) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+    own = [*overrides, "training.resume=true"] if rank == 0 else [*overrides, f"run_dir={folder / 'elsewhere'}"]
+    train(load_config([*own, "training.epochs=3"]))
+
+
+@pytest.mark.slow
+def test_the_first_process_decides_whether_to_resume(tmp_path: Path, raw_dir: Path) -> None:
+    """Of several machines only the first has the state of an earlier attempt, and is told to go on with it."""
+    overrides = tiny_overrides(tmp_path, raw_dir)
+    train(load_config(overrides))
+    torch.multiprocessing.spawn(resume_in_process, (free_port(), overrides, tmp_path), nprocs=2)
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 4
 
 
 def test_processes_end_together_when_one_fails(tmp_path: Path, raw_dir: Path) -> None:

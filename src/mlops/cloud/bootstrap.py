@@ -20,6 +20,7 @@ ACCOUNTS = {
     "serve": "reads models: the service",
     "build": "builds, trains and deploys: Cloud Build",
     "schedule": "starts the job that looks for drift",
+    "report": "reads data: workflows of pull requests",
 }
 # Roles in the whole project are only those that Google grants nowhere below.
 PROJECT_ROLES = (
@@ -27,6 +28,7 @@ PROJECT_ROLES = (
     ("build", "roles/cloudbuild.builds.editor"),
     ("build", "roles/logging.logWriter"),
     ("build", "roles/run.developer"),
+    ("build", "roles/run.invoker"),
     ("build", "roles/serviceusage.serviceUsageConsumer"),
     ("train", "roles/logging.logWriter"),
 )
@@ -34,10 +36,20 @@ BUCKET_ROLES = (
     ("serve", "roles/storage.objectViewer"),
     ("train", "roles/storage.objectUser"),
     ("build", "roles/storage.objectUser"),
+    ("build", "roles/storage.legacyBucketReader"),
+    ("report", "roles/storage.objectViewer"),
 )
 REGISTRY_ROLES = (("build", "roles/artifactregistry.writer"), ("train", "roles/artifactregistry.reader"))
 SECRET_ROLES = (("train", "roles/secretmanager.secretAccessor"), ("build", "roles/secretmanager.secretAccessor"))
-ACTS_AS = (("build", "train"), ("build", "serve"))  # who may start something that runs as whom
+# Who may start something that runs as whom; and who may get a token by which a service knows whom.
+ACTS_AS = (
+    ("build", "train", "roles/iam.serviceAccountUser"),
+    ("build", "serve", "roles/iam.serviceAccountUser"),
+    ("build", "build", "roles/iam.serviceAccountUser"),
+    ("build", "build", "roles/iam.serviceAccountOpenIdTokenCreator"),
+)
+# Workflows of the main branch and of the registry's tags act as `build`, those of pull requests and others as `report`.
+TRUSTED = "assertion.ref=='refs/heads/main' || assertion.ref.startsWith('refs/tags/gtsrb')"
 NO_SECRET = "none"  # noqa: S105 - stands in the secret until there is a key
 _POOL = "github"
 
@@ -60,11 +72,11 @@ def bootstrap(cloud: CloudConfig) -> None:
             f"let {role} use {right}",
             *("projects", "add-iam-policy-binding", cloud.project, *_binding(names, role, right), "--condition=None"),
         )
-    for role, other in ACTS_AS:
+    for role, other, right in ACTS_AS:
         gcloud.run(
-            f"let {role} start what runs as {other}",
+            f"let {role} act as {other}",
             *("iam", "service-accounts", "add-iam-policy-binding", names.account(other)),
-            *_binding(names, role, "roles/iam.serviceAccountUser"),
+            *_binding(names, role, right),
         )
     if cloud.github:
         _github(gcloud, names, cloud.github)
@@ -134,7 +146,7 @@ def _secret(gcloud: Gcloud, names: Names) -> None:
 
 
 def _github(gcloud: Gcloud, names: Names, repository: str) -> None:
-    """Lets the workflows of one repository's main branch act as the builder, without any key."""
+    """Lets the workflows of one repository act here, without any key: the trusted ones build, others read data."""
     pools = ("iam", "workload-identity-pools")
     gcloud.ensure(
         "make the pool of foreign identities",
@@ -148,22 +160,23 @@ def _github(gcloud: Gcloud, names: Names, repository: str) -> None:
         (
             *(*pools, "providers", "create-oidc", _POOL, *pool),
             "--issuer-uri=https://token.actions.githubusercontent.com",
-            "--attribute-mapping=google.subject=assertion.sub,attribute.repository=assertion.repository",
-            f"--attribute-condition=assertion.repository=='{repository}' && assertion.ref=='refs/heads/main'",
+            f"--attribute-mapping=google.subject=assertion.sub,attribute.role={TRUSTED} ? 'build' : 'report'",
+            f"--attribute-condition=assertion.repository=='{repository}'",
         ),
     )
     number = gcloud.run(
         "find the project's number", "projects", "describe", names.cloud.project, *_value("projectNumber")
     )
     place = f"projects/{number or 'NUMBER'}/locations/global/workloadIdentityPools/{_POOL}"
-    gcloud.run(
-        f"let the workflows of {repository} act as build",
-        *("iam", "service-accounts", "add-iam-policy-binding", names.account("build")),
-        *(
-            f"--member=principalSet://iam.googleapis.com/{place}/attribute.repository/{repository}",
-            "--role=roles/iam.workloadIdentityUser",
-        ),
-    )
+    for role in ("build", "report"):
+        gcloud.run(
+            f"let workflows of {repository} act as {role}",
+            *("iam", "service-accounts", "add-iam-policy-binding", names.account(role)),
+            *(
+                f"--member=principalSet://iam.googleapis.com/{place}/attribute.role/{role}",
+                "--role=roles/iam.workloadIdentityUser",
+            ),
+        )
 
 
 def _budget(gcloud: Gcloud, names: Names) -> None:

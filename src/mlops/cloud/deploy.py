@@ -48,10 +48,10 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke) -> None:
     if gcloud.dry_run:
         former, state = "FORMER", {"status": {"url": "URL", "latestCreatedRevisionName": "NEW"}}
     try:
-        _ask(gcloud, ask, _address(state), "ask the new revision")
+        _ask(gcloud, ask, state, _address(state), "ask the new revision")
         if former:
             _shift(gcloud, names, state["status"]["latestCreatedRevisionName"], "give the new revision the traffic")
-            _ask(gcloud, ask, state["status"]["url"], "ask the service")
+            _ask(gcloud, ask, state, state["status"]["url"], "ask the service")
     except MlopsError as error:
         if not former or gcloud.dry_run:
             raise
@@ -112,12 +112,9 @@ def _shift(gcloud: Gcloud, names: Names, revision: str, step: str) -> None:
     )
 
 
-def _ask(gcloud: Gcloud, ask: Ask, address: str, step: str) -> None:
-    token = (
-        ""
-        if gcloud.cloud.serve.public
-        else gcloud.run("get a token for the service", "auth", "print-identity-token", project=False)
-    )
+def _ask(gcloud: Gcloud, ask: Ask, state: dict[str, Any], address: str, step: str) -> None:
+    public = gcloud.cloud.serve.public
+    token = "" if public else gcloud.token("get a token for the service", state["status"]["url"])
     if gcloud.dry_run:
         return
     logger.info("%s", step)

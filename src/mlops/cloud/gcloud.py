@@ -54,6 +54,7 @@ class Gcloud:
     def __init__(self, cloud: CloudConfig) -> None:
         self.cloud = cloud
         self.dry_run = cloud.dry_run
+        self.account = ""  # who is logged in
         if not self.dry_run and not shutil.which("gcloud"):
             raise CloudError("expected the command gcloud, found none. Install it: https://cloud.google.com/sdk.")
 
@@ -64,8 +65,9 @@ class Gcloud:
             CloudError: Nobody is logged in, or the project cannot be seen.
         """
         step = "log in"
-        account = self.run(step, "auth", "list", "--filter=status:ACTIVE", "--format=value(account)", project=False)
-        if not account and not self.dry_run:
+        words = ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
+        self.account = self.run(step, *words, project=False)
+        if not self.account and not self.dry_run:
             raise CloudError(f"step {step!r}: expected an account, found none. {self._advice('active account')}")
         self.run("find the project", "projects", "describe", self.cloud.project, "--format=value(projectNumber)")
 
@@ -97,6 +99,14 @@ class Gcloud:
             reraise=True,
         )
         return str(again(self._once)(step, command, stdin))
+
+    def token(self, step: str, audience: str) -> str:
+        """Returns an identity token, by which the service at the address `audience` knows who asks."""
+        words = ["auth", "print-identity-token"]
+        if self.account.endswith(".iam.gserviceaccount.com"):
+            # The identity of a workflow has no such token of its own; its account may make one for itself.
+            words += [f"--impersonate-service-account={self.account}", f"--audiences={audience}"]
+        return self.run(step, *words, project=False)
 
     def exists(self, step: str, *words: str) -> bool:
         """Runs a describing command; False where there is no such thing, or when only printed.

@@ -22,18 +22,26 @@ _ENDED = ("JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB
 def train(cloud: CloudConfig, target: Path) -> None:
     """Starts a job with the train image, waits for its end and fetches what it made.
 
+    A job that was named and has ended well is not started again; one that was broken off goes on.
+
     Args:
         cloud: What to train, on which machines.
         target: Folder for the model's files.
 
     Raises:
         CloudError: A step failed; the message names it.
+        CheckpointError: The model is not whole.
+        StorageError: The bucket cannot be used.
     """
     gcloud, names = Gcloud(cloud), Names(cloud)
+    name = f"{cloud.name}-{cloud.train.job or f'{datetime.now(UTC):%Y%m%d-%H%M%S}'}"
+    output = f"{names.bucket}/{JOBS}/{name}"
+    if cloud.train.job and not gcloud.dry_run and SUMS in open_storage(f"{output}/model").names():
+        logger.info("job %s has ended well", name)
+        fetch_model(f"{output}/model", target)
+        return
     gcloud.login()
     require_image(gcloud, names, "train")
-    name = f"{cloud.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    output = f"{names.bucket}/{JOBS}/{name}"
     place = f"--region={cloud.region}"
     job = gcloud.run(
         "start the training job",

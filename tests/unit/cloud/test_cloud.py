@@ -1,7 +1,14 @@
 """Google Cloud without an account: order, arguments, repetition, errors, rolling back."""
 
+import ast
 import importlib
+import json
 import logging
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +20,14 @@ from src.mlops.cloud import train as train_module
 from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
-from src.mlops.cloud.names import Names
+from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.names import JOBS, Names
 from src.mlops.cloud.teardown import teardown
 from src.mlops.cloud.train import fetch_model, job_file, train
 from src.mlops.config import CloudConfig, hydra_main, load_config
 from src.mlops.errors import CheckpointError, CloudError, ConfigError, ServiceError
 from src.mlops.storage import open_storage
+from tests.emulator import Cloud
 from tests.unit.cloud.conftest import Double, positions
 
 
@@ -51,7 +60,21 @@ class TestBootstrap:
         )
         assert order == sorted(order)
         assert all("--project=my-project" in call for call in calls[1:])
-        assert any("principalSet" in call and "attribute.repository/owner/name" in call for call in calls)
+        [pool] = [words for words in gcloud.arguments() if "create-oidc" in words]
+        assert "--attribute-condition=assertion.repository=='owner/name'" in pool
+        trusted = "assertion.ref=='refs/heads/main' || assertion.ref.startsWith('refs/tags/gtsrb')"
+        assert f"--attribute-mapping=google.subject=assertion.sub,attribute.role={trusted} ? 'build' : 'report'" in pool
+        strangers = [call for call in calls if "principalSet" in call]
+        assert [("gtsrb-build@" in call, "attribute.role/build" in call) for call in strangers] == [
+            (True, True),
+            (False, False),
+        ]
+
+    def test_who_only_reads_cannot_write(self, gcloud: Double) -> None:
+        bootstrap(cloud("github=owner/name"))
+        member = "--member=serviceAccount:gtsrb-report@my-project.iam.gserviceaccount.com"
+        given = [words[words.index(member) + 1] for words in gcloud.arguments() if member in words]
+        assert given == ["--role=roles/storage.objectViewer"]
 
     def test_twice_changes_nothing(self, gcloud: Double) -> None:
         bootstrap(cloud("github=owner/name"))
@@ -133,6 +156,19 @@ class TestBootstrap:
         with pytest.raises(CloudError, match=r"step 'log in': expected an account, found none.*gcloud auth login"):
             bootstrap(cloud())
 
+    def test_a_real_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if sys.platform == "win32":
+            pytest.skip("it is a Unix program")
+        (tmp_path / "gcloud").write_text(
+            '#!/bin/sh\necho "$@"\ncat\ntest "$1" != bad || { echo ERROR: no >&2; exit 1; }\n'
+        )
+        (tmp_path / "gcloud").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        gcloud = Gcloud(cloud())
+        assert gcloud.run("step", "good", "a b", stdin="hidden") == "good a b --project=my-project\nhidden"
+        with pytest.raises(CloudError, match="step 'step': expected it to succeed, found: ERROR: no"):
+            gcloud.run("step", "bad")
+
     def test_no_gcloud(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(CloudError, match="expected the command gcloud"):
@@ -145,6 +181,21 @@ class TestDeploy:
         deploy(cloud(), lambda url, token: asked.append((url, token)))
         assert asked == [("https://service", "token-of-me")]
         assert gcloud.state()["service"]["traffic"] == [{"revisionName": "r1", "percent": 100}]
+
+    def test_an_account_of_a_service_makes_itself_a_token(self, gcloud: Double) -> None:
+        account = "gtsrb-build@my-project.iam.gserviceaccount.com"
+        gcloud.script({"match": "auth list", "stdout": f"{account}\n", "code": 0})
+        deploy(cloud(), works)
+        [call] = [call for call in gcloud.calls() if "print-identity-token" in call]
+        assert call.endswith(f"--impersonate-service-account={account} --audiences=https://service")
+
+    def test_names_of_models_are_looked_up_in_the_bucket(self, gcloud: Double) -> None:
+        deploy(cloud("serve.model=models:/gtsrb@production"), works)
+        [path] = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]]
+        [container] = yaml.safe_load(Path(path).read_text())["spec"]["template"]["spec"]["containers"]
+        told = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert told["MLOPS_MODEL"] == "models:/gtsrb@production"
+        assert told["MLOPS_MODEL_STORE"] == "gs://my-project-gtsrb/gtsrb/models"
 
     def test_traffic_comes_after_the_answer(self, gcloud: Double) -> None:
         deploy(cloud(), works)
@@ -211,6 +262,20 @@ class TestTrain:
         assert sum("custom-jobs describe 77" in call for call in gcloud.calls()) == 4
         assert fetched[0].startswith("gs://my-project-gtsrb/jobs/gtsrb-")
 
+    def test_a_named_job_that_ended_well_is_only_fetched(
+        self, gcloud: Double, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = load_config(["cloud.tag=abc", "cloud.train.job=run-7"]).cloud
+        fetched: list[str] = []
+        monkeypatch.setattr(train_module, "fetch_model", lambda url, _: fetched.append(url))
+        train(settings, tmp_path)
+        assert any("custom-jobs create" in call and "--display-name=gtsrb-run-7" in call for call in gcloud.calls())
+        gcloud.forget()
+        cloud.put("jobs/gtsrb-run-7/model/SHA256SUMS", b"whole")
+        train(settings, tmp_path)
+        assert gcloud.calls() == []
+        assert fetched == ["gs://my-project-gtsrb/jobs/gtsrb-run-7/model"] * 2
+
     def test_a_failed_job(self, gcloud: Double, tmp_path: Path) -> None:
         out = "JOB_STATE_FAILED\tThe replica exited with a non-zero status of 1.\n"
         gcloud.script({"match": "custom-jobs describe", "stdout": out, "code": 0})
@@ -273,11 +338,47 @@ class TestTeardown:
 
 
 def test_build(gcloud: Double) -> None:
-    build(cloud("build.train=true"))
-    call = gcloud.calls()[-1]
-    assert "_IMAGES=europe-west4-docker.pkg.dev/my-project/gtsrb,_TAG=abc,_TRAIN=true,_DEPLOY=true" in call
-    used = set(yaml.safe_load((ROOT / "cloudbuild.yaml").read_text()).get("substitutions", {}))
-    assert used == set()  # all of them are given here
+    settings = cloud(
+        "build.train=true", "train.options=['data=gcs','training.size_schedule=[[1,2]]']", "serve.memory=2Gi"
+    )
+    build(settings)
+    [words] = [word for word in gcloud.arguments()[-1] if word.startswith("--substitutions=^|^")]
+    given = dict(entry.split("=", 1) for entry in words.removeprefix("--substitutions=^|^").split("|"))
+    assert given["_IMAGES"] == "europe-west4-docker.pkg.dev/my-project/gtsrb"
+    assert (given["_TAG"], given["_TRAIN"], given["_DEPLOY"]) == ("abc", "true", "true")
+    # A command of the build that is given these options sees the same settings.
+    there = load_config(shlex.split(given["_OPTIONS"])).cloud
+    assert there == settings.model_copy(update={"build": load_config().cloud.build})
+    text = (ROOT / "cloudbuild.yaml").read_text()
+    assert set(re.findall(r"(?<!\$)\$(_[A-Z]+)", text)) == set(given)  # each is given, none is given in vain
+
+
+def test_the_group_cloud_has_what_its_commands_import() -> None:
+    """Cloud Build installs that group only, so that nothing of the training stack is fetched there."""
+    program = (
+        "import sys, src.mlops.cloud.build, src.mlops.cloud.train, src.mlops.cloud.deploy\n"
+        "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.startswith('src.') and m.__file__), sep='\\n')"
+    )
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+    own = subprocess.run([sys.executable, "-c", program], **options).stdout.split()  # type: ignore[call-overload]
+    groups = ["--no-default-groups", "--group=cloud", "--group=gcs", "--no-hashes", "--frozen", "--offline", "--quiet"]
+    exported = subprocess.run(["uv", "export", *groups], **options).stdout  # type: ignore[call-overload]
+    installed = set(re.findall(r"^[\w.-]+", exported, flags=re.MULTILINE))
+    packages = packages_distributions()
+    for path in own:
+        for node in ast.parse(Path(path).read_text()).body:
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in (str(name).partition(".")[0] for name in names):
+                known = {package.lower().replace("_", "-") for package in packages.get(name, [])}
+                assert name == "src" or name in sys.stdlib_module_names or known & installed, f"{path} imports {name}"
+
+
+def test_old_versions_that_something_points_to_are_kept() -> None:
+    """DVC and the registry name what lies in the bucket, old versions of archives too."""
+    for rule in json.loads((ROOT / "cloud/lifecycle.json").read_text())["rule"]:
+        if rule["action"]["type"] == "Delete":
+            assert set(rule["condition"]["matchesPrefix"]) <= {f"{JOBS}/", "builds/", "gtsrb/data/processed/"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,14 @@ from src.mlops import ROOT
 
 BUILD: dict[str, Any] = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())
 STEPS: dict[str, dict[str, Any]] = {step["id"]: step for step in BUILD["steps"]}
-VALUES = {"_IMAGES": "r/p/gtsrb", "_TAG": "abc", "_TRAIN": "false", "_DEPLOY": "true", "_OPTIONS": "cloud.tag=abc"}
+VALUES = {
+    "_IMAGES": "r/p/gtsrb",
+    "_TAG": "abc",
+    "_TRAIN": "false",
+    "_DEPLOY": "true",
+    "_OPTIONS": "cloud.tag=abc",
+    "_COMMIT": "abcdef",
+}
 KEY = "key-that-nobody-may-see"
 # Notes how it was called; fails where the file `fail` says so.
 DOUBLE = """#!/bin/sh
@@ -46,7 +53,7 @@ class Workspace:
 
     def _run(self, step: dict[str, Any], values: dict[str, str]) -> int:
         command = [step.get("entrypoint", "docker"), *(fill(word, values) for word in step["args"])]
-        secrets = dict.fromkeys(step.get("secretEnv", []), KEY)
+        secrets = {name: values.get(name, KEY) for name in step.get("secretEnv", [])}
         own = dict(entry.split("=", 1) for entry in step.get("env", []))
         paths = {"HOME": str(self.folder), "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
         result = subprocess.run(
@@ -96,13 +103,16 @@ def test_nothing_is_pushed_before_the_tests(workspace: Workspace) -> None:
 
 def test_training_only_on_request_and_after_the_push(workspace: Workspace) -> None:
     assert workspace.build()
-    assert not any("cloud.train" in call or "inv register" in call for call in workspace.calls())
-    assert workspace.build(_TRAIN="true", _DEPLOY="false")
+    assert not any("cloud.train" in call for call in workspace.calls())
+    options = '\'cloud.train.options=["data=gcs","tracking=wandb"]\' \'cloud.drift.schedule="0 6 * * *"\''
+    assert workspace.build(_TRAIN="true", _DEPLOY="false", _OPTIONS=options)
     calls = workspace.calls()
     train = next(i for i, call in enumerate(calls) if "src.mlops.cloud.train" in call)
     assert "docker push --all-tags r/p/gtsrb/train" in calls[:train]
-    assert "inv register" in " ".join(calls[train:])
-    assert "tracking=wandb" in calls[train]
+    assert calls[train].endswith(
+        'src.mlops.cloud.train cloud.train.options=["data=gcs","tracking=wandb"] cloud.drift.schedule="0 6 * * *"'
+    )
+    assert any("--build-arg=MLOPS_COMMIT=abcdef" in call for call in calls)
     assert sum("cloud.deploy" in call for call in calls) == 1
 
 
@@ -113,8 +123,7 @@ def test_training_only_on_request_and_after_the_push(workspace: Workspace) -> No
         ("inv check", "docker push"),
         ("build --file=dockerfiles/Dockerfile.api", "cloud.deploy"),
         ("push --all-tags r/p/gtsrb/train", "cloud.train"),
-        ("cloud.train", "inv register"),
-        ("inv register", "cloud.deploy"),
+        ("cloud.train", "cloud.deploy"),
     ],
 )
 def test_a_failing_step_stops_the_build(workspace: Workspace, fails: str, never: str) -> None:
@@ -126,6 +135,13 @@ def test_a_failing_step_stops_the_build(workspace: Workspace, fails: str, never:
 def test_no_image_to_cache_from_is_fine(workspace: Workspace) -> None:
     (workspace.folder / "fail").write_text("docker pull")
     assert workspace.build()
+
+
+def test_a_key_that_is_asked_for_and_absent_stops_the_training(workspace: Workspace) -> None:
+    options = "'cloud.train.options=[\"tracking=wandb\"]'"
+    assert not workspace.build(_TRAIN="true", _OPTIONS=options, WANDB_API_KEY="none")
+    assert "expected a key in the secret wandb-api-key, found none" in workspace.output
+    assert not any("cloud.train" in call for call in workspace.calls())
 
 
 def test_the_key_is_never_shown(workspace: Workspace) -> None:
