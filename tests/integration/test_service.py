@@ -178,7 +178,7 @@ def test_workers_count_together_reload_together_and_are_replaced(exported: Path,
         assert process.wait(timeout=30) == 0
 
 
-SHORT = "import src.mlops.serving.processes as p; p.RECEIVE_SECONDS = 0.3; p.MAX_CONNECTIONS = 20"
+SHORT = "import src.mlops.serving.protocol as p; p.RECEIVE_SECONDS = 0.3; p.MAX_CONNECTIONS = 20"
 
 
 def test_slow_and_hostile_clients_cost_nothing(exported: Path) -> None:

@@ -1,1 +1,1 @@
-"""The parts of the service; a request meets `processes`, `guards`, `uploads`, `engine` and `answers`, in this order."""
+"""The parts of the service; a request meets `protocol`, `guards`, `uploads`, `engine` and `answers`, in this order."""
