@@ -4,14 +4,14 @@ Class activation maps (Zhou et al., "Learning Deep Features for Discriminative L
 `evidence` of the model file; no gradient and no torch is needed.
 """
 
+import argparse
 import io
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import typer
 from PIL import Image
 
 from src.mlops.errors import CheckpointError, DataError, MlopsError, report
@@ -68,16 +68,18 @@ def explain(classifier: Classifier, source: bytes | Path | Image.Image) -> Expla
     return Explanation(prediction, overlay.convert("RGB"))
 
 
-def main(
-    image: Annotated[Path, typer.Argument(help="The picture to explain.")],
-    out: Annotated[Path | None, typer.Option(help="PNG to write; beside the picture without it.")] = None,
-    model: Annotated[str, typer.Option(help="Model file; latest is what training made last.")] = LATEST,
-) -> None:
+def main() -> None:
     """Shows as an overlay which parts of a picture decided."""
+    parser = argparse.ArgumentParser(prog="python -m src.mlops.explain", description=main.__doc__)
+    parser.add_argument("image", type=Path, help="the picture to explain")
+    parser.add_argument("--out", type=Path, help="PNG to write; beside the picture without it")
+    parser.add_argument("--model", default=LATEST, help="model file; latest is what training made last")
+    given = parser.parse_args()
+    image: Path = given.image
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        explanation = explain(Classifier.load(locate_model(model)), image)
-        target = out or image.with_name(f"{image.stem}_explained.png")
+        explanation = explain(Classifier.load(locate_model(given.model)), image)
+        target = given.out or image.with_name(f"{image.stem}_explained.png")
         content = io.BytesIO()
         explanation.overlay.save(content, "PNG")
         try:
@@ -93,4 +95,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()
