@@ -217,6 +217,7 @@ class _OnnxRuntime:
     """Runs an exported file on the CPU."""
 
     def __init__(self, content: bytes, path: Path, threads: int) -> None:
+        onnxruntime.disable_telemetry_events()  # a service tells nobody but those who run it
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
