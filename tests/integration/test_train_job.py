@@ -54,7 +54,6 @@ def environment(cloud: Cloud | None = None, **more: str) -> dict[str, str]:
     return {**os.environ, **own, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", **more}
 
 
-@pytest.mark.slow
 def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
     cloud.put("raw/gtsrb.zip", zipped(raw_dir))
     cloud.put(f"jobs/1/model/{SUMS}", b"of an earlier attempt")
