@@ -39,7 +39,11 @@ def main(
     except MlopsError as error:
         report(error)
     if failed:
-        report(ServiceError(f"expected every request to be answered, found failures at {host}. See the table above."))
+        report(
+            ServiceError(
+                f"expected every request to be answered, found failures, or no request at all, at {host}. See the table above."
+            )
+        )
 
 
 def _run(host: str, users: int, seconds: int, pictures: str) -> bool:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from locust import FastHttpUser, between, task
+from locust import FastHttpUser, between, events, task
+from locust.env import Environment
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # locust starts anywhere
 
@@ -43,6 +44,12 @@ def pictures() -> list[bytes]:
 
 
 PICTURES = pictures()
+
+
+@events.quitting.add_listener
+def _nothing_asked_is_a_failure(environment: Environment, **_: object) -> None:
+    if not environment.stats.total.num_requests:
+        environment.process_exit_code = 1
 
 
 class Driver(FastHttpUser):
