@@ -39,11 +39,8 @@ def main(
     except MlopsError as error:
         report(error)
     if failed:
-        report(
-            ServiceError(
-                f"expected every request to be answered, found failures, or no request at all, at {host}. See the table above."
-            )
-        )
+        found = f"found failures, or no request at all, at {host}"
+        report(ServiceError(f"expected every request to be answered, {found}. See the table above."))
 
 
 def _run(host: str, users: int, seconds: int, pictures: str) -> bool:
