@@ -1,1 +1,1 @@
-"""The scripts behind every figure that the documentation states; each writes a CSV into `results/`."""
+"""Benchmarks for all measurements in the documentation. Each writes a CSV file to `results/`."""

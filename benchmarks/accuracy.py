@@ -1,29 +1,34 @@
-"""Accuracy, size and cost of the configurations that the documentation compares.
+"""Measures accuracy, size and cost of the configurations that the documentation compares.
 
     uv run python -m benchmarks.accuracy default record data.raw_dir=../shared/gtsrb
-    uv run python -m benchmarks.accuracy record --seeds 1 2 3 data.raw_dir=../shared/gtsrb
+    uv run python -m benchmarks.accuracy record --seed 1 --seed 2 --seed 3 data.raw_dir=../shared/gtsrb
 
-Trains each named configuration with each seed, then runs the test images through it once. Everything was chosen on
+Trains each named configuration with each seed, then evaluates it once on the test images. All settings were chosen on
 validation images before. `ms_per_image` is the median of 200 forward passes of one image in torch, without decoding.
-Any setting can be overridden for all. Writes benchmarks/results/accuracy.csv; rows of other configurations, seeds and
-overrides stay. Models and reports are kept in models/benchmarks/.
+Overrides apply to all configurations. Writes benchmarks/results/accuracy.csv and keeps the rows of other
+configurations, seeds and overrides. Models and reports are in models/benchmarks/.
 """
 
-import argparse
 import shutil
 import statistics
 import time
+from typing import Annotated
 
 import torch
+import typer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.environment import Row, command_line, in_new_process, parse, write_results
+from benchmarks.environment import Row, in_new_process, write_results
 from src.mlops import ROOT
-from src.mlops.checkpoint import Checkpoint, load_checkpoint
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
-from src.mlops.evaluate import evaluate
+from src.mlops.errors import ConfigError
+from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.model import count_parameters
-from src.mlops.train import train
+from src.mlops.modelfile.checkpoint import Checkpoint, load_checkpoint
+from src.mlops.training.train import train
+
+app = new_app()
 
 KEPT = ROOT / "models" / "benchmarks"
 CONFIGURATIONS = {
@@ -35,15 +40,19 @@ CONFIGURATIONS = {
 }
 
 
-def main(words: list[str]) -> None:
-    """Measures each configuration and seed in a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
-    parser.add_argument("configurations", nargs="+", choices=list(CONFIGURATIONS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    options, overrides = parse(parser, words)
-    for seed in options.seeds:
-        for name in options.configurations:
-            row = in_new_process(_measure, name, seed, [*CONFIGURATIONS[name], *overrides])
+@app.command()
+def main(
+    words: Annotated[list[str], typer.Argument(help=f"Some of {', '.join(CONFIGURATIONS)}; and Hydra overrides.")],
+    seed: Annotated[list[int], typer.Option(default_factory=lambda: [42], help="Seed; can be repeated.")],
+) -> None:
+    """Measures each configuration with each seed in a new process."""
+    overrides = [word for word in words if "=" in word]
+    names = [word for word in words if "=" not in word]
+    if unknown := set(names) - CONFIGURATIONS.keys():
+        raise ConfigError(f"Configuration {unknown.pop()!r} does not exist; choose from {', '.join(CONFIGURATIONS)}.")
+    for one in seed:
+        for name in names:
+            row = in_new_process(_measure, name, one, [*CONFIGURATIONS[name], *overrides])
             write_results("accuracy", [row], ("configuration", "seed", "overrides"))
 
 
@@ -87,7 +96,7 @@ def _image(checkpoint: Checkpoint) -> torch.Tensor:
 
 
 def count_macs(checkpoint: Checkpoint) -> float:
-    """Counts the multiplications of one image in convolutions and linear layers."""
+    """Counts the multiplications of convolutions and linear layers for one image."""
     with FlopCounterMode(display=False) as counter:
         checkpoint.model(_image(checkpoint))
     return float(counter.get_total_flops()) / 2
@@ -105,4 +114,4 @@ def _milliseconds(checkpoint: Checkpoint) -> float:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

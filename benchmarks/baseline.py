@@ -1,6 +1,6 @@
-"""The recipe of most tutorials, as the alternative to compare with.
+"""The baseline of the benchmarks: the training recipe of most tutorials.
 
-A Dataset opens each file with Pillow and transforms it alone, behind a DataLoader; a plain loop trains on the batches.
+A Dataset opens and transforms one file at a time with Pillow, a DataLoader builds batches, and a plain loop trains.
 """
 
 import time
@@ -15,26 +15,37 @@ from torchvision import transforms
 from src.mlops.config import Config
 from src.mlops.data.packing import Pack
 from src.mlops.errors import ConfigError
-from src.mlops.loop import seed_everything
+from src.mlops.io.progress import progress_bar
 from src.mlops.model import build_model, choose_device, predict_logits
-from src.mlops.optimization import build_optimizer
-from src.mlops.progress import ProgressBar
+from src.mlops.training.optimizer import build_optimizer
+from src.mlops.training.train_loop import seed_everything
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
-    """Opens and transforms one file at a time.
+    """A Dataset that opens and transforms one file at a time.
 
-    Its random changes are as strong as the project's, those that torchvision has: all but mirrored signs and white
-    balance. Pixels stay 0 to 255, as the networks take them.
+    Its augmentation is as strong as the project's, but without mirrored signs and white balance, which torchvision does
+    not have. Pixels stay in the range 0 to 255, which the networks expect.
+
+    Args:
+        config: The configuration. `data.raw_dir` must be set.
+        pack: The packed data, for paths and labels.
+        split: The split; only `train` is augmented.
+        size: Height and width of the images in px.
+
+    Raises:
+        ConfigError: `data.raw_dir` is not set.
     """
 
     def __init__(self, config: Config, pack: Pack, split: str, size: int) -> None:
         arrays = pack.load(split)
         raw_dir = config.data.raw_dir
         if raw_dir is None:
-            raise ConfigError("expected data.raw_dir=FOLDER, found none: the baseline opens the files themselves.")
+            raise ConfigError(
+                "data.raw_dir is not set, but the baseline reads the original files. Add data.raw_dir=FOLDER."
+            )
         self._files = [raw_dir / path for path in arrays.paths]
         self._labels = arrays.labels
         strength = config.training.augmentation
@@ -65,15 +76,20 @@ class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
 
 
 def data_loader(files: ImageFiles, batch_size: int, workers: int, *, shuffle: bool = True) -> DataLoader[Batch]:
-    """Returns what yields batches, in `workers` processes of its own or in none."""
+    """Returns a DataLoader with the given number of worker processes; 0 loads in the calling process."""
     return DataLoader(files, batch_size, shuffle=shuffle, num_workers=workers)  # type: ignore[arg-type]
 
 
 def train_baseline(config: Config, pack: Pack, workers: int) -> Iterator[tuple[float, float]]:
-    """Trains as tutorials do.
+    """Trains the baseline.
+
+    Args:
+        config: The configuration.
+        pack: The packed data, for paths and labels.
+        workers: Number of worker processes of the DataLoader.
 
     Yields:
-        After each epoch: seconds since the start, validation included, and validation accuracy.
+        After each epoch, the seconds since the start, including validation, and the validation accuracy.
     """
     training = config.training
     seed_everything(config.seed)
@@ -87,14 +103,14 @@ def train_baseline(config: Config, pack: Pack, workers: int) -> Iterator[tuple[f
     started = time.perf_counter()
     for epoch in range(training.epochs):
         model.train()
-        with ProgressBar(f"baseline epoch {epoch + 1}/{training.epochs}", len(loader)) as bar:
+        with progress_bar(f"baseline epoch {epoch + 1}/{training.epochs}", len(loader)) as bar:
             for step, (images, labels) in enumerate(loader, start=1):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(images.to(device)), labels.to(device))
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if step % 50 == 0 or step == len(loader):
-                    bar.show(step, f"loss {loss.item():.3f}")
+                    bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
         batches = data_loader(validation_files, config.evaluation.batch_size, workers, shuffle=False)
         predicted = torch.from_numpy(predict_logits(model, batches)).argmax(1).numpy()
         yield time.perf_counter() - started, float((predicted == validation_labels).mean())

@@ -1,13 +1,12 @@
-"""Pictures per second of batch prediction, and of the bare loop that it cannot be faster than.
+"""Measures images per second of batch prediction, and of a bare loop, which is its upper limit.
 
     uv run python -m benchmarks.batch_prediction data.raw_dir=../shared/gtsrb
 
-All test pictures, by the exported model at `ckpt_path`: `predict_to` into a Parquet file, with its journal; a loop that
-only decodes and infers, batch by batch in one thread; and the same loop with decoding in as many threads as there are
-cores. Three trials, taking turns; the median counts. Writes benchmarks/results/batch_prediction.csv.
+Uses all test images and the exported model next to `ckpt_path`. Compares `predict_to` with a Parquet file and its
+journal, a loop that only decodes and classifies batches in one thread, and the same loop with one decoding thread per
+core. The three alternate in three trials; results are medians. Writes benchmarks/results/batch_prediction.csv.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -19,22 +18,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import Row, command_line, parse, write_results
+from benchmarks.environment import Overrides, Row, write_results
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
-from src.mlops.inference import Classifier
-from src.mlops.parity import pictures_of
-from src.mlops.predict import predict_to
+from src.mlops.evaluation.parity import images_of
+from src.mlops.inference.batch import predict_to
+from src.mlops.inference.classifier import Classifier
+from src.mlops.inference.engines import BATCH
 from src.mlops.preprocessing import open_image, preprocess
-from src.mlops.rows import BATCH
+
+app = new_app()
 
 TRIALS = 3
 
 
-def main(words: list[str]) -> None:
-    """Measures the three in turns."""
-    _, overrides = parse(argparse.ArgumentParser(prog="python -m benchmarks.batch_prediction"), words)
+@app.command()
+def main(overrides: Overrides) -> None:
+    """Measures the three methods alternately."""
     config = load_config(overrides)
-    paths = [str(path) for path in pictures_of(config)]
+    paths = [str(path) for path in images_of(config)]
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
     ways: dict[str, Callable[[], object]] = {
         "predict to Parquet": lambda: _predict(paths, classifier),
@@ -50,7 +52,7 @@ def main(words: list[str]) -> None:
     rows: list[Row] = [
         {
             "way": name,
-            "pictures": len(paths),
+            "images": len(paths),
             "trials": TRIALS,
             "images_per_second": round(statistics.median(rates[name])),
             "slowest": round(min(rates[name])),
@@ -85,4 +87,4 @@ def _threads(paths: list[str], classifier: Classifier) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

@@ -1,9 +1,7 @@
-"""What every result says about where it was measured, and how results are kept."""
+"""Records the environment of measurements, and reads and writes the result files."""
 
-import argparse
 import csv
 import io
-import logging
 import multiprocessing
 import os
 import platform
@@ -13,20 +11,25 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
-from src.mlops.errors import MlopsError, report
-from src.mlops.files import write_atomically
+from src.mlops.io.files import write_atomically
+from src.mlops.io.logs import start_logging
 from src.mlops.model import choose_device
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
+Overrides = Annotated[
+    list[str],
+    typer.Argument(default_factory=list, show_default=False, help="Hydra overrides such as data.raw_dir=FOLDER."),
+]
 
 
 def environment() -> Row:
-    """Returns the date, hardware, threads and versions."""
+    """Returns the current date, hardware, number of threads and versions."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": _cpu_name(),
@@ -39,9 +42,9 @@ def environment() -> Row:
 
 
 def peak_memory_mb() -> float:
-    """Returns the largest resident set of this process so far, in MB."""
+    """Returns the peak resident memory of this process in MB."""
     status = Path("/proc/self/status")
-    if status.is_file():  # the other way counts what the parent process had as well
+    if status.is_file():  # `getrusage` below includes memory of the parent process
         peak_kb = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak_kb.split()[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -49,18 +52,18 @@ def peak_memory_mb() -> float:
 
 
 def in_new_process(work: Callable[..., Row], *arguments: Any) -> Row:
-    """Calls a function in a fresh process, so that its memory is its own; adds `peak_memory_mb` to what it returns."""
+    """Calls a function in a new process, which isolates its memory, and adds `peak_memory_mb` to the returned row."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measured, work, arguments).result()
 
 
 def write_results(name: str, rows: list[Row], key: tuple[str, ...]) -> None:
-    """Writes rows, each with its environment, to `results/NAME.csv`; rows of other keys stay.
+    """Writes rows with the environment to `results/NAME.csv`. Existing rows with other keys stay.
 
     Args:
         name: File name without suffix.
-        rows: All with the same columns.
-        key: Columns that tell rows apart; a new row replaces the old one of the same key.
+        rows: The rows, all with the same columns.
+        key: Columns that identify a row. A new row replaces the old row with the same values in these columns.
     """
     path = RESULTS / f"{name}.csv"
     new = [{**row, **environment()} for row in rows]
@@ -71,11 +74,11 @@ def write_results(name: str, rows: list[Row], key: tuple[str, ...]) -> None:
     writer.writeheader()
     writer.writerows([*old, *new])
     write_atomically(path, text.getvalue().encode())
-    sys.stderr.write(f"wrote {path}\n")
+    sys.stderr.write(f"Wrote {path}\n")
 
 
 def read_results(name: str) -> list[dict[str, str]]:
-    """Reads `results/NAME.csv`; an absent file has no rows."""
+    """Reads the rows of `results/NAME.csv`; none if the file does not exist."""
     path = RESULTS / f"{name}.csv"
     if not path.is_file():
         return []
@@ -83,23 +86,8 @@ def read_results(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def parse(parser: argparse.ArgumentParser, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Splits a command line into a benchmark's own options and Hydra overrides, such as `seed=1`."""
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    return parser.parse_args([word for word in words if word not in overrides]), overrides
-
-
-def command_line(main: Callable[[list[str]], None]) -> None:
-    """Runs a benchmark with the words of the command line; an error of the project is one message."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        main(sys.argv[1:])
-    except MlopsError as error:
-        report(error)
-
-
 def _measured(work: Callable[..., Row], arguments: tuple[Any, ...]) -> Row:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    start_logging()
     row = work(*arguments)
     return row | {"peak_memory_mb": round(peak_memory_mb())}
 

@@ -1,20 +1,20 @@
-"""Images per second of two ways to make augmented training batches, and their memory.
+"""Measures images per second and memory of two methods of data loading for training.
 
     uv run python -m benchmarks.loader data.raw_dir=../shared/gtsrb
 
-(a) What most projects do: a Dataset that opens each file with Pillow and transforms it with torchvision, behind a
-DataLoader with 0 and 2 workers. (b) This project's packed arrays and augmentation of whole batches, alone and with a
-training step on each batch, all on the CPU. Both make 128 shuffled images of 48 px, changed equally strongly; (b) also
-mirrors them and shifts their white balance. Files and arrays are in the page cache. Five trials, taking turns; the
-median counts.
+(a) The usual method: a Dataset opens each file with Pillow and transforms it with torchvision, and a DataLoader with 0
+and 2 workers builds batches. (b) The method of this project: packed arrays, and augmentation of complete batches. (b)
+is also measured together with a training step on each batch. All run on the CPU and produce batches of 128 shuffled
+images of 48 px, with augmentation of the same strength; only (b) mirrors signs and shifts the white balance. Files and
+arrays are in the page cache. The methods alternate in five trials; results are medians.
 
-Then an epoch of (b) alone in a fresh process, with the pack as it is and repeated 10 and 100 times on disk (of the last
-a tenth of an epoch), to see how the cost grows; 100 times needs 32 GB of disk, and `--repeat 1 10` leaves it out.
-`grown_mb` is what the resident set grew by at most, `of_that_mapped_mb` (Linux) pages of the mapped file, which the
-system drops when it needs the memory. Writes benchmarks/results/loader.csv.
+Then an epoch of (b) runs in a new process, with the original pack and with its images repeated 10 and 100 times on
+disk (for 100 times, a tenth of an epoch), which shows how the cost depends on the number of images. 100 times needs
+32 GB of disk space; `--repeat 1 --repeat 10` skips it. `grown_mb` is the largest growth of the resident memory.
+`of_that_mapped_mb` (Linux) is the part of it that consists of pages of the mapped file, which the system can reclaim
+at any time. Writes benchmarks/results/loader.csv.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -22,39 +22,48 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import psutil
 import torch
+import typer
 
 from benchmarks.baseline import Batch, ImageFiles, data_loader
-from benchmarks.environment import Row, command_line, in_new_process, parse, write_results
+from benchmarks.environment import Overrides, Row, in_new_process, write_results
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import IMAGES, INDEX, Pack
 from src.mlops.data.prepare import prepare
-from src.mlops.loop import State, train_step
+from src.mlops.io.progress import progress_bar
 from src.mlops.model import build_model
-from src.mlops.progress import ProgressBar
+from src.mlops.training.train_loop import State, train_step
+
+app = new_app()
 
 TRIALS = 5
-WARMUP = 3  # batches before the clock starts
+WARMUP = 3  # batches before the measurement
 BATCHES = {
     "packed": 150,
     "packed, trained on": 24,
     "pillow": 12,
     "pillow, 2 workers": 24,
-}  # measured in each trial: some seconds
+}  # number of batches in each trial, for a few seconds of measurement
 Source = Callable[[], Iterator[Batch]]
 
 
-def main(words: list[str]) -> None:
-    """Measures speed in turns, then memory and growth, each in a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loader")
-    parser.add_argument("--repeat", type=int, nargs="+", default=[1, 10, 100])
-    options, overrides = parse(parser, words)
+@app.command()
+def main(
+    overrides: Overrides,
+    repeat: Annotated[
+        list[int],
+        typer.Option(default_factory=lambda: [1, 10, 100], help="Repetitions of the images; can be repeated."),
+    ],
+) -> None:
+    """Measures the speed of the methods alternately, then memory and scaling in new processes."""
     config = load_config(overrides)
     pack = prepare(config.data)
     size = config.training.batch_size
@@ -69,17 +78,17 @@ def main(words: list[str]) -> None:
         }
         rows.append(row | {"seconds_to_open": "", "grown_mb": "", "of_that_mapped_mb": ""})
     write_results("loader", rows, ("loader", "repeated"))
-    for repeat in options.repeat:
+    for times in repeat:
         with tempfile.TemporaryDirectory(dir=pack.directory.parent) as folder:
-            repeated = pack if repeat == 1 else _repeat(pack, Path(folder), repeat)
-            row = in_new_process(_epoch, overrides, repeated, repeat)
+            repeated = pack if times == 1 else _repeat(pack, Path(folder), times)
+            row = in_new_process(_epoch, overrides, repeated, times)
         row.pop("peak_memory_mb")
-        row = {"loader": "packed, one epoch", "repeated": repeat, "trials": 1, **row}
+        row = {"loader": "packed, one epoch", "repeated": times, "trials": 1, **row}
         write_results("loader", [row], ("loader", "repeated"))
 
 
 def _rates(config: Config, pack: Pack) -> dict[str, list[float]]:
-    """Measures images per second of each loader, in turns."""
+    """Measures the images per second of each loader alternately. Returns one value per trial."""
     size = pack.image_size
     files = ImageFiles(config, pack, "train", size)
     sources: dict[str, Source] = {
@@ -89,7 +98,7 @@ def _rates(config: Config, pack: Pack) -> dict[str, list[float]]:
         "pillow, 2 workers": lambda: iter(data_loader(files, config.training.batch_size, workers=2)),
     }
     rates: dict[str, list[float]] = {name: [] for name in sources}
-    with ProgressBar("taking turns", TRIALS * len(sources)) as bar:
+    with progress_bar("trials", TRIALS * len(sources)) as bar:
         for done in range(TRIALS * len(sources)):
             name = list(sources)[done % len(sources)]
             batches = sources[name]()
@@ -98,8 +107,8 @@ def _rates(config: Config, pack: Pack) -> dict[str, list[float]]:
             started = time.perf_counter()
             images = sum(len(labels) for _, labels in islice(batches, BATCHES[name]))
             rates[name].append(images / (time.perf_counter() - started))
-            del batches  # ends its workers
-            bar.show(done + 1, f"{name}: {rates[name][-1]:,.0f} images/s")
+            del batches  # stops its workers
+            bar.update()
     return rates
 
 
@@ -111,7 +120,7 @@ def _packed(config: Config, pack: Pack) -> Iterator[Batch]:
 
 
 def _trained_on(config: Config, pack: Pack) -> Iterator[Batch]:
-    """Trains on each batch, so that what making it costs can be seen in proportion."""
+    """Trains on each batch, which shows the share of data loading in a training step."""
     model = build_model(config.model).to(memory_format=torch.channels_last)
     state = State(config, model, steps_per_epoch=1000, data_fingerprint="")
     state.start_epoch()
@@ -121,7 +130,7 @@ def _trained_on(config: Config, pack: Pack) -> Iterator[Batch]:
 
 
 def _repeat(pack: Pack, folder: Path, times: int) -> Pack:
-    """Writes a pack with all images so many times over, as a real set of that size would lie on the disk."""
+    """Writes a pack that repeats all images on disk, like a real data set of that size."""
     index = pd.read_csv(pack.directory / INDEX)
     pd.concat([index] * times).to_csv(folder / INDEX, index=False)
     source = np.load(pack.directory / IMAGES, mmap_mode="r")
@@ -135,7 +144,7 @@ def _repeat(pack: Pack, folder: Path, times: int) -> Pack:
 
 
 def _epoch(overrides: list[str], pack: Pack, repeated: int) -> Row:
-    """Opens a pack and goes through an epoch of it, or the tenth part of one of 100 times the images."""
+    """Opens a pack and loads one epoch, or a tenth of an epoch if the images are repeated more than 10 times."""
     config = load_config(overrides)
     size = config.training.batch_size
     process = psutil.Process()
@@ -163,4 +172,4 @@ def _epoch(overrides: list[str], pack: Pack, repeated: int) -> Row:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

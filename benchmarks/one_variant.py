@@ -1,4 +1,4 @@
-"""Measures one form of a model in this process, for `benchmarks.variants`; imports torch only where it is needed."""
+"""Measures one variant of a model in this process, for `benchmarks.variants`. Imports torch only if needed."""
 
 import json
 import os
@@ -14,10 +14,10 @@ import onnxruntime
 import psutil
 from numpy.typing import NDArray
 
-from src.mlops.inference import Classifier
+from src.mlops.inference.classifier import Classifier
 from src.mlops.preprocessing import open_image, preprocess
 
-# Each form with the suffix of its file beside the checkpoint.
+# The variants, with the suffix of the file next to the checkpoint.
 FORMS = {
     "torch": ".pth",
     "torch.compile": ".pth",
@@ -34,7 +34,16 @@ Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def load(form: str, path: Path, threads: int) -> Run:
-    """Loads a form; what it returns maps images, uint8 [N, 3, S, S], to probabilities, float32 [N, 43]."""
+    """Loads a variant of a model.
+
+    Args:
+        form: A key of `FORMS`.
+        path: The model file.
+        threads: Number of threads to use.
+
+    Returns:
+        A function from images, uint8 [N, 3, S, S], to probabilities, float32 [N, 43].
+    """
     if form.endswith("OpenVINO"):
         return _openvino(path, threads)
     if form == "torch.compile":
@@ -52,8 +61,8 @@ def load(form: str, path: Path, threads: int) -> Run:
 def _compiled(path: Path, threads: int) -> Run:
     import torch
 
-    from src.mlops.checkpoint import load_checkpoint
-    from src.mlops.export import Deployed
+    from src.mlops.modelfile.checkpoint import load_checkpoint
+    from src.mlops.modelfile.deployed import Deployed
 
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(path)
@@ -75,7 +84,17 @@ def _openvino(path: Path, threads: int) -> Run:
 
 
 def measure(form: str, path: Path, threads: int, folder: Path) -> dict[str, Any]:
-    """Measures one form on `images.npy` of a folder, and leaves its classes there as `predicted.npy`."""
+    """Measures one variant on `images.npy` in a folder, and writes the predicted classes to `predicted.npy` there.
+
+    Args:
+        form: A key of `FORMS`.
+        path: The model file.
+        threads: Number of threads to use.
+        folder: The folder with the images.
+
+    Returns:
+        The columns of the result.
+    """
     images = np.ascontiguousarray(np.load(folder / "images.npy").transpose(0, 3, 1, 2))
     process = psutil.Process()
     run = load(form, path, threads)
@@ -105,7 +124,7 @@ def _seconds(run: Run, images: NDArray[np.uint8]) -> float:
 
 
 def _preprocessing(folder: Path, size: int) -> float | str:
-    """Times the reading and scaling of real files that are in memory."""
+    """Returns the median milliseconds for decoding and scaling image files in memory, or "" without files."""
     if not (folder / "files.json").is_file():
         return ""
     contents = [Path(name).read_bytes() for name in json.loads((folder / "files.json").read_text())]
@@ -118,6 +137,8 @@ def _preprocessing(folder: Path, size: int) -> float | str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
     name, model, count, place = sys.argv[1:]
     os.environ["OMP_NUM_THREADS"] = count
     sys.stdout.write(json.dumps(measure(name, Path(model), int(count), Path(place))))

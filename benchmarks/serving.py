@@ -1,15 +1,15 @@
-"""Requests per second and latency of the service, of other ways to serve, and of the bare loop that limits them all.
+"""Measures throughput and latency of this service, of other services, and of a bare loop, which is the upper limit.
 
     uv run --group litserve python -m benchmarks.serving data.raw_dir=../shared/gtsrb
 
-One real sign of median size as PNG, sent as a form by wrk (Debian and Homebrew package `wrk`) over loopback. It takes
-its share of the same cores. Two models: SignNet, and SignNet of width 12, a quarter of its work; both untrained, since
-weights do not change the time. LitServe and BentoML run in several settings for a few seconds each; the fastest is
-measured. The bare loop decodes and infers without a network: one thread, two threads, two processes. Three trials; the
-median counts. Writes benchmarks/results/serving.csv.
+wrk (Debian and Homebrew package `wrk`) sends forms with one PNG image of median size over loopback. It runs on the same
+cores. There are two models: SignNet, and SignNet with width 12, which needs a quarter of the operations. Both are
+untrained, because the weights do not affect the time. LitServe and BentoML first run for a few seconds with each of
+several settings; only the fastest setting is measured. The bare loop decodes and classifies without HTTP: in one
+thread, in one thread per core, and in one process per core. Results are medians of three trials. Writes
+benchmarks/results/serving.csv.
 """
 
-import argparse
 import http.client
 import io
 import json
@@ -26,21 +26,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+import typer
 
-from benchmarks.environment import Row, command_line, parse, write_results
+from benchmarks.environment import Overrides, Row, write_results
 from src.mlops import ROOT
-from src.mlops.calibration import Calibration
-from src.mlops.checkpoint import provenance, save_checkpoint
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.errors import ServiceError
-from src.mlops.export import export
-from src.mlops.inference import Classifier
+from src.mlops.evaluation.parity import images_of
+from src.mlops.inference.classifier import Classifier
+from src.mlops.io.service_process import free_port
 from src.mlops.model import build_model
-from src.mlops.parity import pictures_of
+from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.checkpoint import provenance, save_checkpoint
+from src.mlops.modelfile.onnx_export import export
 from src.mlops.preprocessing import open_image
-from src.mlops.service_process import free_port
+
+app = new_app()
 
 TRIALS, SECONDS, CONCURRENCIES = 3, 4, (1, 8, 32, 128)
 CORES = os.cpu_count() or 1
@@ -51,13 +56,13 @@ START_TIMEOUT = 60.0  # seconds
 
 @dataclass(frozen=True)
 class Server:
-    """A way to serve.
+    """A service to measure.
 
     Attributes:
-        name: What is compared; of several servers with one name only the fastest is measured fully.
-        setting: What tells them apart.
-        command: Its command line; `{port}` stands for its port.
-        environment: Variables beside `MLOPS_MODEL`.
+        name: The name. Of several servers with the same name, only the fastest is fully measured.
+        setting: Description of the settings.
+        command: The command line; `{port}` is replaced by the port.
+        environment: Environment variables in addition to `MLOPS_MODEL`.
     """
 
     name: str
@@ -67,7 +72,7 @@ class Server:
 
 
 def servers() -> list[Server]:
-    """Lists what is compared."""
+    """Returns all servers to compare."""
     python = [sys.executable, "-m"]
     contenders = "benchmarks.contenders"
     ours = [*python, "src.mlops.api", "--port", "{port}"]
@@ -79,7 +84,8 @@ def servers() -> list[Server]:
         Server(
             "this service, no micro-batching",
             f"{CORES} workers",
-            [*ours, "--workers", str(CORES), "--micro-batch", "1"],
+            [*ours, "--workers", str(CORES)],
+            {"MLOPS_MICRO_BATCH": "1"},
         ),
         Server("FastAPI and eager torch", "", plain),
     ]
@@ -92,12 +98,13 @@ def servers() -> list[Server]:
     return found
 
 
-def main(words: list[str]) -> None:
-    """Measures every way with both models."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving")
-    parser.add_argument("--trials", type=int, default=TRIALS)
-    parser.add_argument("--seconds", type=int, default=SECONDS)
-    options, overrides = parse(parser, words)
+@app.command()
+def main(
+    overrides: Overrides,
+    trials: Annotated[int, typer.Option(help="Number of trials for each server.")] = TRIALS,
+    seconds: Annotated[int, typer.Option(help="Duration of a trial.")] = SECONDS,
+) -> None:
+    """Measures every server with both models."""
     require_wrk()
     config = load_config(overrides)
     png = _median_png(config)
@@ -105,9 +112,9 @@ def main(words: list[str]) -> None:
         form = _form(Path(folder), png)
         for width in (24, 12):
             model, path = f"SignNet, width {width}", _model(config, width, Path(folder))
-            rows = _bare_loops(path, png, options.trials)
+            rows = _bare_loops(path, png, trials)
             for server in _fastest_settings(form, path):
-                rows += _measure(server, form, path, options.trials, options.seconds)
+                rows += _measure(server, form, path, trials, seconds)
             write_results(
                 "serving",
                 [{"model": model, "png_bytes": len(png), **row} for row in rows],
@@ -116,16 +123,20 @@ def main(words: list[str]) -> None:
 
 
 def require_wrk() -> None:
-    """Raises ServiceError where the load generator is missing."""
+    """Checks that the load generator wrk is installed.
+
+    Raises:
+        ServiceError: wrk is not installed.
+    """
     if not shutil.which("wrk"):
         raise ServiceError(
-            "expected the load generator wrk, found none. Install it: `apt install wrk` or `brew install wrk`."
+            "The load generator wrk is not installed. Install it with `apt install wrk` or `brew install wrk`."
         )
 
 
 def _median_png(config: Config) -> bytes:
     sizes = []
-    for path in pictures_of(config)[::10]:
+    for path in images_of(config)[::10]:
         file = io.BytesIO()
         open_image(path).save(file, "PNG")
         sizes.append(file.getvalue())
@@ -149,7 +160,7 @@ def _model(config: Config, width: int, folder: Path) -> Path:
 
 
 def _form(folder: Path, png: bytes) -> Path:
-    """Writes what wrk sends, `body`, and how, `post.lua`."""
+    """Writes the request body for wrk (`body`) and its script (`post.lua`) to a folder. Returns the folder."""
     (folder / "body").write_bytes(form_body("file", [png]))
     (folder / "post.lua").write_text(
         f"""
@@ -168,10 +179,10 @@ def _form(folder: Path, png: bytes) -> Path:
     return folder
 
 
-def form_body(part: str, pictures: list[bytes]) -> bytes:
-    """Writes a multipart form whose parts are all called `part`."""
+def form_body(part: str, images: list[bytes]) -> bytes:
+    """Builds a multipart form with one part per image, all with the name `part`."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{part}"; filename="sign.png"\r\n\r\n'
-    return b"".join(head.encode() + picture + b"\r\n" for picture in pictures) + f"--{BOUNDARY}--\r\n".encode()
+    return b"".join(head.encode() + image + b"\r\n" for image in images) + f"--{BOUNDARY}--\r\n".encode()
 
 
 def _bare_loops(model: Path, png: bytes, trials: int) -> list[Row]:
@@ -207,7 +218,7 @@ def _in_threads(model: Path, png: bytes, threads: int) -> float:
 
 def _in_processes(model: Path, png: bytes) -> float:
     with multiprocessing.get_context("spawn").Pool(CORES) as pool:
-        pool.starmap(_timed, [(model, png, 50)] * CORES)  # starts them
+        pool.starmap(_timed, [(model, png, 50)] * CORES)  # starts the processes
         return sum(pool.starmap(_timed, [(model, png, 1500)] * CORES, chunksize=1))
 
 
@@ -225,7 +236,7 @@ def _classify(classifier: Classifier, png: bytes, count: int) -> None:
 
 
 def _fastest_settings(form: Path, model: Path) -> list[Server]:
-    """Tries servers of one name shortly, at 32 connections, and keeps the fastest."""
+    """Measures servers with the same name for a short time with 32 connections. Returns the fastest of each name."""
     by_name: dict[str, list[Server]] = {}
     for server in servers():
         by_name.setdefault(server.name, []).append(server)
@@ -272,7 +283,7 @@ def _measure(server: Server, form: Path, model: Path, trials: int, seconds: int)
 
 
 def resident_mb(process: psutil.Process) -> list[float]:
-    """Returns the resident set of a process and of each of its children."""
+    """Returns the resident memory in MB of a process and of each of its descendants."""
     found = []
     for member in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
@@ -303,7 +314,19 @@ def _row(way: str, setting: str, concurrency: int, trials: int, **figures: float
 
 @contextmanager
 def started(server: Server, model: Path, form: Path) -> Iterator[tuple[int, psutil.Process, float]]:
-    """Starts a server; yields its port, its process, and the seconds until its first answer to the picture."""
+    """Starts a server and stops it at the end.
+
+    Args:
+        server: The server.
+        model: The model file.
+        form: The folder with the request body.
+
+    Yields:
+        The port, the process, and the seconds until the first successful response.
+
+    Raises:
+        ServiceError: The server does not start.
+    """
     port = free_port()
     environment = {**os.environ, "MLOPS_MODEL": str(model), **server.environment}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -316,7 +339,7 @@ def started(server: Server, model: Path, form: Path) -> Iterator[tuple[int, psut
             while not _answers(port, form):
                 if service.poll() is not None or time.perf_counter() - started > START_TIMEOUT:
                     log.seek(0)
-                    raise ServiceError(f"expected {server.name} to start, found: {log.read()[-2000:]}")
+                    raise ServiceError(f"{server.name} did not start. The end of its log:\n{log.read()[-2000:]}")
                 time.sleep(0.01)
             yield port, service, time.perf_counter() - started
         finally:
@@ -346,7 +369,7 @@ def _stop(service: psutil.Popen) -> None:
 
 
 def _load(form: Path, port: int, concurrency: int, seconds: int) -> dict[str, float]:
-    """Asks as fast as answers come, on so many connections."""
+    """Runs wrk with the given number of connections and returns its results."""
     command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--timeout", "10s", "-s", str(form / "post.lua")]
     address = f"http://127.0.0.1:{port}/cv_model/"
     printed = subprocess.run([*command, address], capture_output=True, text=True, check=True).stdout  # noqa: S603
@@ -359,4 +382,4 @@ def _load(form: Path, port: int, concurrency: int, seconds: int) -> dict[str, fl
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

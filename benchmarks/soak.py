@@ -1,43 +1,46 @@
-"""Whether the service's memory stays flat: ten minutes of good, large, broken and foreign uploads from eight clients.
+"""Measures the memory of the service during ten minutes of mixed uploads from eight clients.
 
     uv run python -m benchmarks.soak
 
-wrk sends in turns: drawn signs of four formats, a large JPEG, a cut-off PNG, text, a form of sixteen pictures, and a
-request to explain. The resident set is noted every ten seconds. Writes benchmarks/results/soak.csv.
+wrk alternately sends drawn signs in four formats, a large JPEG image, a truncated PNG image, text, a form with sixteen
+images, and a request for a saliency map. Records the resident memory every ten seconds. Writes
+benchmarks/results/soak.csv.
 """
 
-import argparse
 import io
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from PIL import Image
 
-from benchmarks.environment import Row, command_line, parse, write_results
+from benchmarks.environment import Row, write_results
 from benchmarks.serving import KIND, Server, form_body, require_wrk, resident_mb, started
 from src.mlops import ROOT
-from src.mlops.data.camera import photograph_track
-from src.mlops.inference import BOXED
+from src.mlops.cli import new_app, typer_main
+from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.modelfile.locate import BUNDLED
+
+app = new_app()
 
 EVERY = 10  # seconds
 
 
-def main(words: list[str]) -> None:
-    """Runs the soak."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
-    parser.add_argument("--minutes", type=float, default=10)
-    options, _ = parse(parser, words)
+@app.command()
+def main(minutes: Annotated[float, typer.Option(help="Duration of the test.")] = 10) -> None:
+    """Runs the soak test."""
     require_wrk()
     rows: list[Row] = []
     server = Server("this service", "", [sys.executable, "-m", "src.mlops.api", "--port", "{port}"])
     with tempfile.TemporaryDirectory() as folder:
         script = _script(Path(folder))
-        with started(server, ROOT / BOXED, Path(folder)) as (port, process, _):
-            seconds = round(60 * options.minutes)
+        with started(server, ROOT / BUNDLED, Path(folder)) as (port, process, _):
+            seconds = round(60 * minutes)
             command = ["wrk", "-t1", "-c8", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:  # noqa: S603 - written above
                 begun = time.monotonic()
@@ -54,7 +57,7 @@ def main(words: list[str]) -> None:
 
 
 def _script(folder: Path) -> Path:
-    """Writes the requests, and the Lua that sends them in turns; `body` is the first one, by which it starts."""
+    """Writes the requests and a Lua script that alternates between them. `body` is the request for the start check."""
     [frame] = photograph_track(14, np.random.default_rng(0), 1)
     kinds = [_encoded(frame.image, kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF")]
     large = _encoded(frame.image.resize((1600, 1600)), "JPEG")
@@ -84,4 +87,4 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

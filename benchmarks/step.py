@@ -1,27 +1,31 @@
-"""Milliseconds of a training step: number formats, compiling, and what profiling led to.
+"""Measures the time of a training step with different number formats, compilation and optimisations.
 
     uv run python -m benchmarks.step
-    uv run python -m benchmarks.step --rounds 1 --variants fp32 bf16 model=efficientnet_lite0
+    uv run python -m benchmarks.step --rounds 1 --variant fp32 --variant bf16 model=efficientnet_lite0
 
-One step of the default training (forward and backward pass, optimiser, averaged weights) on a batch of 128 random
-images. The variants take turns, eight steps in each of five rounds; the median counts, after warm-up.
-`first_step_seconds` is long where a network is compiled. Any setting can be overridden, such as
-`model=efficientnet_lite0`. Writes benchmarks/results/step.csv.
+A step consists of forward and backward pass, optimiser and averaging of the weights, on a batch of 128 random images.
+The variants alternate in five rounds of eight steps after a warm-up; results are medians. `first_step_seconds` includes
+compilation. Any setting can be overridden, such as `model=efficientnet_lite0`. Writes benchmarks/results/step.csv.
 """
 
-import argparse
 import statistics
 import time
+from typing import Annotated
 
 import torch
+import typer
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from benchmarks.environment import Row, command_line, parse, write_results
+from benchmarks.environment import Overrides, Row, write_results
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
-from src.mlops.data.signs import NUM_CLASSES
-from src.mlops.loop import State, train_step
+from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.errors import ConfigError
+from src.mlops.io.progress import progress_bar
 from src.mlops.model import build_model, choose_device
-from src.mlops.progress import ProgressBar
+from src.mlops.training.train_loop import State, train_step
+
+app = new_app()
 
 STEPS, WARMUP = 8, 3
 ONE_BY_ONE = "weights averaged one by one"
@@ -36,25 +40,32 @@ VARIANTS = {
 }
 
 
-def main(words: list[str]) -> None:
-    """Measures all variants at all sizes."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    options, words = parse(parser, words)
-    chosen = {name: VARIANTS[name] for name in options.variants}
+@app.command()
+def main(
+    overrides: Overrides,
+    variant: Annotated[
+        list[str],
+        typer.Option(default_factory=list, show_default=False, help="Variant; can be repeated; default: all."),
+    ],
+    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 5,
+) -> None:
+    """Measures the variants at all image sizes of the training."""
+    unknown = set(variant) - VARIANTS.keys()
+    if unknown:
+        raise ConfigError(f"Variant {unknown.pop()!r} does not exist; choose from {', '.join(VARIANTS)}.")
+    chosen = {name: own for name, own in VARIANTS.items() if name in (variant or VARIANTS)}
     rows: list[Row] = []
-    config = load_config(words)
+    config = load_config(overrides)
     for size in sorted({config.data.image_size, *(size for size, _ in config.training.size_schedule)}):
-        torch.compiler.reset()  # else a network compiled for one size may be used for the next
-        states = {name: _state(name, [*overrides, *words]) for name, overrides in chosen.items()}
+        torch.compiler.reset()  # otherwise a network compiled for one size may be used for the next
+        states = {name: _state(name, [*own, *overrides]) for name, own in chosen.items()}
         first = {name: _seconds(state, size) for name, state in states.items()}
         times: dict[str, list[float]] = {name: [] for name in states}
-        with ProgressBar(f"{size} px", options.rounds) as bar:
-            for done in range(options.rounds):
+        with progress_bar(f"{size} px", rounds) as bar:
+            for _ in range(rounds):
                 for name, state in states.items():
                     times[name] += [_seconds(state, size) for _ in range(WARMUP + STEPS)][WARMUP:]
-                bar.show(done + 1, "rounds")
+                bar.update()
         for name, values in times.items():
             row = {"model": type(states[name].model).__name__, "image_size": size, "variant": name}
             row |= {"ms_per_step": round(1000 * statistics.median(values), 1), "trials": len(values)}
@@ -77,9 +88,9 @@ def _seconds(state: State, size: int) -> float:
     images = torch.rand(state.config.training.batch_size, 3, size, size, device=state.device) * 255
     labels = torch.randint(0, NUM_CLASSES, (len(images),), device=state.device)
     started = time.perf_counter()
-    train_step(state, images, labels).tolist()  # reading the result waits for a GPU
+    train_step(state, images, labels).tolist()  # reading the result waits for the GPU
     return time.perf_counter() - started
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

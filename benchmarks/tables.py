@@ -1,6 +1,6 @@
-"""Writes the tables of README and docs from the results: `python -m benchmarks.tables`.
+"""Writes the tables in README and docs from the results: `python -m benchmarks.tables`.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; what is between them is made here and nowhere else.
+It replaces all text between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 import re
@@ -10,15 +10,18 @@ from collections.abc import Callable
 
 from benchmarks.environment import read_results
 from src.mlops import ROOT
+from src.mlops.cli import new_app, typer_main
+
+app = new_app()
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SUMMARISED = {"": "default settings", "experiment=record training.precision=bf16": "`experiment=record`, in bf16"}
+SUMMARISED = {"": "default settings", "experiment=record training.precision=bf16": "`experiment=record` in bf16"}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _Rows = list[dict[str, str]]
 
 
 def render(text: str) -> str:
-    """Returns a document with its tables made anew."""
+    """Returns a document with its tables replaced by the current ones."""
     return _PLACE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
 
 
@@ -31,43 +34,43 @@ def _summary() -> str:
         if group := accuracy.get(overrides):
             figure = _spread([float(row["test_accuracy"]) for row in group], percent=True)
             wrong, images = ", ".join(row["test_wrong"] for row in group), int(group[0]["test_images"])
-            what = f"accuracy on {images:,} test images, %, {label}"
+            what = f"accuracy on {images:,} test images in %, {label}"
             command = _command(f"accuracy {group[0]['configuration']}")
             rows.append([what, f"**{figure}**; {wrong} wrong, {_seeds(group)}", command])
             error = _spread([float(row["test_calibration_error"]) for row in group], digits=4)
-            rows.append([f"calibration error on them, {label}", error, "the same"])
+            rows.append([f"calibration error on these images, {label}", error, "same command"])
     if {"default", "baseline"} <= recipes.keys():
         ours, theirs = recipes["default"], recipes["baseline"]
         reached = [", ".join(row["seconds_to_99"] or "not reached" for row in group) for group in (ours, theirs)]
-        what = "seconds of training until 99 % of validation images are right"
+        what = "seconds of training until the validation accuracy is 99 %"
         tried = f"{reached[1]} in {theirs[0]['epochs']} epochs" if "not" in reached[1] else reached[1]
-        rows.append([what, f"**{reached[0]}**; the usual recipe: {tried}", _command("time_to_accuracy")])
+        rows.append([what, f"**{reached[0]}**; `experiment=baseline`: {tried}", _command("time_to_accuracy")])
         epoch = [float(_median(group, "seconds_per_epoch")) for group in (ours, theirs)]
-        figure = f"**{epoch[0]:.1f}**; the usual recipe: {epoch[1]:.0f} ({epoch[1] / epoch[0]:.0f} times as long)"
-        rows.append(["seconds for an epoch, validation included", figure, "the same"])
+        figure = f"**{epoch[0]:.1f}**; `experiment=baseline`: {epoch[1]:.0f} ({epoch[1] / epoch[0]:.0f} times as long)"
+        rows.append(["seconds per epoch, including validation", figure, "same command"])
     if ("packed", "1") in loaders:
         rate = {name: int(row["images_per_second"]) for (name, repeated), row in loaders.items() if repeated == "1"}
         best = max(rate["pillow"], rate["pillow, 2 workers"])
-        figure = f"**{rate['packed']:,}**; Pillow and a DataLoader: {best:,} ({rate['packed'] / best:.0f} times fewer)"
+        figure = f"**{rate['packed']:,}**; Pillow and a DataLoader: {best:,} ({rate['packed'] / best:.0f} times slower)"
         rows.append(["augmented images per second", figure, _command("loader")])
         share = 100 * rate["packed, trained on"] / rate["packed"]
-        rows.append(["share of a training step's time that making its batch takes", f"{share:.1f} %", "the same"])
+        rows.append(["share of data loading in the time of a training step", f"{share:.1f} %", "same command"])
     served = [entry for entry in read_results("serving") if entry["model"].endswith("24")]
     if served:
-        told = [entry for entry in served if entry["concurrency"] == "32" or "bare" in entry["way"]]
-        speed = {entry["way"]: float(entry["images_per_second"]) for entry in told}
+        shown_rows = [entry for entry in served if entry["concurrency"] == "32" or "bare" in entry["way"]]
+        speed = {entry["way"]: float(entry["images_per_second"]) for entry in shown_rows}
         others = ", ".join(f"{way} {speed[way]:,.0f}" for way in ("LitServe", "BentoML"))
-        bare = ", ".join(f"{speed[way]:,.0f} {way.removeprefix('bare loop, ')}" for way in speed if "bare" in way)
+        bare = ", ".join(f"{speed[way]:,.0f} ({way.removeprefix('bare loop, ')})" for way in speed if "bare" in way)
         fastest = max(speed[way] for way in speed if way.startswith("this"))
-        figure = f"**{fastest:,.0f}**; {others}; without a network: {bare}"
-        rows.append(["pictures per second over HTTP, 32 connections", figure, _command("serving")])
+        figure = f"**{fastest:,.0f}**; {others}; without HTTP: {bare}"
+        rows.append(["images per second over HTTP with 32 connections", figure, _command("serving")])
     forms = {row["form"]: row for row in read_results("variants") if row["threads_used"] == "1"}
     shown = {name.removesuffix(", ONNX Runtime"): row for name, row in forms.items() if name.endswith("ONNX Runtime")}
     if shown:
         cells = [f"{row['p50_ms']} {name} ({float(row['megabytes']):.2f} MB)" for name, row in shown.items()]
-        what = "milliseconds of one thread for one picture that is decoded already"
+        what = "milliseconds per decoded image with one thread"
         rows.append([what, ", ".join(cells).replace("ONNX Runtime", "**float**"), _command("variants")])
-    return _table("what|figure|command", rows) + _where(read_results("accuracy"))
+    return _table("measurement|result|command", rows) + _where(read_results("accuracy"))
 
 
 def _accuracy() -> str:
@@ -86,8 +89,9 @@ def _accuracy() -> str:
         ]
         for overrides, group in _groups("accuracy", "overrides")
     ]
-    head = "configuration|px|parameters|MMAC|test accuracy, %|wrong|validation accuracy, %|calibration error"
-    return _table(f"{head}|ms per image|s per epoch", rows) + _where(read_results("accuracy"))
+    head = "overrides|image size, px|parameters|million multiplications|test accuracy, %|wrong test images"
+    head += "|validation accuracy, %|calibration error|ms per image|seconds per epoch"
+    return _table(head, rows) + _where(read_results("accuracy"))
 
 
 def _time_to_accuracy() -> str:
@@ -96,15 +100,15 @@ def _time_to_accuracy() -> str:
         reached = [[row[f"seconds_to_{target}"] for row in group] for target in (98, 99)]
         cells = [", ".join(seconds or "not reached" for seconds in column) for column in reached]
         rows.append([name, *cells, _median(group, "seconds_per_epoch"), group[0]["epochs"], str(len(group))])
-    head = "recipe|seconds to 98 %, each trial|seconds to 99 %, each trial|s per epoch|epochs|trials"
+    head = "recipe|seconds to 98 %, per trial|seconds to 99 %, per trial|seconds per epoch|epochs|trials"
     return _table(head, rows) + _where(read_results("time_to_accuracy"))
 
 
 def _loader() -> str:
     columns = ["loader", "repeated", "images", "images_per_second", "ms_per_batch", "seconds_to_open", "grown_mb"]
     rows = [[row[column] for column in [*columns, "of_that_mapped_mb"]] for row in read_results("loader")]
-    head = "loader|times the images|training images|images/s|ms per batch|s to open|memory grown at most, MB"
-    return _table(f"{head}|of that mapped file", rows) + _where(read_results("loader"))
+    head = "loader|repetitions|training images|images/s|ms per batch|seconds to open|peak memory growth, MB"
+    return _table(f"{head}|mapped file's part of it, MB", rows) + _where(read_results("loader"))
 
 
 def _step() -> str:
@@ -129,14 +133,16 @@ def _variants() -> str:
         size = f"{float(first['megabytes']):.2f}"
         cells = [f"{100 * float(first['accuracy']):.2f}", first["f1"], size, f"{int(first['parameters']):,}"]
         rows.append([form, *cells, first["mmac"], first["start_seconds"], first["resident_mb"], *times, rates])
-    head = "form|accuracy, %|macro F1|MB|parameters|MMAC|s to first answer|resident MB"
+    head = "variant|accuracy, %|macro F1|file, MB|parameters|million multiplications"
+    head += "|seconds to first prediction|resident memory, MB"
+    head += "|median ms per image|95th percentile, ms|99th percentile, ms|images/s in batches of 32"
     note = ""
     if results:
         note = (
-            f"\nWith one / two threads. Reading and scaling a picture: {_median(results, 'preprocess_ms')} ms, "
-            f"the same for all. ONNX Runtime {results[0]['onnxruntime']}.\n"
+            "\nTimes and speed are for one / two threads. Decoding and scaling an image takes "
+            f"{_median(results, 'preprocess_ms')} ms for all variants. ONNX Runtime {results[0]['onnxruntime']}.\n"
         )
-    return _table(f"{head}|ms per image, median|95 %|99 %|images/s in batches of 32", rows) + note + _where(results)
+    return _table(head, rows) + note + _where(results)
 
 
 def _batch_prediction() -> str:
@@ -146,7 +152,7 @@ def _batch_prediction() -> str:
         [row["way"], f"{int(row['images_per_second']):,}", f"{100 * int(row['images_per_second']) / fastest:.0f}"]
         for row in results
     ]
-    return _table("way|pictures/s|% of the faster bare loop", rows) + _where(results)
+    return _table("method|images/s|% of the faster bare loop", rows) + _where(results)
 
 
 def _unknown() -> str:
@@ -159,14 +165,14 @@ def _unknown() -> str:
             f"{float(by_score[score]['auroc']):.3f} / {100 * float(by_score[score]['called_unknown']):.0f}"
             for score in scores
         ]
-        rows.append([kind, group[0]["pictures"], *cells])
-    head = "|".join(["pictures of", "number", *(f"{score}: AUROC / called unknown, %" for score in scores)])
+        rows.append([kind, group[0]["images"], *cells])
+    head = "|".join(["kind", "images", *(f"{score}: AUROC / classified as unknown, %" for score in scores)])
     known = ""
     if results:
         share = 100 * statistics.median(
             float(row["known_called_unknown"]) for row in results if row["score"] == "energy"
         )
-        known = f"\nReal test signs that the energy calls unknown: {share:.2f} %.\n"
+        known = f"\nThe energy classifies {share:.2f} % of the real test signs as unknown.\n"
     return _table(head, rows) + known + _where(results)
 
 
@@ -174,10 +180,8 @@ def _serving() -> str:
     text = ""
     for model, group in _groups("serving", "model"):
         bare = [row for row in group if row["way"].startswith("bare")]
-        loops = ", ".join(f"{_count(row)} {row['way'].removeprefix('bare loop, ')}" for row in bare)
-        text += (
-            f"\n**{model}.** The bare loop, pictures per second: {loops}; one picture takes {bare[0]['p50_ms']} ms.\n\n"
-        )
+        loops = ", ".join(f"{_count(row)} ({row['way'].removeprefix('bare loop, ')})" for row in bare)
+        text += f"\n**{model}.** Images per second without HTTP: {loops}. One image takes {bare[0]['p50_ms']} ms.\n\n"
         rows = []
         for way in dict.fromkeys(row["way"] for row in group if row not in bare):
             at = {row["concurrency"]: row for row in group if row["way"] == way}
@@ -187,8 +191,9 @@ def _serving() -> str:
             times = [one["p50_ms"], *(busy[f"p{share}_ms"] for share in (50, 95, 99))]
             label = f"{way} ({one['setting']})" if one["setting"] else way
             rows.append([label, *map(_count, at.values()), *times, f"{errors:.0f}", *memory_and_start])
-        head = "way|pictures/s at 1 connection|8|32|128|ms at 1, median|at 32, median|95 %|99 %|errors"
-        text += _table(f"{head}|largest process, MB|s to first answer", rows)
+        head = "server|" + "|".join(f"images/s with {count} connection{'s' * (count > 1)}" for count in (1, 8, 32, 128))
+        head += "|median ms with 1 connection|median ms with 32|95th percentile with 32, ms|99th percentile with 32, ms"
+        text += _table(f"{head}|errors|largest process, MB|seconds to first response", rows)
     return text + _where(read_results("serving"))
 
 
@@ -203,7 +208,7 @@ def _soak() -> str:
         for row in results
         if int(row["seconds"]) % 60 < 10
     ]
-    return _table("minute of good, large, broken and foreign uploads|resident MB", rows) + _where(results)
+    return _table("minute|resident memory, MB", rows) + _where(results)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -241,7 +246,7 @@ def _median(rows: _Rows, column: str) -> str:
 
 
 def _spread(values: list[float], *, percent: bool = False, digits: int = 2) -> str:
-    """Writes a mean, and with several values their lowest and highest."""
+    """Formats the mean, and for several values also the lowest and highest value."""
     scaled = [100 * value for value in values] if percent else values
     mean = f"{statistics.mean(scaled):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({min(scaled):.{digits}f} to {max(scaled):.{digits}f})"
@@ -255,7 +260,7 @@ def _table(head: str, rows: list[list[str]]) -> str:
 
 
 def _where(rows: list[dict[str, str]]) -> str:
-    """Tells where and with what the rows were measured."""
+    """Formats the dates, machines and versions of the rows."""
     seen = dict.fromkeys(
         f"{row['date']}, {row['cores']} cores of {row['cpu']}, {row['threads']} threads, Python {row['python']}, "
         f"torch {row['torch']}"
@@ -264,6 +269,12 @@ def _where(rows: list[dict[str, str]]) -> str:
     return f"\n*{'; '.join(seen)}.*\n" if seen else ""
 
 
-if __name__ == "__main__":
+@app.command()
+def main() -> None:
+    """Writes the tables of README and docs from benchmarks/results/."""
     for document in DOCUMENTS:
         document.write_text(render(document.read_text()))
+
+
+if __name__ == "__main__":
+    typer_main(app)

@@ -1,42 +1,48 @@
-"""Seconds until validation accuracy first reaches 98 % and 99 %: this project and the recipe of most tutorials.
+"""Measures the seconds until the validation accuracy first reaches 98 % and 99 %, for this project and a baseline.
 
     uv run python -m benchmarks.time_to_accuracy data.raw_dir=../shared/gtsrb
 
-The default experiment and `experiment=baseline` (TinyCNN at 64x64, Adam 1e-4, batches of 16, one image after the other
-through Pillow and a DataLoader as it is by default, without workers), on the same training and validation images.
-Both change their training images equally strongly. Seconds are wall-clock time of the whole training, with validation
-and saving after each epoch; preparing the data is stated by itself. The default is run in bf16 as well. Any setting can
-be overridden for all. `--trials 3 --baseline-trials 1 --baseline-epochs 4` say how often, and how long the baseline may
-try. Writes benchmarks/results/time_to_accuracy.csv.
+Compares the default experiment, also in bf16, with `experiment=baseline`: TinyCNN at 64 x 64 px, Adam with learning
+rate 1e-4, batches of 16, Pillow, and a DataLoader without workers, which is its default. Both use the same training and
+validation images, with augmentation of the same strength. Times are wall-clock times of the complete training with
+validation and saving after each epoch. `seconds_preparing` is the separate time for preparing the data. Overrides apply
+to all trainings. `--trials` and `--baseline-trials` set the number of trainings, `--baseline-epochs` the number of
+epochs of the baseline. Writes benchmarks/results/time_to_accuracy.csv.
 """
 
-import argparse
 import tempfile
 import time
+from typing import Annotated
+
+import typer
 
 from benchmarks.baseline import train_baseline
-from benchmarks.environment import Row, command_line, in_new_process, parse, write_results
+from benchmarks.environment import Overrides, Row, in_new_process, write_results
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
-from src.mlops.train import train
+from src.mlops.training.train import train
+
+app = new_app()
 
 TARGETS = (0.98, 0.99)
 
 
-def main(words: list[str]) -> None:
-    """Runs all trials in turn, each in a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_accuracy")
-    parser.add_argument("--trials", type=int, default=3)
-    parser.add_argument("--baseline-trials", type=int, default=1)
-    parser.add_argument("--baseline-epochs", type=int, default=4)
-    options, overrides = parse(parser, words)
+@app.command()
+def main(
+    overrides: Overrides,
+    trials: Annotated[int, typer.Option(help="Number of trainings with the default settings.")] = 3,
+    baseline_trials: Annotated[int, typer.Option(help="Number of trainings of the baseline.")] = 1,
+    baseline_epochs: Annotated[int, typer.Option(help="Number of epochs of each baseline training.")] = 4,
+) -> None:
+    """Runs all trials one after the other, each in a new process."""
     with tempfile.TemporaryDirectory() as folder:
-        for trial in range(options.trials):
+        for trial in range(trials):
             for recipe in ("default", "default, bf16"):
                 row = in_new_process(_project, overrides, recipe, f"{folder}/{recipe}-{trial}", trial)
                 write_results("time_to_accuracy", [row], ("recipe", "trial"))
-        limit = f"training.epochs={options.baseline_epochs}"
-        for trial in range(options.baseline_trials):
+        limit = f"training.epochs={baseline_epochs}"
+        for trial in range(baseline_trials):
             row = in_new_process(_baseline, [limit, *overrides], f"{folder}/baseline", trial)
             write_results("time_to_accuracy", [row], ("recipe", "trial"))
 
@@ -56,7 +62,7 @@ def _project(overrides: list[str], recipe: str, folder: str, trial: int) -> Row:
 
 def _baseline(overrides: list[str], folder: str, trial: int) -> Row:
     config = load_config(["experiment=baseline", *overrides, f"data.processed_dir={folder}", f"seed={trial}"])
-    pack = prepare(config.data)  # for its splits; its packed images are not used
+    pack = prepare(config.data)  # only its splits are used, not its packed images
     return _row("baseline", trial, 0.0, list(train_baseline(config, pack, workers=0)))
 
 
@@ -78,4 +84,4 @@ def _row(recipe: str, trial: int, preparing: float, epochs: list[tuple[float, fl
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

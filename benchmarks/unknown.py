@@ -1,48 +1,55 @@
-"""How well pictures that are none of the 43 signs are recognised as unknown.
+"""Measures how well the model detects images that show none of the 43 signs.
 
     uv run python -m benchmarks.unknown data.raw_dir=../shared/gtsrb
-    uv run python -m benchmarks.unknown data.raw_dir=../shared/gtsrb --left-out 4 17 25
+    uv run python -m benchmarks.unknown data.raw_dir=../shared/gtsrb --left-out 4 --left-out 17 --left-out 25
 
-Asks the exported model at `ckpt_path` (not of a final fit) for 500 pictures of each kind that `data/unknowns.py` draws.
-With `--left-out` it trains one without the real signs of these classes first (the default experiment otherwise), and
-asks it for the test images of just them: the hardest pictures, since a sign is what they are. Three scores are
-compared: the energy that the project uses, the highest probability, and the cosine distance to the nearest of 10,000
-training images in the embedding. Each has its threshold where 1 % of the validation images are called unknown; `auroc`
-is against the test images of known signs. Writes benchmarks/results/unknown.csv.
+Runs the exported model next to `ckpt_path` (not from a final fit) on 500 images of each kind that
+`data/synthetic/out_of_distribution.py` draws. With `--left-out`, it first trains a model without the given classes,
+with the default experiment unless overridden, and runs it on the test images of these classes. These images are the
+hardest, because they show signs.
+
+Compares three scores: the energy, which the project uses; the highest probability; and the cosine distance of the
+embedding to the nearest of 10,000 training images. The threshold of each score classifies 1 % of the validation images
+as unknown. `auroc` compares the images with the test images of known signs. Writes benchmarks/results/unknown.csv.
 """
 
-import argparse
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.environment import Row, command_line, parse, write_results
+from benchmarks.environment import Overrides, Row, write_results
 from src.mlops import ROOT
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.packing import SplitArrays, without
 from src.mlops.data.prepare import prepare
-from src.mlops.data.signs import SIGNS
-from src.mlops.data.unknowns import draw_unknowns
+from src.mlops.data.synthetic.out_of_distribution import draw_unknowns
 from src.mlops.errors import DataError
-from src.mlops.evaluate import require_same_size
-from src.mlops.inference import Classifier, Outputs
+from src.mlops.inference.classifier import Classifier, Outputs
 from src.mlops.preprocessing import preprocess
-from src.mlops.train import train
+from src.mlops.training.train import train
 
-PICTURES = 500
+app = new_app()
+
+PER_KIND = 500
 SEED = 7
 BATCH = 256
 Scores = dict[str, NDArray[np.floating]]
 
 
-def main(words: list[str]) -> None:
-    """Measures each kind with each score."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.unknown")
-    parser.add_argument("--left-out", type=int, nargs="+", default=[])
-    options, overrides = parse(parser, words)
+@app.command()
+def main(
+    overrides: Overrides,
+    left_out: Annotated[
+        list[int], typer.Option(default_factory=list, show_default=False, help="Class to leave out; can be repeated.")
+    ],
+) -> None:
+    """Measures each score on each kind of image."""
     config = load_config(overrides)
-    left_out: list[int] = options.left_out
     if left_out:
         folder = ROOT / "models" / "benchmarks" / f"without-{'-'.join(map(str, left_out))}"
         config = config.replace(
@@ -61,11 +68,11 @@ def _measure(config: Config, left_out: list[int]) -> None:
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"), threads=2)
     if classifier.info.saw_validation:
         raise DataError(
-            f"expected a model that was not trained on validation images, for its thresholds, found a final fit at "
-            f"{config.ckpt_path}. Name its run's own best_model.pth."
+            f"{config.ckpt_path} is a final-fit model, so it was also trained on the validation images that the "
+            "thresholds need. Set ckpt_path to best_model.pth in its run folder."
         )
     pack = prepare(config.data)
-    require_same_size(pack, classifier.image_size)
+    pack.require_size(classifier.image_size)
     training = without(pack.load("train"), left_out)
     sample = np.random.default_rng(0).permutation(len(training.rows))[:10_000]
     bank = _normalised(_outputs(classifier, training.images[training.rows[np.sort(sample)]]).embedding)
@@ -91,20 +98,20 @@ def _measure(config: Config, left_out: list[int]) -> None:
         images = _images(test)
         kinds = {f"left out: {SIGNS[c].name}": images[test.labels == c] for c in left_out}
     else:
-        drawn = draw_unknowns(PICTURES, SEED)
+        drawn = draw_unknowns(PER_KIND, SEED)
         kinds = {
-            kind: np.stack([preprocess(picture, classifier.image_size) for picture in pictures])
-            for kind, pictures in drawn.items()
+            kind: np.stack([preprocess(image, classifier.image_size) for image in images])
+            for kind, images in drawn.items()
         }
     rows: list[Row] = []
-    for kind, pictures in kinds.items():
-        found = scores(pictures)
+    for kind, images in kinds.items():
+        found = scores(images)
         for name, threshold in thresholds.items():
             labels = np.repeat([0, 1], [len(known[name]), len(found[name])])
             row = {
                 "kind": kind,
                 "score": name,
-                "pictures": len(pictures),
+                "images": len(images),
                 "auroc": round(float(roc_auc_score(labels, np.concatenate([known[name], found[name]]))), 4),
                 "called_unknown": round(float((found[name] > threshold).mean()), 4),
                 "known_called_unknown": round(float((known[name] > threshold).mean()), 4),
@@ -131,4 +138,4 @@ def _normalised(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

@@ -1,18 +1,17 @@
-"""Accuracy, size, memory and speed of every form of a model; `inv benchmark`.
+"""Measures accuracy, size, memory and speed of every variant of a model; `inv model.benchmark`.
 
     uv run python -m benchmarks.variants data.raw_dir=../shared/gtsrb
     uv run python -m benchmarks.variants data.raw_dir=../shared/gtsrb ckpt_path=models/runs/…/best_model.pth
 
-Takes the checkpoint at `ckpt_path` and what `inv export` left beside it (`.onnx`, `.int8.onnx`, `.pruned.onnx`); forms
-that are absent are left out. Each runs in a process of its own, which imports torch only where the form needs it, once
-with one thread and once with two. `start_seconds` is from the start of that process to the first answer, `resident_mb`
-its memory while answering, without the test images. All classify the test images at hand; times are of 400 real ones,
-as arrays (`p50_ms` to `p99_ms` one by one, `images_per_second` in batches of 32). Reading and scaling a picture is the
-same for all and stands apart in `preprocess_ms`. Writes benchmarks/results/variants.csv and
-reports/figures/variants.png.
+Uses the checkpoint at `ckpt_path` and the files next to it that `inv model.export` wrote (`.onnx`, `.int8.onnx`,
+`.pruned.onnx`). Skips variants whose file is missing. Each variant runs with one and with two threads, each time in a
+new process that imports torch only if the variant needs it. `start_seconds` is the time from the start of this process
+to the first prediction. `resident_mb` is its memory without the test images. The accuracy is measured on all test
+images, the time on 400 of them as arrays (`p50_ms` to `p99_ms`: single images, `images_per_second`: batches of 32).
+`preprocess_ms` is the time for decoding and scaling an image, which is the same for all variants. Writes
+benchmarks/results/variants.csv and reports/figures/variants.png.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,24 +22,25 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import count_macs
-from benchmarks.environment import RESULTS, Row, command_line, parse, read_results, write_results
+from benchmarks.environment import RESULTS, Overrides, Row, read_results, write_results
 from benchmarks.one_variant import FORMS, IMAGES
 from src.mlops import ROOT
-from src.mlops.checkpoint import load_checkpoint
+from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sources import locate_raw
-from src.mlops.evaluate import require_same_size
-from src.mlops.metrics import classification_metrics
 from src.mlops.model import count_parameters
+from src.mlops.modelfile.checkpoint import load_checkpoint
+from src.mlops.training.metrics import classification_metrics
+
+app = new_app()
 
 THREADS = (1, 2)
 
 
-def main(words: list[str]) -> None:
-    """Measures each form with each number of threads, and draws them."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.variants")
-    _, overrides = parse(parser, words)
+@app.command()
+def main(overrides: Overrides) -> None:
+    """Measures each variant with each number of threads, and draws a diagram."""
     config = load_config(overrides)
     pack = prepare(config.data)
     arrays = pack.load(config.evaluation.split)
@@ -53,12 +53,12 @@ def main(words: list[str]) -> None:
             path = config.ckpt_path.with_suffix(suffix)
             checkpoint_path = path.with_suffix(".pth") if "pruned" in suffix else config.ckpt_path
             if not path.is_file():
-                sys.stderr.write(f"{form}: left out, there is no {path}\n")
+                sys.stderr.write(f"Skipped {form}: {path} does not exist. Run `inv model.export`.\n")
                 continue
             checkpoint = load_checkpoint(checkpoint_path)
-            require_same_size(pack, checkpoint.image_size)
+            pack.require_size(checkpoint.image_size)
             if not rows:
-                (RESULTS / "variants.csv").unlink(missing_ok=True)  # of another model
+                (RESULTS / "variants.csv").unlink(missing_ok=True)  # may be results of another model
             for threads in THREADS:
                 found = _measure(form, path, threads, Path(folder))
                 if found is None:
@@ -86,14 +86,19 @@ def _measure(form: str, path: Path, threads: int, folder: Path) -> Row | None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)  # noqa: S603 - our own module
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        sys.stderr.write(f"{form}: left out, it does not run here: {reason}\n")
+        sys.stderr.write(f"Skipped {form}: it failed on this machine: {reason}\n")
         return None
     row: Row = json.loads(done.stdout)
     return row
 
 
 def draw(rows: list[dict[str, str]], path: Path) -> None:
-    """Draws accuracy against the time for one image with one thread."""
+    """Draws the accuracy over the time for one image with one thread.
+
+    Args:
+        rows: The rows of `variants.csv`.
+        path: The file to write.
+    """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for row in rows:
@@ -104,12 +109,12 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
                 row["form"], place, xytext=(4, -6), textcoords="offset points", rotation=-40, va="top", fontsize=8
             )
     axes.set(
-        title="Accuracy and time of one image, one thread; the area tells the file's size",
-        xlabel="ms for one image, median",
+        title="Accuracy and time per image with one thread; larger circles are larger files",
+        xlabel="median ms per image",
         ylabel="accuracy on the test images, %",
         xscale="log",
     )
-    axes.margins(x=0.15, y=0.45)  # room for the labels, which run down to the right
+    axes.margins(x=0.15, y=0.45)  # space for the rotated labels
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
@@ -118,4 +123,4 @@ def draw(rows: list[dict[str, str]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main)
+    typer_main(app)

@@ -1,1 +1,1 @@
-"""Other ways to serve the same model, as their makers' guides show them; `benchmarks.serving` compares with them."""
+"""Other services for the same model, written as their own guides recommend, for `benchmarks.serving`."""

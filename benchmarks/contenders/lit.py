@@ -1,4 +1,4 @@
-"""LitServe with ONNX Runtime: `python -m benchmarks.contenders.lit PORT WORKERS BATCH`."""
+"""A service with LitServe and ONNX Runtime: `python -m benchmarks.contenders.lit PORT WORKERS BATCH`."""
 
 import os
 import sys
@@ -10,40 +10,40 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from src.mlops.inference import Classifier, Prediction
+from src.mlops.inference.classifier import Classifier, Prediction
 from src.mlops.preprocessing import open_image, preprocess
 
 Pixels = NDArray[np.uint8]
 
 
 class SignApi(litserve.LitAPI):  # type: ignore[misc]
-    """Decodes, stacks and classifies."""
+    """Decodes images and classifies them in batches."""
 
     def setup(self, device: str) -> None:
         """Loads the model in a worker."""
         self.classifier = Classifier.load(Path(os.environ["MLOPS_MODEL"]))
 
     def decode_request(self, request: Request) -> Pixels:
-        """Turns a form, which LitServe makes of the request, into pixels."""
+        """Decodes the image in a form, which LitServe has parsed from the request."""
         form: Any = request
         return preprocess(open_image(form["file"].file.read()), self.classifier.image_size)
 
     def batch(self, inputs: list[Pixels]) -> Pixels:
-        """Stacks pictures."""
+        """Builds a batch from images."""
         return np.stack(inputs)
 
     def predict(self, x: Pixels) -> Any:
-        """Runs one picture, or several."""
+        """Classifies one image or a batch."""
         if x.ndim == 3:
             return self.classifier.classify_arrays(x[None])[0]
         return self.classifier.classify_arrays(x)
 
     def unbatch(self, output: list[Prediction]) -> list[Prediction]:
-        """Parts the answers."""
+        """Returns the predictions of a batch unchanged."""
         return output
 
     def encode_response(self, output: Prediction) -> dict[str, Any]:
-        """Makes the answer."""
+        """Builds the response."""
         return output.to_dict()
 
 

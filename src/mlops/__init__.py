@@ -1,6 +1,6 @@
-"""From raw pictures of German traffic signs to a monitored service."""
+"""From raw images of German traffic signs to a monitored service."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The repository's root: relative paths are relative to it, wherever a command was started."""
+"""Root of the repository. Relative paths start here, whatever the working directory is."""

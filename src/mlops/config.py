@@ -1,12 +1,9 @@
-"""The configuration: what may stand in `configshydra/`, and how a command line reads it.
+"""Schema of the configuration in `configshydra/`, and functions that compose it.
 
-Values and their meaning live in the YAML files; types and ranges live here, and a key that is not here is refused.
+The YAML files have the values and explain them. This module defines types and ranges, and rejects unknown keys.
 """
 
-import logging
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,8 +24,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from src.mlops import ROOT
-from src.mlops.data.signs import NUM_CLASSES
-from src.mlops.errors import ConfigError, MlopsError, describe, report
+from src.mlops.errors import ConfigError, describe
 
 CONFIG_DIR = ROOT / "configshydra"
 _MISSING = object()
@@ -36,7 +32,7 @@ _MISSING = object()
 
 def _not_empty(path: object) -> object:
     if path == "":
-        raise ValueError("expected a path")
+        raise ValueError("the path must not be empty")
     return path
 
 
@@ -45,15 +41,15 @@ def _from_root(path: Path) -> Path:
 
 
 def _to_root(path: Path) -> str:
-    # A checkpoint that embeds the config must not carry the paths of one machine.
+    # Checkpoints embed the config, and must not contain paths of one machine.
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 RepoPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_root), PlainSerializer(_to_root)]
-"""A path; a relative one is relative to the repository root, wherever the command was started."""
+"""A path. Relative paths start at the repository root, whatever the working directory is."""
 
 BucketUrl = Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]+(/[\w.-]+)*$")]
-"""A folder of a bucket."""
+"""URL of a folder in a bucket."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -66,14 +62,14 @@ class _Section(BaseModel):
 
 
 class SplitConfig(_Section):
-    """How training tracks are divided, see `data/splits.py`."""
+    """Split of the training tracks, see `data/splits.py`."""
 
     test_size: Annotated[float, Field(gt=0, lt=1)]
     seed: Seed
 
 
 class SyntheticConfig(_Section):
-    """How many signs are drawn, see `data/synthetic.py`."""
+    """Numbers of drawn signs, see `data/synthetic/generate.py`."""
 
     tracks_per_class: Annotated[int, Field(ge=2)]
     frames_per_track: Count
@@ -82,7 +78,7 @@ class SyntheticConfig(_Section):
 
 
 class DataConfig(_Section):
-    """Where images come from and how they are packed."""
+    """Source of the images, and how they are packed."""
 
     source: Literal["local", "official", "synthetic", "archives", "gcs"]
     raw_dir: RepoPath | None
@@ -114,7 +110,7 @@ class AugmentationConfig(_Section):
 def _positive_lr(optimizer: dict[str, Any]) -> dict[str, Any]:
     lr = optimizer.get("lr")
     if not (isinstance(lr, int | float) and 0 < lr < float("inf")):
-        raise ValueError(f"lr is a number above 0, not {lr!r}")
+        raise ValueError(f"lr must be a number above 0, but is {lr!r}")
     return optimizer
 
 
@@ -141,17 +137,17 @@ class TrainingConfig(_Section):
     early_stopping: Annotated[int, Field(ge=0)]
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None
-    leave_out: list[Annotated[int, Field(ge=0, lt=NUM_CLASSES)]]
+    leave_out: list[Annotated[int, Field(ge=0)]]
 
     @model_validator(mode="after")
     def _left_out_means_unseen(self) -> Self:
         if self.leave_out and self.drawn:
-            raise ValueError("leave_out needs drawn: null, since the drawn signs are of all classes")
+            raise ValueError("leave_out needs drawn: null, because drawn signs include all classes")
         return self
 
 
 class TrackingConfig(_Section):
-    """Where metrics go."""
+    """Backend that receives the metrics."""
 
     backend: Literal["csv", "wandb"]
     project: str | None
@@ -159,7 +155,7 @@ class TrackingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What is evaluated and where the result goes."""
+    """Images to evaluate, and the folder for the results."""
 
     split: Literal["train", "val", "test"]
     reports_dir: RepoPath
@@ -167,14 +163,14 @@ class EvaluationConfig(_Section):
 
 
 class CalibrationConfig(_Section):
-    """What prediction sets and the decision that a picture is no sign must keep, see `calibration.py`."""
+    """Targets of prediction sets and of the detection of unknown signs, see `modelfile/calibration.py`."""
 
     coverage: Annotated[float, Field(gt=0, lt=1)]
     false_alarms: Annotated[float, Field(gt=0, lt=1)]
 
 
 class ExportConfig(_Section):
-    """What `export.py` writes."""
+    """Variant that `modelfile/onnx_export.py` writes."""
 
     variant: Literal["fp32", "int8"]
 
@@ -193,7 +189,9 @@ class ServeConfig(_Section):
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:
         if self.min_instances > self.max_instances:
-            raise ValueError("expected min_instances not above max_instances")
+            raise ValueError(
+                f"min_instances must not be above max_instances={self.max_instances}, but is {self.min_instances}"
+            )
         return self
 
 
@@ -211,28 +209,28 @@ class JobConfig(_Section):
 
 
 class BuildConfig(_Section):
-    """What Cloud Build does beside testing and building."""
+    """Steps of Cloud Build in addition to testing and building."""
 
     train: bool
     deploy: bool
 
 
 class DriftConfig(_Section):
-    """When and how drift is looked for."""
+    """Schedule and command of the search for drift."""
 
     schedule: Annotated[str, Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
     command: list[str]
 
 
 class TeardownConfig(_Section):
-    """What `cloud/teardown.py` deletes."""
+    """Confirmation and extent of `cloud/teardown.py`."""
 
     confirm: str | None
     data: bool
 
 
 class CloudConfig(_Section):
-    """Names, sizes and limits of what stands in Google Cloud."""
+    """Names, sizes and limits of the resources in Google Cloud."""
 
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
@@ -250,26 +248,14 @@ class CloudConfig(_Section):
     teardown: TeardownConfig
 
 
-class DataRemoteConfig(_Section):
-    """What `data/remote.py` does."""
-
-    action: Literal["pack", "push", "pull"]
-    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
-
-
 class RegistryConfig(_Section):
-    """Where registered models lie, and what `registry.py` does."""
+    """Location of registered models."""
 
     store: Annotated[str, Field(min_length=1)]
-    action: Literal["show", "register", "promote", "rollback", "pull"]
-    version: str | None
-    stage: Literal["staging", "production"]
-    force: bool
-    push: bool
 
 
 class GateConfig(_Section):
-    """What a model must keep to be promoted, see `gate.py`."""
+    """Limits that a model must meet to be promoted, see `registry/gate.py`."""
 
     significance: Annotated[float, Field(gt=0, lt=1)]
     parity_images: Count
@@ -281,7 +267,7 @@ class GateConfig(_Section):
 
 
 class SearchRange(_Section):
-    """One dimension of a search: numbers from `low` to `high`, or `choices`."""
+    """One dimension of a search: numbers from `low` to `high`, or a list of `choices`."""
 
     key: str
     low: float | None = None
@@ -293,12 +279,15 @@ class SearchRange(_Section):
     def _one_kind(self) -> Self:
         ranged = self.low is not None and self.high is not None and self.low < self.high
         if ranged == bool(self.choices):
-            raise ValueError("expected low below high, or choices")
+            raise ValueError(
+                f"{self.key} needs either low below high, or choices, but has low={self.low}, high={self.high} and "
+                f"choices={self.choices}"
+            )
         return self
 
 
 class SearchConfig(_Section):
-    """What `sweep.py` searches."""
+    """Search space and number of trials of `training/sweep.py`."""
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     trials: Count
@@ -307,7 +296,7 @@ class SearchConfig(_Section):
 
 
 class Config(_Section):
-    """The whole configuration."""
+    """The complete configuration."""
 
     data: DataConfig
     model: dict[str, Any]
@@ -317,7 +306,6 @@ class Config(_Section):
     evaluation: EvaluationConfig
     export: ExportConfig
     cloud: CloudConfig
-    data_remote: DataRemoteConfig
     registry: RegistryConfig
     gate: GateConfig
     hparams_search: SearchConfig
@@ -327,31 +315,31 @@ class Config(_Section):
     ckpt_path: RepoPath
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the config as nested plain values, with paths as they were written."""
+        """Returns the config as nested plain values. Paths below the repository are relative to it."""
         return self.model_dump(mode="json")
 
     def replace(self, values: Mapping[str, Any]) -> "Config":
-        """Returns the config with other values for some keys.
+        """Returns a copy of the config with new values for some keys.
 
         Args:
             values: Dotted keys such as `training.optimizer.lr`.
 
         Raises:
-            ConfigError: A key does not exist, or a value is out of its range.
+            ConfigError: A key does not exist, or a value is out of range.
         """
         raw = OmegaConf.create(self.to_dict())
         for key, value in values.items():
             if OmegaConf.select(raw, key, default=_MISSING) is _MISSING:
-                raise ConfigError(f"expected a key of {CONFIG_DIR.name}/, found {key!r}.")
+                raise ConfigError(f"The key {key!r} does not exist in {CONFIG_DIR.name}/.")
             OmegaConf.update(raw, key, value)
         return parse_config(raw)
 
 
 def parse_config(raw: DictConfig) -> Config:
-    """Checks a composed Hydra config.
+    """Validates a composed Hydra config and returns it as `Config`.
 
     Raises:
-        ConfigError: A key is unknown or missing, or a value is of the wrong type or out of its range.
+        ConfigError: A key is unknown or missing, or a value has the wrong type or is out of range.
     """
     try:
         return Config.model_validate(OmegaConf.to_container(raw, resolve=True))
@@ -359,7 +347,7 @@ def parse_config(raw: DictConfig) -> Config:
         faults = describe(error)
     except OmegaConfBaseException as error:
         faults = [str(error).splitlines()[0]]
-    raise ConfigError(f"{'; '.join(faults)}. The keys and their ranges are in {CONFIG_DIR.name}/.")
+    raise ConfigError(f"{'; '.join(faults)}. See {CONFIG_DIR.name}/ for all keys and their ranges.")
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
@@ -369,68 +357,30 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         overrides: Hydra overrides such as `training.epochs=3` or `data=synthetic`.
 
     Raises:
-        ConfigError: An override names an unknown key or a value out of its range.
+        ConfigError: An override has an unknown key or a value out of range.
     """
     return parse_config(compose("config", overrides))
 
 
 def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Composes a file of `configshydra/`, unchecked.
+    """Composes a file of `configshydra/` without validation.
 
     Raises:
-        ConfigError: There is no such file, or an override names an unknown key.
+        ConfigError: The file does not exist, or an override has an unknown key.
     """
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
         try:
             return hydra.compose(name, list(overrides))
         except (HydraException, YAMLError) as error:
-            raise _composition_error(error) from error
+            raise composition_error(error) from error
 
 
-def hydra_main(task: Callable[[Config], object]) -> None:
-    """Runs `task` as a command line that takes Hydra overrides.
-
-    An error of this project or of the overrides ends it with one message and exit code 1; `--debug` or
-    `HYDRA_FULL_ERROR=1` shows the traceback.
-    """
-    log_to_stderr()
-    if "--debug" in sys.argv:
-        sys.argv.remove("--debug")
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0")
-    # Hydra would print several lines of its own for an error; with this set it raises, and the message is ours.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    failures: list[MlopsError] = []
-
-    @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base=None)
-    def run(raw: DictConfig) -> None:
-        try:
-            task(parse_config(raw))
-        except MlopsError as error:  # kept from Hydra, which would announce it
-            failures.append(error)
-
-    try:
-        run()
-    except (HydraException, YAMLError) as error:
-        failures.append(_composition_error(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped by Ctrl-C\n")
-        sys.exit(130)  # the shell's code for it
-    if failures:
-        os.environ["HYDRA_FULL_ERROR"] = wants_traceback
-        report(failures[0])
-
-
-def log_to_stderr() -> None:
-    """Shows what the package logs, and of talkative libraries only what matters."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for talkative in ("httpx2", "onnx_ir", "onnxscript"):  # of every request and of every step of an export
-        logging.getLogger(talkative).setLevel(logging.WARNING)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its errors come back as ours
-
-
-def _composition_error(error: Exception) -> ConfigError:
-    # Of Hydra's several lines those that name the fault: neither its advice to add the key, nor where it looked.
+def composition_error(error: Exception) -> ConfigError:
+    """Converts an error of Hydra into a `ConfigError` with one message."""
+    # Keep only the lines that describe the error, without the search path and the advice to add the key.
     lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
     reason = " ".join(line for line in lines if line and "To append to your config" not in line).rstrip(".")
-    return ConfigError(f"{reason}. The keys and their ranges are in {CONFIG_DIR.name}/; `--cfg job` prints them all.")
+    return ConfigError(
+        f"{reason}. See {CONFIG_DIR.name}/ for all keys and their ranges, or print them with "
+        "`python -m src.mlops.train --cfg job`."
+    )

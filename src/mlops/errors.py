@@ -1,18 +1,16 @@
-"""The errors a user can meet, and how a command line shows them.
+"""Errors that are shown to the user.
 
-Every message says what was expected, what was found, where, and what to do next.
+Each message says what happened, the value found, the value allowed, and what to do next.
 """
 
-import os
-import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
 class MlopsError(Exception):
-    """Base of all errors that carry a message for the user."""
+    """Base class of all errors with a message for the user."""
 
 
 class ConfigError(MlopsError):
@@ -20,31 +18,31 @@ class ConfigError(MlopsError):
 
 
 class DataError(MlopsError):
-    """The data is absent, unreadable, or contradicts itself."""
+    """The data is missing, unreadable or inconsistent."""
 
 
 class ImageError(MlopsError):
-    """One picture cannot be used."""
+    """An image cannot be used."""
 
 
 class UnsupportedImageError(ImageError):
-    """The bytes are no picture, or a picture of a format that is not accepted."""
+    """The bytes are not an image in an accepted format."""
 
 
 class LargeImageError(ImageError):
-    """The picture takes too long to decode where it was tried."""
+    """The image is too large to decode in the current thread."""
 
 
 class CheckpointError(MlopsError):
-    """A model file is absent, damaged, hostile, or of another format."""
+    """A model file is missing, corrupted, malicious, or has an unsupported format."""
 
 
 class ParityError(MlopsError):
-    """Two forms of a model answer differently."""
+    """Two forms of a model give different results."""
 
 
 class TrainingError(MlopsError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class CloudError(MlopsError):
@@ -60,15 +58,19 @@ class StorageError(MlopsError):
 
 
 class MissingFileError(StorageError):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 class FileExistsInStorageError(StorageError):
-    """There is such a file already."""
+    """The file already exists."""
 
 
 class UnreachableError(StorageError):
-    """A bucket cannot be reached, or not be used."""
+    """A bucket cannot be reached, or access to it is denied."""
+
+
+class GitError(MlopsError):
+    """Git is missing, or a Git command failed."""
 
 
 class RegistryError(MlopsError):
@@ -79,22 +81,17 @@ class GateError(MlopsError):
     """A model is not good enough to be promoted."""
 
 
-def report(error: MlopsError) -> NoReturn:
-    """Ends a command line: prints the error's one message to stderr and exits with code 1.
-
-    With `HYDRA_FULL_ERROR=1` in the environment (or `--debug`, which sets it) the error is raised with its traceback.
-    """
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        raise error
-    sys.stderr.write(f"error: {error}\n")
-    sys.exit(1)
-
-
 def describe(error: "ValidationError") -> list[str]:
-    """Says in one line each what is wrong with which setting."""
+    """Returns one message for each setting that is unknown or invalid."""
     lines = []
     for fault in error.errors():
-        unknown = fault["type"] == "extra_forbidden"
-        reason = "there is no such key" if unknown else f"{fault['msg']}, found {fault['input']!r}"
+        if fault["type"] == "extra_forbidden":
+            reason = "this key does not exist"
+        elif fault["type"] == "value_error":  # from a validator of this project, whose message has the value
+            reason = str(fault["ctx"]["error"])
+        elif fault["type"] == "missing":
+            reason = "this key is missing"
+        else:
+            reason = f"{fault['msg']}, but is {fault['input']!r}"
         lines.append(f"{'.'.join(map(str, fault['loc']))}: {reason}")
     return lines

@@ -1,4 +1,4 @@
-"""The networks. All take images as they are packed and normalise them themselves.
+"""The networks. They take packed images, and normalise the pixels in their first layer.
 
 `forward(images) -> logits`, `embed(images) -> embedding`: images are uint8 or float [N, 3, H, W] with values 0 to 255
 and sides of at least 24 px; logits are float [N, 43]; the embedding is the last layer's input, float [N, D].
@@ -14,25 +14,24 @@ from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from src.mlops.data.signs import NUM_CLASSES
+from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.errors import ConfigError
 
-# Added to the spread of an image's pixels (0 to 255), so that an almost black image is not all noise.
+# Added to the standard deviation of the pixels (0 to 255). It limits the amplified noise in almost black images.
 MIN_SPREAD = 4.0
-# Normalised pixels are clipped here: a bright sky tells no more than that it is bright.
+# Normalised pixels are clipped at this value, because brighter backgrounds carry no further information.
 LIMIT = 4.0
 
 
 class Normalize(nn.Module):
-    """Pixels of 0 to 255 → zero mean and about unit variance in the middle of each image, float [N, 3, H, W].
+    """Scales pixels of 0 to 255 to zero mean and about unit variance, float [N, 3, H, W].
 
-    Each image by itself, over all channels: a sign in the dark then looks like the same sign in the sun, while its
-    colours stay. Like the light meter of a camera it looks at the middle, three fifths of each side: a dark sign before
-    a bright sky shows its picture too.
+    Mean and variance are computed per image over all channels. This compensates for exposure and keeps the colours.
+    Only the central three fifths of each side are measured, so a bright background does not affect a dark sign.
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalises uint8 or float images."""
+        """Normalises uint8 or float images, [N, 3, H, W]."""
         pixels = images if images.is_floating_point() else images.float()
         height, width = pixels.shape[2:]
         top, left = height // 5, width // 5
@@ -43,7 +42,7 @@ class Normalize(nn.Module):
 
 
 class Network(nn.Module):
-    """What all networks share: features, then dropout and one linear layer, the head."""
+    """Base class of the networks: features, then dropout and one linear layer, the head."""
 
     features: nn.Sequential
     dropout: nn.Dropout
@@ -51,12 +50,12 @@ class Network(nn.Module):
 
     @property
     def pooling(self) -> nn.AdaptiveAvgPool2d | None:
-        """The averaging over places right before the head; None where another layer lies between."""
+        """Returns the pooling layer directly before the head; None if another layer is between them."""
         last = self.features[-2]
         return last if isinstance(last, nn.AdaptiveAvgPool2d) else None
 
     def embed(self, images: Tensor) -> Tensor:
-        """Returns the penultimate features, float [N, D]."""
+        """Returns the features before the head, float [N, D]."""
         return cast(Tensor, self.features(images))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -65,20 +64,20 @@ class Network(nn.Module):
 
 
 class SignNet(Network):
-    """Small residual network in the manner of ResNet-9 (He et al. 2016; Page 2018).
+    """Small residual network similar to ResNet-9 (He et al. 2016; Page 2018).
 
-    A 5x5 stem that halves the image, 3x3 convolutions with two residual pairs, and a 3x3 grid of averages that keeps
-    where on the sign something is. With `width=24`: 0.30 M parameters, 25 MMAC at 48x48.
+    It has a 5x5 stem with stride 2, 3x3 convolutions with two residual pairs, and 3x3 average pooling, which keeps
+    coarse positions on the sign. With `width=24`: 0.30 M parameters, 25 MMAC at 48x48.
 
     Args:
         width: Channels after the stem; later stages have twice and four times as many.
-        dropout: Share of features dropped before the last layer while training.
+        dropout: Share of features dropped before the last layer during training.
     """
 
     def __init__(self, width: int = 24, dropout: float = 0.2) -> None:
         super().__init__()
         if not (isinstance(width, int) and 4 <= width <= 256):
-            raise ValueError(f"width is a whole number from 4 to 256, not {width!r}")
+            raise ValueError(f"width must be an integer from 4 to 256, but is {width!r}")
         self.features = nn.Sequential(
             Normalize(),
             _convolution(3, width, kernel_size=5, stride=2),
@@ -96,10 +95,10 @@ class SignNet(Network):
 
 
 class TinyCNN(Network):
-    """The classroom network: three convolutions with BatchNorm and max-pooling, and a hidden layer of 512 units.
+    """A simple CNN: three convolutions with BatchNorm and max-pooling, and a hidden layer of 512 units.
 
     Args:
-        dropout: Share of hidden units dropped while training.
+        dropout: Share of hidden units dropped during training.
     """
 
     def __init__(self, dropout: float = 0.3) -> None:
@@ -121,23 +120,25 @@ class TinyCNN(Network):
 
 
 class EfficientNetLite0(Network):
-    """EfficientNet-Lite0, for transfer learning (Tan and Le 2019; the variant for phones, without squeeze-and-excite).
+    """EfficientNet-Lite0 for transfer learning (Tan and Le 2019; the mobile variant without squeeze-and-excite).
 
-    Built with random weights; `pretrained.py` puts in those of ImageNet when a training starts. 3.4 M parameters.
+    It is built with random weights. `training/pretrained.py` loads pretrained weights when training starts. The network
+    has 3.4 M parameters.
 
     Args:
-        weights: What a training starts from: `imagenet`, a file of this architecture's weights, or None.
-        dropout: Share of the 1280 features dropped before the last layer while training.
+        weights: Initial weights for training: `imagenet`, the path of a file with weights of this architecture, or None
+            for random weights.
+        dropout: Share of the 1280 features dropped before the last layer during training.
     """
 
     def __init__(self, weights: str | None = "imagenet", dropout: float = 0.2) -> None:
         super().__init__()
         if not (weights is None or isinstance(weights, str)):
-            raise TypeError(f"weights is a name, a path or null, not {weights!r}")
+            raise TypeError(f"weights must be a name, a path or null, but is {weights!r}")
         self.weights = weights
         self.features = nn.Sequential(
             Normalize(),
-            # No image size: it pads for the size that it is given instead of for one.
+            # image_size=None selects padding that depends on the input size.
             _Lite0Maps.from_name("efficientnet-lite0", image_size=None, num_classes=NUM_CLASSES),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -147,7 +148,7 @@ class EfficientNetLite0(Network):
 
 
 class _Lite0Maps(EfficientNet):  # type: ignore[misc]
-    """The library's network without its last layer."""
+    """The network of the library without its last layer."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -157,7 +158,7 @@ class _Lite0Maps(EfficientNet):  # type: ignore[misc]
         return cast(Tensor, self.extract_features(images))
 
 
-# A checkpoint names its model; nothing outside this list is ever built from a file.
+# A checkpoint names its architecture. Only classes in this list are built from a file, so no foreign code is run.
 MODELS: dict[str, type[Network]] = {
     "src.mlops.model.SignNet": SignNet,
     "src.mlops.model.TinyCNN": TinyCNN,
@@ -169,22 +170,22 @@ def build_model(config: Mapping[str, Any]) -> Network:
     """Builds a network from the config group `model`.
 
     Args:
-        config: `_target_`, a key of `MODELS`, and the arguments of that class.
+        config: `_target_` (a key of `MODELS`) and the arguments of that class.
 
     Returns:
-        The network with fresh random weights, in training mode.
+        The network with random weights, in training mode.
 
     Raises:
-        ConfigError: The target is not in the list or does not take the arguments.
+        ConfigError: The target is not in the list, or does not accept the arguments.
     """
     arguments = dict(config)
     target = arguments.pop("_target_", None)
     if not isinstance(target, str) or target not in MODELS:
-        raise ConfigError(f"expected model._target_ to be one of {', '.join(MODELS)}, found {target!r}.")
+        raise ConfigError(f"model._target_ must be one of {', '.join(MODELS)}, but is {target!r}.")
     try:
         return MODELS[target](**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"expected arguments that {target} takes, found {arguments}: {error}.") from error
+        raise ConfigError(f"{target} does not accept the arguments {arguments}: {error}.") from error
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -196,7 +197,7 @@ def choose_device(name: str) -> torch.device:
     """Returns the device for `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
-        ConfigError: This machine has no such device.
+        ConfigError: The device is not available on this machine.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -206,15 +207,15 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = next(device for device, there in available.items() if there)
     if not available[name]:
-        raise ConfigError(f"expected a device {name!r}, found none on this machine. Use device=auto or device=cpu.")
+        raise ConfigError(f"The device {name!r} is not available on this machine. Use device=auto or device=cpu.")
     return torch.device(name)
 
 
 def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float32]:
-    """Runs a model over batches of images and labels, on the device that it is on.
+    """Runs a model over batches of images and labels, on the model's device.
 
     Returns:
-        Logits, float32 [N, 43], in order.
+        Logits, float32 [N, 43], in the order of the images.
     """
     device = next(model.parameters()).device
     model.eval()

@@ -1,57 +1,87 @@
-"""One stage of dvc.yaml: `python -m src.mlops.pipeline train`. `inv repro` runs those whose inputs changed.
+"""The stages of dvc.yaml: `python -m src.mlops.pipeline train`. `repro` runs the stages whose inputs changed.
 
-All stages read params.yaml, the whole configuration as one file. `dvc exp run` composes it from
-configshydra/pipeline.yaml and its `-S` options. A plain `dvc repro` composes nothing, so that the first stage does: it
-runs whenever something in configshydra/ changed.
+All stages read params.yaml, which contains the complete configuration. `dvc exp run` composes it from
+configshydra/pipeline.yaml and its `-S` options. `dvc repro` does not compose it. Therefore the first stage does, which
+runs whenever a file in configshydra/ changed.
 """
 
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+import typer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.mlops import ROOT
-from src.mlops.card import write_cards
-from src.mlops.config import Config, compose, log_to_stderr, parse_config
-from src.mlops.data import prepare
-from src.mlops.errors import ConfigError, MlopsError, report
-from src.mlops.evaluate import evaluate
-from src.mlops.export import export
-from src.mlops.train import train
+from src.mlops.cli import new_app, typer_main
+from src.mlops.config import Config, compose, parse_config
+from src.mlops.errors import ConfigError
 
+app = new_app("Runs the stages of dvc.yaml; each stage reads params.yaml.")
 logger = logging.getLogger("src.mlops.pipeline")
-PIPELINE = "pipeline"  # of configshydra/
+PIPELINE = "pipeline"  # name of the config in configshydra/
 PARAMS = "params.yaml"
 IN_EXPERIMENT = "DVC_EXP_NAME"  # DVC sets it for the stages of `dvc exp run`
 
 
-def run_stage(name: str, root: Path = ROOT) -> None:
-    """Runs one stage with the configuration in params.yaml.
+@app.command()
+def prepare() -> None:
+    """Checks, splits and packs the images."""
+    from src.mlops.data.prepare import main
 
-    Args:
-        name: A key of `STAGES`.
-        root: Folder of params.yaml.
+    if IN_EXPERIMENT not in os.environ:
+        write_params(ROOT / PARAMS)
+    main(read_params(ROOT / PARAMS))
 
-    Raises:
-        ConfigError: There is no such stage, or params.yaml cannot be used.
-        MlopsError: What the stage itself raises.
-    """
-    if name not in STAGES:
-        raise ConfigError(f"expected one of the stages {', '.join(STAGES)}, found {name!r}.")
-    path = root / PARAMS
-    if name == "prepare" and IN_EXPERIMENT not in os.environ:
-        write_params(path)
-    STAGES[name](read_params(path))
+
+@app.command()
+def train() -> None:
+    """Trains the model."""
+    from src.mlops.training.train import train
+
+    train(read_params(ROOT / PARAMS))
+
+
+@app.command()
+def evaluate() -> None:
+    """Evaluates the model on the test images."""
+    from src.mlops.evaluation.evaluate import evaluate
+
+    evaluate(read_params(ROOT / PARAMS))
+
+
+@app.command()
+def export() -> None:
+    """Exports the model as ONNX."""
+    from src.mlops.modelfile.onnx_export import export
+
+    export(read_params(ROOT / PARAMS).ckpt_path)
+
+
+@app.command()
+def cards() -> None:
+    """Writes the model card and the data card."""
+    from src.mlops.evaluation.model_card import write_cards
+
+    write_cards(read_params(ROOT / PARAMS))
+
+
+@app.command("repro")
+def reproduce() -> None:
+    """Runs all stages whose inputs or settings changed since dvc.lock was written."""
+    write_params(ROOT / PARAMS)
+    # Stages run with the same Python interpreter as this command.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", "dvc", "repro"]
+    raise typer.Exit(subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode)  # noqa: S603
 
 
 def write_params(path: Path, config_name: str = PIPELINE) -> None:
-    """Composes the pipeline's configuration into a file, unless it says the same already.
+    """Composes the pipeline configuration and writes it to a file, unless the file is up to date.
 
     Raises:
         ConfigError: configshydra/ cannot be composed.
@@ -62,62 +92,26 @@ def write_params(path: Path, config_name: str = PIPELINE) -> None:
     content = OmegaConf.to_yaml(raw)
     if not path.is_file() or path.read_text() != content:
         path.write_text(content)
-        logger.info("composed %s from configshydra/%s.yaml", path.name, config_name)
+        logger.info("Composed %s from configshydra/%s.yaml", path.name, config_name)
 
 
 def read_params(path: Path) -> Config:
     """Reads a composed configuration.
 
     Raises:
-        ConfigError: There is none, or it holds an unknown key or a value out of its range.
+        ConfigError: The file cannot be read, or has an unknown key or a value out of range.
     """
     try:
         raw = OmegaConf.load(path)
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"expected the pipeline's configuration at {path}, found: {reason}. Make it: `inv repro`."
+            f"Cannot read the pipeline configuration from {path}: {reason}. Create it with `inv repro`."
         ) from error
     if not isinstance(raw, DictConfig):
-        raise ConfigError(f"expected keys and values in {path}, found a list. Make it: `inv repro`.")
+        raise ConfigError(f"{path} must contain keys and values, but contains a list. Create it with `inv repro`.")
     return parse_config(raw)
 
 
-def reproduce(root: Path = ROOT) -> int:
-    """Builds what changed since dvc.lock was written, with the settings that configshydra/ has now.
-
-    Returns:
-        The exit code of DVC, which has told what it did.
-
-    Raises:
-        ConfigError: configshydra/ cannot be composed.
-    """
-    write_params(root / PARAMS)
-    # The stages' `python` is the one that runs this.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", "dvc", "repro"]
-    return subprocess.run(command, cwd=root, env={**os.environ, "PATH": path}, check=False).returncode  # noqa: S603
-
-
-STAGES: dict[str, Callable[[Config], object]] = {
-    "prepare": prepare.main,
-    "train": train,
-    "evaluate": evaluate,
-    "export": lambda config: export(config.ckpt_path),
-    "cards": write_cards,
-}
-
-
-def main() -> None:
-    """Runs the stage that the command line names, or with `repro` all of them whose inputs changed."""
-    log_to_stderr()
-    try:
-        if sys.argv[1:] == ["repro"]:
-            sys.exit(reproduce())
-        run_stage(" ".join(sys.argv[1:]))
-    except MlopsError as error:
-        report(error)
-
-
 if __name__ == "__main__":
-    main()
+    typer_main(app)

@@ -1,4 +1,4 @@
-"""The whole path once, with drawn signs: data → training → evaluation → service → one answer over HTTP."""
+"""Runs all steps once with drawn signs: data → training → evaluation → service → one HTTP request."""
 
 import csv
 import json
@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from src.mlops import ROOT
-from src.mlops.config import Config, hydra_main
+from src.mlops.cli import hydra_main
+from src.mlops.config import Config
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import SPLIT_FILES
-from src.mlops.data.signs import SIGNS
 from src.mlops.data.sources import locate_raw
-from src.mlops.evaluate import evaluate
-from src.mlops.service_process import running
-from src.mlops.train import train
+from src.mlops.evaluation.evaluate import evaluate
+from src.mlops.io.service_process import running
+from src.mlops.training.train import train
 
 logger = logging.getLogger(__name__)
 
 
 def quickstart(config: Config) -> None:
-    """Runs the whole path and prints what was learned.
+    """Runs all steps and prints a summary.
 
     Raises:
-        ServiceError: The service did not start or gave no answer.
+        ServiceError: The service did not start or did not answer.
     """
     started = time.perf_counter()
     train(config)
@@ -33,15 +34,15 @@ def quickstart(config: Config) -> None:
     model_file = config.ckpt_path.with_suffix(".onnx")
     answer = _ask_service(model_file, image)
     model, reports = _shown(model_file), _shown(config.evaluation.reports_dir)
-    verdict = "right" if answer["predicted_class"] == class_id else f"wrong: it is {SIGNS[class_id].name}"
+    verdict = "correct" if answer["predicted_class"] == class_id else f"wrong: the sign is {SIGNS[class_id].name}"
     seconds = time.perf_counter() - started
     sys.stdout.write(
         f"""
-In {seconds:.0f} s the network learned {len(SIGNS)} signs from drawn pictures. Of {results["images"]} drawn test
-pictures, of signs that it had not seen, it names {results["Accuracy"]:.1%} correctly.
+In {seconds:.0f} s the network learned {len(SIGNS)} classes from drawn signs. It classifies {results["Accuracy"]:.1%} of
+{results["images"]} test images correctly. The test images show signs that are not in the training data.
 
-The service was asked for {_shown(image)} and answered: {answer["class_name"]}
-({answer["probability"]:.1%}), which is {verdict}.
+The service classified {_shown(image)} as {answer["class_name"]}
+with a probability of {answer["probability"]:.1%}, which is {verdict}.
 
   model     {model}
   figures   {reports}/figures
@@ -63,12 +64,12 @@ def _one_test_image(config: Config) -> tuple[Path, int]:
 
 
 def _ask_service(model: Path, image: Path) -> dict[str, Any]:
-    """Starts the service as a process of its own, posts one image, stops it."""
+    """Starts the service in a separate process, classifies one image, and stops the service."""
     command = [sys.executable, "-m", "src.mlops.api", "--model", str(model), "--port", "{port}"]
     with running(command, "/health/ready") as client:
         response = client.post("/cv_model/", files={"file": (image.name, image.read_bytes())})
         answer: dict[str, Any] = response.raise_for_status().json()
-    logger.info("the service answered: %s", json.dumps(answer, ensure_ascii=False))
+    logger.info("The service answered: %s", json.dumps(answer, ensure_ascii=False))
     return answer
 
 

@@ -1,6 +1,6 @@
-"""Stands in for the command `gcloud`: records its calls, remembers what was created, fails and answers as told.
+"""Test double of the command `gcloud`: records calls, stores created resources, and fails or answers as scripted.
 
-Calls, state and script are files of a folder: `calls.jsonl`, `state.json` and `script.json`.
+Calls, state and script are files in one folder: `calls.jsonl`, `state.json` and `script.json`.
 """
 
 import json
@@ -24,7 +24,7 @@ ALWAYS_THERE = ("projects", "billing projects", "ai custom-jobs", "artifacts doc
 
 
 def main(arguments: list[str], folder: Path) -> int:
-    """Answers one call, on stdout and stderr; returns the exit code."""
+    """Answers one call on stdout and stderr, and returns the exit code."""
     line = " ".join(arguments)
     with (folder / "calls.jsonl").open("a") as file:
         file.write(json.dumps(arguments) + "\n")
@@ -71,7 +71,7 @@ def act(arguments: list[str], line: str, state: dict[str, Any]) -> int:
 
 
 def cloud_run(verb: str, arguments: list[str], name: str, state: dict[str, Any]) -> int:
-    """Keeps one service: its revisions, and which of them has the traffic."""
+    """Simulates one Cloud Run service with its revisions and their traffic."""
     service = state.get("service")
     if verb == "describe":
         if service is None:

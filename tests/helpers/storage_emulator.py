@@ -1,4 +1,4 @@
-"""A Google Cloud Storage on this machine (the real fake-gcs-server), behind a proxy that can fail on demand."""
+"""Runs fake-gcs-server, an emulator of Google Cloud Storage, behind a proxy that fails on demand."""
 
 import http.client
 import json
@@ -18,14 +18,14 @@ BUCKET = "my-project-gtsrb"
 
 @dataclass
 class Fault:
-    """What goes wrong with requests.
+    """A fault of matching requests.
 
     Attributes:
-        kind: `503`, `drop` (the connection breaks in the middle of the answer's body), `lost` (the request is done,
-            but its answer never comes) or `corrupt` (a byte of the body is another).
-        method: Of the requests that fail.
-        part: Text in their path.
-        times: How many of them fail.
+        kind: `503`, `drop` (the connection closes in the middle of the response body), `lost` (the request is
+            processed, but no response is sent) or `corrupt` (one byte of the body changes).
+        method: HTTP method of the requests.
+        part: Text in the path of the requests.
+        times: Number of requests that fail.
     """
 
     kind: str
@@ -36,12 +36,12 @@ class Fault:
 
 @dataclass
 class Cloud:
-    """The emulator as tests see it.
+    """Interface of the emulator for tests.
 
     Attributes:
-        url: Its address.
-        faults: What shall go wrong.
-        requests: Method and path of each request so far.
+        url: Address of the proxy.
+        faults: Active faults.
+        requests: Method and path of all requests.
     """
 
     url: str
@@ -56,7 +56,7 @@ class Cloud:
         self.faults.clear()
 
     def empty(self) -> None:
-        """Removes every object, and forgets requests and faults."""
+        """Deletes all objects, recorded requests and faults."""
         self.heal()
         files = self._files()
         for name in files.find(BUCKET):
@@ -71,7 +71,7 @@ class Cloud:
         )
 
     def objects(self, prefix: str = "") -> dict[str, bytes]:
-        """Returns every object below a prefix, read past all faults."""
+        """Returns all objects below a prefix. Faults are disabled meanwhile."""
         faults, self.faults = self.faults, []
         files = self._files()
         found = {name.removeprefix(f"{BUCKET}/"): files.cat_file(name) for name in files.find(f"{BUCKET}/{prefix}")}
@@ -84,12 +84,12 @@ class Cloud:
 
 @contextmanager
 def running_cloud() -> Iterator[Cloud]:
-    """Starts emulator and proxy on free ports of the loopback, with one versioned bucket."""
+    """Starts emulator and proxy on free local ports, with one versioned bucket."""
     port = free_port()
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
     cloud = Cloud(f"http://127.0.0.1:{proxy.server_port}")
     proxy.cloud, proxy.behind = cloud, port  # type: ignore[attr-defined]
-    binary = str(fake_gcs_server._get_binary_path())
+    binary = str(fake_gcs_server._get_binary_path())  # noqa: SLF001 - there is no public function
     options = {"scheme": "http", "backend": "memory", "host": "127.0.0.1", "port": str(port), "external-url": cloud.url}
     command = [binary, *(word for name, value in options.items() for word in (f"-{name}", value))]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -121,7 +121,7 @@ def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> None:
             connection.request("POST", "/storage/v1/b?project=p", body, {"Content-Type": "application/json"})
             assert connection.getresponse().status == 200
         except ConnectionRefusedError:
-            threading.Event().wait(0.02)  # it does not listen yet
+            threading.Event().wait(0.02)  # the server does not listen yet
         else:
             return
         finally:
@@ -130,7 +130,7 @@ def _make_bucket(port: int, server: subprocess.Popen[bytes]) -> None:
 
 class _Proxy(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer is sent as one, not header and body each for itself
+    wbufsize = -1  # sends header and body together
 
     def _forward(self) -> None:
         cloud: Cloud = self.server.cloud  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
-"""The README's own commands, and the tasks that it names."""
+"""Runs the commands of the README, and checks the tasks that it mentions."""
 
+import json
 import re
 import shlex
 import shutil
@@ -13,10 +14,10 @@ from src.mlops import ROOT
 from src.mlops.config import load_config
 from src.mlops.errors import ServiceError
 from src.mlops.quickstart import quickstart
-from tests.conftest import tiny_overrides
+from tests.helpers.tiny import tiny_overrides
 
 README = (ROOT / "README.md").read_text()
-# A block that is marked `<!-- runnable -->` in the README is run here as it stands.
+# Code blocks after `<!-- runnable -->` in the README are run without changes.
 RUNNABLE = re.findall(r"<!-- runnable -->\n```bash\n(.*?)```", README, flags=re.DOTALL)
 DOCS = "\n".join([README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))])
 
@@ -33,7 +34,7 @@ def test_there_are_runnable_blocks() -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository's files, so that running the README changes nothing here."""
+    """Returns a copy of the repository, so the commands do not change the working copy."""
     folder = tmp_path_factory.mktemp("clone")
     listed = run("git ls-files --cached --others --exclude-standard").stdout.splitlines()
     for name in listed:
@@ -46,58 +47,68 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", RUNNABLE)
 def test_runnable_block(block: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The environment that runs the tests is the one that `uv run` would make.
+    # `uv run` uses the environment of the tests.
     monkeypatch.setenv("UV_PROJECT_ENVIRONMENT", sys.prefix)
     monkeypatch.setenv("UV_NO_SYNC", "1")
     result = run(f"set -e\n{block}", clone)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_every_task_that_the_docs_name_exists() -> None:
-    listed = run(f"{shlex.quote(sys.executable)} -m invoke --list").stdout
-    for name in set(re.findall(r"\binv ([a-z][a-z0-9-]+)", DOCS)):
-        assert re.search(rf"^  {name} ", listed, flags=re.MULTILINE), name
+def tasks() -> dict[str, str]:
+    """Returns the help text of each task by name."""
+    root = json.loads(run(f"{shlex.quote(sys.executable)} -m invoke --list --list-format json").stdout)
+    grouped = {
+        f"{group['name']}.{task['name']}": task["help"] for group in root["collections"] for task in group["tasks"]
+    }
+    return {task["name"]: task["help"] for task in root["tasks"]} | grouped
+
+
+def test_every_task_in_the_docs_exists() -> None:
+    named = set(re.findall(r"\binv ([a-z][a-z0-9-]+(?:\.[a-z][a-z-]+)?)", DOCS))
+    assert len(named) > 20
+    assert named <= tasks().keys()
 
 
 def test_every_task_has_one_line_of_help() -> None:
-    listed = run(f"{shlex.quote(sys.executable)} -m invoke --list").stdout
-    tasks = [line for line in listed.splitlines() if line.startswith("  ")]
-    assert len(tasks) >= 10
-    assert all(re.match(r"  \S+(?: \(\S+\))? +\S", line) for line in tasks)
+    for name, text in tasks().items():
+        assert text.endswith("."), name
+        assert len(text) <= 70, name
 
 
-def test_tasks_run_from_any_folder_and_pass_on_failure(tmp_path: Path) -> None:
+def test_tasks_run_from_any_folder_and_return_the_exit_code(tmp_path: Path) -> None:
     inv = f"{shlex.quote(sys.executable)} -m invoke --search-root {shlex.quote(str(ROOT))}"
-    result = run(f"{inv} preprocess-data --raw-dir {tmp_path}/none", tmp_path)
+    result = run(f"{inv} data.prepare --raw-dir {tmp_path}/none", tmp_path)
     assert result.returncode == 1
-    assert "error: expected a folder of images" in result.stdout + result.stderr
+    assert f"error: data.raw_dir={tmp_path}/none " in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", ["archive (1)", "Größe", "a, b=c", "it's"])
-def test_folders_may_have_any_name(tmp_path: Path, name: str) -> None:
+def test_folder_names_may_have_special_characters(tmp_path: Path, name: str) -> None:
     inv = f"{shlex.quote(sys.executable)} -m invoke"
-    result = run(f"{inv} preprocess-data --raw-dir {shlex.quote(str(tmp_path / name))}")
-    assert f"expected a folder of images at data.raw_dir={tmp_path / name}, found none" in result.stdout + result.stderr
+    result = run(f"{inv} data.prepare --raw-dir {shlex.quote(str(tmp_path / name))}")
+    assert f"error: data.raw_dir={tmp_path / name} " in result.stdout + result.stderr
 
 
-def test_tasks_pass_overrides_on(tmp_path: Path, raw_dir: Path) -> None:
+@pytest.mark.slow
+def test_tasks_pass_overrides_to_the_command(tmp_path: Path, raw_dir: Path) -> None:
     options = " ".join(f"-o {shlex.quote(override)}" for override in tiny_overrides(tmp_path, raw_dir))
-    result = run(f"{shlex.quote(sys.executable)} -m invoke visualize {options}")
+    result = run(f"{shlex.quote(sys.executable)} -m invoke data.sheet {options}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert (tmp_path / "reports/figures/data_sheet.png").is_file()
 
 
+@pytest.mark.slow
 def test_quickstart_on_tiny_data(tmp_path: Path, raw_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quickstart(load_config([*tiny_overrides(tmp_path, raw_dir), "training.export=true"]))
-    told = capsys.readouterr().out
-    assert "The service was asked for" in told
-    assert str(tmp_path / "latest/best_model.onnx") in told
+    printed = capsys.readouterr().out
+    assert "The service classified" in printed
+    assert str(tmp_path / "latest/best_model.onnx") in printed
 
 
-def test_quickstart_tells_why_the_service_did_not_start(
+def test_quickstart_shows_the_log_of_a_failed_service(
     tmp_path: Path, raw_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLOPS_MAX_UPLOAD_BYTES", "none")
-    with pytest.raises(ServiceError, match=r"it ended with exit code 1(.|\n)*max_upload_bytes"):
+    with pytest.raises(ServiceError, match=r"code 1(.|\n)*max_upload_bytes"):
         quickstart(load_config(tiny_overrides(tmp_path, raw_dir)))

@@ -1,4 +1,4 @@
-"""The steps of the workflow model-registry-change, in order, as the tasks that a laptop runs too."""
+"""Runs the steps of the workflow model-registry-change as local tasks, in the same order."""
 
 import os
 import re
@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from src.mlops import ROOT
-from tests.conftest import write_kaggle
+from tests.helpers.tiny import write_kaggle
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 OWN = ("data-change.yaml", "model-registry-change.yaml")
 
 
 def commands(name: str) -> list[str]:
-    """Returns every `inv` command of a workflow, in order."""
+    """Returns all `inv` commands of a workflow in order."""
     jobs = yaml.safe_load((WORKFLOWS / name).read_text())["jobs"].values()
     lines = [line for job in jobs for step in job["steps"] for line in step.get("run", "").splitlines()]
     return [line.strip().removeprefix("uv run ") for line in lines if line.strip().startswith("uv run inv ")]
@@ -28,16 +28,16 @@ def commands(name: str) -> list[str]:
 
 def test_the_steps_of_a_release() -> None:
     found = [command.split()[1] for command in commands("model-registry-change.yaml")]
-    assert found == ["pull-model", "evaluate", "parity", "benchmark", "loadtest", "gcp-deploy"]
+    assert found == ["registry.pull", "evaluate", "model.parity", "model.benchmark", "loadtest", "gcp.deploy"]
 
 
 def test_the_steps_of_a_data_change() -> None:
     found = [command.split()[1] for command in commands("data-change.yaml")]
-    assert found == ["data-pull", "data-report", "data-report"]
+    assert found == ["data.pull", "data.report", "data.report"]
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_workflows_have_few_rights_and_pinned_actions(name: str) -> None:
+def test_workflows_have_minimal_permissions_and_pinned_actions(name: str) -> None:
     content = (WORKFLOWS / name).read_text()
     workflow = yaml.safe_load(content)
     assert workflow["permissions"] == {}
@@ -52,7 +52,7 @@ def test_workflows_have_few_rights_and_pinned_actions(name: str) -> None:
 
 @pytest.fixture
 def inv(tmp_path: Path) -> Callable[[str], str]:
-    """A copy of the repository as a clone of its own, and a function that runs tasks in it."""
+    """Copies the repository to a new one, and returns a function that runs tasks in it."""
     clone = tmp_path / "clone"
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
@@ -77,20 +77,20 @@ def inv(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.slow
-def test_from_raw_pictures_to_a_measured_release(inv: Callable[[str], str]) -> None:
+def test_from_raw_images_to_a_measured_release(inv: Callable[[str], str]) -> None:
     data = "-o data=archives -o data.image_size=24"
     small = ["model.width=4", "training.epochs=8", "training.batch_size=16", "training.size_schedule=[]", "device=cpu"]
     tiny = " ".join([data, *(f"-o {override}" for override in small)])
     limits = "-o gate.min_robustness=0 -o gate.min_class_f1=0 -o gate.max_calibration_error=1"
-    inv("inv data-pack --raw-dir data/raw/tiny && git add -A && git commit -qm data")
-    inv("inv data-push && rm -r data/raw/archives/*.zip .dvc/cache && inv data-pull")
-    inv(f"inv data-report {data}")
+    inv("inv data.pack --raw-dir data/raw/tiny && git add -A && git commit -qm data")
+    inv("inv data.push && rm -r data/raw/archives/*.zip .dvc/cache && inv data.pull")
+    inv(f"inv data.report {data}")
     inv(f"inv train {tiny}")
     inv(f"inv evaluate {data}")
-    inv(f"inv robustness {data}")
-    inv("git status --porcelain && inv register")
-    told = inv(f"inv promote --stage production {data} {limits}")
-    assert "gtsrb@v1 is in production" in told
+    inv(f"inv model.robustness {data}")
+    inv("git status --porcelain && inv registry.register")
+    promoted = inv(f"inv registry.promote --stage production {data} {limits}")
+    assert "gtsrb@v1 is in production" in promoted
     assert "complete" in inv("inv registry")
 
     tag = inv("git tag --list 'gtsrb#production#*'").strip()
@@ -103,12 +103,12 @@ def test_from_raw_pictures_to_a_measured_release(inv: Callable[[str], str]) -> N
     for command in commands("model-registry-change.yaml"):
         name = command.split()[1]
         assert re.search(rf"^  {name} ", known, flags=re.MULTILINE)
-        if name == "gcp-deploy":
+        if name == "gcp.deploy":
             assert "gcloud run services replace" in inv(f"{settings}; {command} --dry-run")
         else:
             brief = "--seconds 2 --users 2" if name == "loadtest" else ""
             inv(f"{settings}; {command.replace('-o registry=gcs', '').replace('-o data=gcs', data)} {brief}")
         ran.append(name)
-    assert ran == ["pull-model", "evaluate", "parity", "benchmark", "loadtest", "gcp-deploy"]
+    assert ran == ["registry.pull", "evaluate", "model.parity", "model.benchmark", "loadtest", "gcp.deploy"]
     assert "gs://my-project-gtsrb/gtsrb/models/versions/v1" in inv("cat data/cloud/service-*.yaml")
     assert "models/release" in inv("ls -d models/release/best_model.onnx")

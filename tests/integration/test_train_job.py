@@ -1,9 +1,10 @@
-"""The train container's entry point for real, against a storage emulator: data from a bucket, the model to a bucket."""
+"""Runs the entry point of the training container with an emulated bucket for data and model."""
 
 import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import pytest
 
 from src.mlops import ROOT
 from src.mlops.errors import ConfigError, DataError, StorageError
-from src.mlops.inference import Classifier
-from src.mlops.model_info import ModelInfo
-from src.mlops.train_job import SUMS, Cluster, Job, fetch, read_cluster, read_environment, run
-from tests.conftest import picture, tiny_overrides
-from tests.emulator import BUCKET, Cloud
+from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.metadata import ModelInfo
+from src.mlops.training.job import SUMS, Cluster, Job, fetch, read_cluster, read_environment, run
+from tests.helpers.images import make_image
+from tests.helpers.storage_emulator import BUCKET, Cloud
+from tests.helpers.tiny import tiny_overrides
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -54,15 +56,16 @@ def environment(cloud: Cloud | None = None, **more: str) -> dict[str, str]:
     return {**os.environ, **own, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false", **more}
 
 
+@pytest.mark.slow
 def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
     cloud.put("raw/gtsrb.zip", zipped(raw_dir))
     cloud.put(f"jobs/1/model/{SUMS}", b"of an earlier attempt")
-    cloud.fail("503", method="GET", part="gtsrb.zip", times=1)  # what fails in passing is tried again
+    cloud.fail("503", method="GET", part="gtsrb.zip", times=1)  # temporary failures are retried
     job = Job(
         out=f"gs://{BUCKET}/jobs/1/model",
         data=f"gs://{BUCKET}/raw/gtsrb.zip",
         checkpoints=f"gs://{BUCKET}/jobs/1/checkpoints",
-        overrides=("data=synthetic", *overrides(tmp_path)),  # data that is named goes before
+        overrides=("data=synthetic", *overrides(tmp_path)),  # --data has priority over data=synthetic
         folder=tmp_path / "job",
     )
     run(job, Cluster(), mirror_seconds=0.2)
@@ -77,21 +80,21 @@ def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> N
     classifier = Classifier.load(tmp_path / "there.onnx")
     info: ModelInfo = classifier.info
     assert info.config["training"]["epochs"] == 2
-    assert 0 <= classifier.classify([picture(1)])[0].predicted_class <= 42
+    assert 0 <= classifier.classify([make_image(1)])[0].predicted_class <= 42
     assert made["checkpoints/last.pth"] == (tmp_path / "job/run/last.pth").read_bytes()
 
 
 @pytest.mark.slow
-def test_a_second_attempt_goes_on_where_the_first_was(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
+def test_a_second_attempt_resumes_the_first_one(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
     places = {"out": f"gs://{BUCKET}/m", "data": str(raw_dir), "checkpoints": f"gs://{BUCKET}/c"}
     short = Job(**places, overrides=tuple(overrides(tmp_path)), folder=tmp_path / "one")  # type: ignore[arg-type]
     run(short, Cluster())
     first = cloud.objects("c")["c/metrics.csv"].decode().splitlines()
-    # Another machine: nothing of the first is there.
+    # A new folder stands for another machine, without files of the first attempt.
     longer = Job(**places, overrides=(*overrides(tmp_path),), folder=tmp_path / "two")  # type: ignore[arg-type]
     run(longer, Cluster())
     second = cloud.objects("c")["c/metrics.csv"].decode().splitlines()
-    assert second == first  # both epochs were done: nothing is trained a second time
+    assert second == first  # both epochs were complete, so nothing is trained again
     assert (tmp_path / "two/run/last.pth").is_file()
 
 
@@ -111,7 +114,7 @@ def test_a_mounted_folder_and_the_command_line(raw_dir: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_failed_training_leaves_no_whole_model(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
+def test_a_failed_training_leaves_no_complete_model(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
     result = subprocess.run(
         command(tmp_path, "--data", str(raw_dir), "training.optimizer.lr=1e30"),
         cwd=ROOT,
@@ -122,12 +125,12 @@ def test_a_failed_training_leaves_no_whole_model(cloud: Cloud, raw_dir: Path, tm
         check=False,
     )
     assert result.returncode == 1
-    assert "error: expected the training to end well, found exit code 1" in result.stderr
+    assert "exit code 1" in result.stderr
     assert list(cloud.objects("bad")) == ["bad/config.json"]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_a_terminated_job_keeps_its_state(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         command(tmp_path, "--data", str(raw_dir), "training.epochs=100000"),
@@ -138,27 +141,27 @@ def test_a_terminated_job_keeps_its_state(cloud: Cloud, raw_dir: Path, tmp_path:
     ) as process:
         assert process.stderr
         for line in process.stderr:
-            if line.startswith("epoch "):
+            if line.lower().startswith("epoch 1/") and "val accuracy" in line:
                 break
         process.send_signal(signal.SIGTERM)
-        assert "found exit code" in process.stderr.read()
+        assert "exit code" in process.stderr.read()
     assert process.returncode == 1
     assert {"t/c/last.pth", "t/c/best_model.pth"} <= set(cloud.objects("t"))
     assert f"t/model/{SUMS}" not in cloud.objects("t")
 
 
-def test_what_cannot_be_written_is_found_before_training(raw_dir: Path, tmp_path: Path) -> None:
+def test_an_unwritable_destination_is_reported_before_training(raw_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="expected to use"):
+    with pytest.raises(StorageError, match=re.escape(str(tmp_path / "file"))):
         run(Job(out=str(tmp_path / "file" / "below"), data=str(raw_dir), folder=tmp_path / "job"), Cluster())
     assert not (tmp_path / "job").exists()
 
 
-def test_data_that_is_no_data(cloud: Cloud, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected raw images below gs://.*/none, found none"):
+def test_invalid_data(cloud: Cloud, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"raw images.*gs://.*/none"):
         fetch(f"gs://{BUCKET}/none", tmp_path)
     cloud.put("x/broken.zip", b"no archive")
-    with pytest.raises(DataError, match=r"expected an archive of raw images at broken\.zip"):
+    with pytest.raises(DataError, match=r"broken\.zip"):
         fetch(f"gs://{BUCKET}/x/broken.zip", tmp_path)
 
 
@@ -178,20 +181,20 @@ def test_the_machines_of_a_cluster() -> None:
     assert read_cluster({"CLUSTER_SPEC": json.dumps(spec)}) == Cluster(3, 2, "first", 2222)
     assert read_cluster({}) == Cluster()
     for broken in ("{", "[]", '{"cluster": {}, "task": {"type": "workerpool0", "index": 0}}'):
-        with pytest.raises(ConfigError, match="expected CLUSTER_SPEC"):
+        with pytest.raises(ConfigError, match="CLUSTER_SPEC"):
             read_cluster({"CLUSTER_SPEC": broken})
 
 
 def test_vertex_variables() -> None:
-    told = read_environment({"AIP_MODEL_DIR": "gs://b/m/", "AIP_CHECKPOINT_DIR": "gs://b/c/", "AIP_DATA_FORMAT": ""})
-    assert told == {"out": "gs://b/m/", "checkpoints": "gs://b/c/", "data": None}
+    found = read_environment({"AIP_MODEL_DIR": "gs://b/m/", "AIP_CHECKPOINT_DIR": "gs://b/c/", "AIP_DATA_FORMAT": ""})
+    assert found == {"out": "gs://b/m/", "checkpoints": "gs://b/c/", "data": None}
     with pytest.raises(ConfigError, match="AIP_DATA_FORMAT=bigquery"):
         read_environment({"AIP_DATA_FORMAT": "bigquery"})
 
 
-def test_no_place_for_the_model(tmp_path: Path) -> None:
+def test_a_job_needs_a_destination_for_the_model(tmp_path: Path) -> None:
     result = subprocess.run(
         command(tmp_path), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert "expected a place for the model, found none" in result.stderr
+    assert all(part in result.stderr for part in ("error: ", "--out", "AIP_MODEL_DIR"))

@@ -1,10 +1,7 @@
-"""One definition of preprocessing: good pictures of many kinds, and bytes that are none."""
+"""Preprocessing of valid images in many formats, and of invalid files."""
 
 import ast
 import base64
-import io
-import struct
-import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,36 +12,19 @@ from PIL import Image
 from src.mlops import ROOT
 from src.mlops.errors import ImageError, UnsupportedImageError
 from src.mlops.preprocessing import MAX_PIXELS, open_image, preprocess
-from tests.conftest import picture
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + content
+from tests.helpers.images import encode, make_image, png_header
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"])
 def test_formats(kind: str) -> None:
-    array = preprocess(open_image(encode(picture(2), kind)), 48)
+    array = preprocess(open_image(encode(make_image(2), kind)), 48)
     assert (array.dtype, array.shape) == (np.uint8, (48, 48, 3))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr"])
 def test_modes(mode: str) -> None:
     kind = "TIFF" if mode in {"CMYK", "YCbCr"} else "PNG"
-    image = open_image(encode(picture(2).convert(mode), kind))
+    image = open_image(encode(make_image(2).convert(mode), kind))
     assert (image.mode, image.size) == ("RGB", (30, 30))
 
 
@@ -54,7 +34,7 @@ def test_16_bit_grey_keeps_its_levels() -> None:
     np.testing.assert_allclose(grey, levels / 257, atol=1)
 
 
-def test_transparent_parts_lie_over_grey() -> None:
+def test_transparent_parts_become_grey() -> None:
     image = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
     assert open_image(encode(image, "PNG")).getpixel((5, 5)) == (128, 128, 128)
 
@@ -69,8 +49,8 @@ def test_exif_orientation_is_applied() -> None:
     np.testing.assert_array_equal(np.asarray(open_image(stored)), np.asarray(upright))
 
 
-def test_phone_pictures_of_several_parts_count_by_their_first() -> None:
-    content = encode(picture(0), "MPO", save_all=True, append_images=[picture(1)])
+def test_the_first_image_of_an_mpo_file_is_used() -> None:
+    content = encode(make_image(0), "MPO", save_all=True, append_images=[make_image(1)])
     assert open_image(content).size == (30, 30)
 
 
@@ -82,39 +62,39 @@ def test_phone_pictures_of_several_parts_count_by_their_first() -> None:
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"\0" * 1000,
         b"GIF",
-        encode(picture(0), "ICO"),
+        encode(make_image(0), "ICO"),
     ],
 )
-def test_what_is_no_accepted_picture(content: bytes) -> None:
-    with pytest.raises(UnsupportedImageError, match=r"expected a picture \(BMP, GIF.*found something else"):
+def test_unsupported_files(content: bytes) -> None:
+    with pytest.raises(UnsupportedImageError, match=r"not an image .*\(BMP, GIF"):
         open_image(content)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "empty file"),
-        (encode(picture(0), "PNG")[:200], "damaged"),
-        (encode(picture(0, side=200), "JPEG")[:600], "damaged"),
+        (b"", "empty"),
+        (encode(make_image(0), "PNG")[:200], "corrupted"),
+        (encode(make_image(0, side=200), "JPEG")[:600], "corrupted"),
         (png_header(50_000, 50_000), "pixels"),
-        (png_header(20_000, 10), "found 20000 x 10"),
-        (png_header(6_000, 6_000), f"at most {MAX_PIXELS:,} pixels, found 6000 x 6000"),
-        (png_header(3, 3), "found 3 x 3"),
-        (png_header(0, 10), "found something else"),
-        (encode(picture(0), "GIF", save_all=True, append_images=[picture(1)]), "found several frames"),
+        (png_header(20_000, 10), "20000 x 10"),
+        (png_header(6_000, 6_000), f"6000 x 6000.*at most {MAX_PIXELS:,} pixels"),
+        (png_header(3, 3), "3 x 3"),
+        (png_header(0, 10), "not an image"),
+        (encode(make_image(0), "GIF", save_all=True, append_images=[make_image(1)]), "several frames"),
     ],
 )
-def test_pictures_that_cannot_be_used(content: bytes, message: str) -> None:
+def test_images_that_cannot_be_used(content: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         open_image(content)
 
 
-def test_floating_point_pixels_are_refused() -> None:
+def test_floating_point_pixels_are_rejected() -> None:
     with pytest.raises(ImageError, match="floating-point"):
         open_image(encode(Image.fromarray(np.ones((30, 30), np.float32)), "TIFF"))
 
 
-# A picture, found by fuzzing, whose EXIF data makes Pillow raise struct.error, which is no ValueError.
+# Found by fuzzing: the EXIF data makes Pillow raise struct.error, which is not a ValueError.
 HOSTILE_EXIF = base64.b64decode(
     "UklGRsgAAABXRUJQVlA4WAoAAAAIAAAADwAADwAAVlA4IHwAAADQAgCdASoQABAAAUAmJZQCdMn9gYFkZ/9Aimw/rzcUAPqD0uaN"
     "nNDVJg4SW8xiE6dBTqtdzYXS5IXDqGA0eMqtV+iN+RwOUud9WtJyuw63HZXm3nnVfQCTmzaFch+UIICzRA3o/aRe0fzOC4hxr0TP"
@@ -122,15 +102,15 @@ HOSTILE_EXIF = base64.b64decode(
 )
 
 
-def test_hostile_exif_is_one_kind_of_error() -> None:
-    with pytest.raises(ImageError, match="damaged"):
+def test_malicious_exif_data_raises_an_image_error() -> None:
+    with pytest.raises(ImageError, match="corrupted"):
         open_image(HOSTILE_EXIF)
 
 
-def test_mutated_pictures_never_raise_anything_else() -> None:
+def test_mutated_images_raise_only_image_errors() -> None:
     rng = np.random.default_rng(0)
     for kind in ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"):
-        good = np.frombuffer(encode(picture(0), kind), np.uint8)
+        good = np.frombuffer(encode(make_image(0), kind), np.uint8)
         for _ in range(150):
             bad = good.copy()
             places = rng.integers(0, len(bad), rng.integers(1, 12))
@@ -139,15 +119,15 @@ def test_mutated_pictures_never_raise_anything_else() -> None:
                 preprocess(open_image(bad[: rng.integers(1, len(bad) + 1)].tobytes()), 24)
 
 
-def test_no_other_module_scales_pictures() -> None:
-    """A second definition of preprocessing would make serving differ from training."""
+def test_no_other_module_scales_images() -> None:
+    """Serving would differ from training if another module also preprocessed images."""
     resizing = {"resize", "thumbnail", "interpolate", "reduce", "zoom", "affine_transform", "grid_sample"}
-    # These draw pictures before there are any, change them for training or for a test, or show them to people.
+    # These modules draw images, augment or corrupt them, or create overlays for people.
     allowed = {
         "preprocessing.py",
         "drawing.py",
         "camera.py",
-        "unknowns.py",
+        "out_of_distribution.py",
         "augment.py",
         "corruptions.py",
         "explain.py",
@@ -158,7 +138,7 @@ def test_no_other_module_scales_pictures() -> None:
             assert not names & resizing, path
 
 
-def test_needs_pillow_and_numpy_only() -> None:
+def test_preprocessing_needs_only_pillow_and_numpy() -> None:
     tree = ast.parse(Path(ROOT / "src/mlops/preprocessing.py").read_text())
     roots = {
         name.split(".")[0]

@@ -1,1 +1,1 @@
-"""Google Cloud by way of the `gcloud` command: set up, build, train, deploy, tear down."""
+"""Google Cloud through the `gcloud` command: set up, build, train, deploy and tear down."""

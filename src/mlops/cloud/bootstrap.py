@@ -1,8 +1,9 @@
-"""Sets a project up, what is not there yet: `python -m src.mlops.cloud.bootstrap`, or `inv gcp-bootstrap`."""
+"""Creates the resources in Google Cloud: `python -m src.mlops.cloud.bootstrap`, or `inv gcp.bootstrap`."""
 
+from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import SECRET, TEMPLATES, Names
-from src.mlops.config import CloudConfig, Config, hydra_main
+from src.mlops.config import CloudConfig, Config
 
 SERVICES = (
     "aiplatform",
@@ -16,13 +17,13 @@ SERVICES = (
     "storage",
 )
 ACCOUNTS = {
-    "train": "reads data, writes models: the training job",
-    "serve": "reads models: the service",
-    "build": "builds, trains and deploys: Cloud Build",
-    "schedule": "starts the job that looks for drift",
-    "report": "reads data: workflows of pull requests",
+    "train": "training job: reads data and writes models",
+    "serve": "service: reads models",
+    "build": "Cloud Build: builds, trains and deploys",
+    "schedule": "Cloud Scheduler: starts the drift job",
+    "report": "workflows of pull requests: reads data",
 }
-# Roles in the whole project are only those that Google grants nowhere below.
+# Project-wide roles, only for permissions that cannot be granted on a single resource.
 PROJECT_ROLES = (
     ("build", "roles/aiplatform.user"),
     ("build", "roles/cloudbuild.builds.editor"),
@@ -41,24 +42,24 @@ BUCKET_ROLES = (
 )
 REGISTRY_ROLES = (("build", "roles/artifactregistry.writer"), ("train", "roles/artifactregistry.reader"))
 SECRET_ROLES = (("train", "roles/secretmanager.secretAccessor"), ("build", "roles/secretmanager.secretAccessor"))
-# Who may start something that runs as whom; and who may get a token by which a service knows whom.
+# (account, account to impersonate, role): who may run something as another account, or get its identity token.
 ACTS_AS = (
     ("build", "train", "roles/iam.serviceAccountUser"),
     ("build", "serve", "roles/iam.serviceAccountUser"),
     ("build", "build", "roles/iam.serviceAccountUser"),
     ("build", "build", "roles/iam.serviceAccountOpenIdTokenCreator"),
 )
-# Workflows of the main branch and of the registry's tags act as `build`, those of pull requests and others as `report`.
+# Workflows of the main branch and of the registry's tags act as `build`, all other workflows as `report`.
 TRUSTED = "assertion.ref=='refs/heads/main' || assertion.ref.startsWith('refs/tags/gtsrb')"
-NO_SECRET = "none"  # noqa: S105 - stands in the secret until there is a key
+NO_SECRET = "none"  # noqa: S105 - placeholder until a key is added
 _POOL = "github"
 
 
 def bootstrap(cloud: CloudConfig) -> None:
-    """Makes everything that training and serving need; a second time changes nothing.
+    """Creates all resources for training and serving. Existing resources are not changed.
 
     Raises:
-        CloudError: A step failed. Those before it are done; run it again when that is mended.
+        CloudError: A step failed. Fix the cause and run the command again; completed steps are skipped.
     """
     gcloud, names = Gcloud(cloud), Names(cloud)
     gcloud.login()
@@ -69,12 +70,12 @@ def bootstrap(cloud: CloudConfig) -> None:
     _secret(gcloud, names)
     for role, right in PROJECT_ROLES:
         gcloud.run(
-            f"let {role} use {right}",
+            f"grant {right} to {role}",
             *("projects", "add-iam-policy-binding", cloud.project, *_binding(names, role, right), "--condition=None"),
         )
     for role, other, right in ACTS_AS:
         gcloud.run(
-            f"let {role} act as {other}",
+            f"allow {role} to act as {other}",
             *("iam", "service-accounts", "add-iam-policy-binding", names.account(other)),
             *_binding(names, role, right),
         )
@@ -87,7 +88,7 @@ def _accounts(gcloud: Gcloud, names: Names) -> None:
     for role, purpose in ACCOUNTS.items():
         name = names.account(role)
         gcloud.ensure(
-            f"make the account {name.partition('@')[0]}",
+            f"create the account {name.partition('@')[0]}",
             ("iam", "service-accounts", "describe", name),
             ("iam", "service-accounts", "create", name.partition("@")[0], f"--description={purpose}"),
         )
@@ -96,7 +97,7 @@ def _accounts(gcloud: Gcloud, names: Names) -> None:
 def _bucket(gcloud: Gcloud, names: Names) -> None:
     buckets = ("storage", "buckets")
     gcloud.ensure(
-        "make the bucket",
+        "create the bucket",
         (*buckets, "describe", names.bucket),
         (
             *(*buckets, "create", names.bucket, f"--location={names.cloud.region}"),
@@ -104,12 +105,12 @@ def _bucket(gcloud: Gcloud, names: Names) -> None:
         ),
     )
     gcloud.run(
-        "keep old versions of objects for a while",
+        "set versioning and lifecycle of the bucket",
         *(*buckets, "update", names.bucket, "--versioning", f"--lifecycle-file={TEMPLATES / 'lifecycle.json'}"),
     )
     for role, right in BUCKET_ROLES:
         gcloud.run(
-            f"let {role} use the bucket",
+            f"grant {role} access to the bucket",
             *(*buckets, "add-iam-policy-binding", names.bucket, *_binding(names, role, right)),
         )
 
@@ -117,45 +118,53 @@ def _bucket(gcloud: Gcloud, names: Names) -> None:
 def _images(gcloud: Gcloud, names: Names) -> None:
     repositories, place = ("artifacts", "repositories"), f"--location={names.cloud.region}"
     gcloud.ensure(
-        "make the images' repository",
+        "create the repository for container images",
         (*repositories, "describe", names.cloud.name, place),
         (*repositories, "create", names.cloud.name, place, "--repository-format=docker"),
     )
     gcloud.run(
-        "clear old images away",
+        "set the cleanup policy for container images",
         *(*repositories, "set-cleanup-policies", names.cloud.name, place),
         *(f"--policy={TEMPLATES / 'cleanup.json'}", "--no-dry-run"),
     )
     for role, right in REGISTRY_ROLES:
         gcloud.run(
-            f"let {role} use the images",
+            f"grant {role} access to the container images",
             *(*repositories, "add-iam-policy-binding", names.cloud.name, place, *_binding(names, role, right)),
         )
 
 
 def _secret(gcloud: Gcloud, names: Names) -> None:
-    if not gcloud.exists("look for the secret", "secrets", "describe", SECRET):
-        gcloud.run("make the secret", "secrets", "create", SECRET, "--replication-policy=automatic")
-    if not gcloud.exists("look into the secret", "secrets", "versions", "describe", "latest", f"--secret={SECRET}"):
-        # Cloud Build starts nothing while a secret that it names has no content.
-        gcloud.run("put a word into the secret", "secrets", "versions", "add", SECRET, "--data-file=-", stdin=NO_SECRET)
+    if not gcloud.exists("find the secret", "secrets", "describe", SECRET):
+        gcloud.run("create the secret", "secrets", "create", SECRET, "--replication-policy=automatic")
+    if not gcloud.exists(
+        "find a version of the secret", "secrets", "versions", "describe", "latest", f"--secret={SECRET}"
+    ):
+        # Cloud Build does not start if a secret in cloudbuild.yaml has no version.
+        gcloud.run(
+            "add a placeholder to the secret", "secrets", "versions", "add", SECRET, "--data-file=-", stdin=NO_SECRET
+        )
     for role, right in SECRET_ROLES:
         gcloud.run(
-            f"let {role} read the secret", "secrets", "add-iam-policy-binding", SECRET, *_binding(names, role, right)
+            f"grant {role} access to the secret",
+            "secrets",
+            "add-iam-policy-binding",
+            SECRET,
+            *_binding(names, role, right),
         )
 
 
 def _github(gcloud: Gcloud, names: Names, repository: str) -> None:
-    """Lets the workflows of one repository act here, without any key: the trusted ones build, others read data."""
+    """Allows workflows of one GitHub repository to act without a key: trusted ones can build, others only read data."""
     pools = ("iam", "workload-identity-pools")
     gcloud.ensure(
-        "make the pool of foreign identities",
+        "create the workload identity pool",
         (*pools, "describe", _POOL, "--location=global"),
         (*pools, "create", _POOL, "--location=global"),
     )
     pool = ("--location=global", f"--workload-identity-pool={_POOL}")
     gcloud.ensure(
-        "trust GitHub's workflows",
+        "create the identity provider for GitHub",
         (*pools, "providers", "describe", _POOL, *pool),
         (
             *(*pools, "providers", "create-oidc", _POOL, *pool),
@@ -165,12 +174,12 @@ def _github(gcloud: Gcloud, names: Names, repository: str) -> None:
         ),
     )
     number = gcloud.run(
-        "find the project's number", "projects", "describe", names.cloud.project, *_value("projectNumber")
+        "find the number of the project", "projects", "describe", names.cloud.project, *_value("projectNumber")
     )
     place = f"projects/{number or 'NUMBER'}/locations/global/workloadIdentityPools/{_POOL}"
     for role in ("build", "report"):
         gcloud.run(
-            f"let workflows of {repository} act as {role}",
+            f"allow workflows of {repository} to act as {role}",
             *("iam", "service-accounts", "add-iam-policy-binding", names.account(role)),
             *(
                 f"--member=principalSet://iam.googleapis.com/{place}/attribute.role/{role}",
@@ -186,12 +195,10 @@ def _budget(gcloud: Gcloud, names: Names) -> None:
     ).removeprefix("billingAccounts/")
     budgets, title = ("billing", "budgets"), names.cloud.name
     which = f"--billing-account={account or 'ACCOUNT'}"
-    there = gcloud.run(
-        "look for the budget", *(*budgets, "list", which, f"--filter=displayName={title}", *_value("name"))
-    )
+    there = gcloud.run("find the budget", *(*budgets, "list", which, f"--filter=displayName={title}", *_value("name")))
     if not there:
         gcloud.run(
-            "send mails when the budget is used up",
+            "create the budget",
             *(*budgets, "create", which, f"--display-name={title}", f"--budget-amount={names.cloud.budget}"),
             f"--filter-projects=projects/{names.cloud.project}",
             *(f"--threshold-rule=percent={percent}" for percent in (0.5, 0.9, 1.0)),

@@ -1,4 +1,4 @@
-"""Has Cloud Build test, build and deploy the working copy: `python -m src.mlops.cloud.build`, or `inv gcp-build`."""
+"""Tests, builds and deploys the working copy in Cloud Build: `python -m src.mlops.cloud.build`, or `inv gcp.build`."""
 
 import json
 import shlex
@@ -6,23 +6,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from src.mlops import ROOT
+from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import Names
-from src.mlops.config import CloudConfig, Config, hydra_main
-from src.mlops.source import source_commit
+from src.mlops.config import CloudConfig, Config
+from src.mlops.io.git import source_commit
 
-_HERE = {"build", "dry_run", "github", "teardown"}  # settings that no step of a build looks at
+_LOCAL_SETTINGS = {"build", "dry_run", "github", "teardown"}  # settings that the steps of a build do not need
 
 
 def build(cloud: CloudConfig) -> None:
-    """Sends the working copy to Cloud Build and waits for the end of `cloudbuild.yaml`.
+    """Uploads the working copy to Cloud Build and waits until all steps of `cloudbuild.yaml` have ended.
 
     Raises:
         CloudError: A step failed.
     """
     gcloud, names = Gcloud(cloud), Names(cloud)
     gcloud.login()
-    settings = cloud.model_dump(mode="json", exclude=_HERE) | {"tag": names.tag}
+    settings = cloud.model_dump(mode="json", exclude=_LOCAL_SETTINGS) | {"tag": names.tag}
     values = {
         "_IMAGES": names.images,
         "_TAG": names.tag,
@@ -34,7 +35,7 @@ def build(cloud: CloudConfig) -> None:
     gcloud.run(
         "test, build and deploy in Cloud Build",
         *("builds", "submit", str(ROOT), f"--config={ROOT / 'cloudbuild.yaml'}", f"--region={cloud.region}"),
-        # `^|^` makes | stand between values, which may hold commas.
+        # `^|^` sets | as the separator, because values may contain commas.
         f"--substitutions=^|^{'|'.join(f'{name}={value}' for name, value in values.items())}",
         f"--service-account=projects/{cloud.project}/serviceAccounts/{names.account('build')}",
         f"--gcs-source-staging-dir={names.bucket}/builds",
@@ -42,7 +43,7 @@ def build(cloud: CloudConfig) -> None:
 
 
 def _overrides(key: str, value: Any) -> Iterator[str]:
-    """Writes settings as overrides; Hydra reads JSON's texts, numbers, lists and null."""
+    """Yields settings as overrides. Hydra accepts strings, numbers, lists and null in JSON syntax."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             yield from _overrides(f"{key}.{name}", part)

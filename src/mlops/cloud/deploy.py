@@ -1,7 +1,7 @@
-"""Deploys to Cloud Run without a gap: `python -m src.mlops.cloud.deploy`, or `inv gcp-deploy`.
+"""Deploys to Cloud Run without downtime: `python -m src.mlops.cloud.deploy`, or `inv gcp.deploy`.
 
-A new revision starts beside the one that serves, and gets no traffic until it has answered. When anything fails, the
-former one goes on serving.
+A new revision starts next to the current one and gets no traffic until it passes a smoke test. If a step fails, the
+current revision continues to serve.
 """
 
 import json
@@ -9,31 +9,32 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cli import hydra_main
+from src.mlops.cloud.gcloud import Gcloud, capitalised
 from src.mlops.cloud.names import Names, render
-from src.mlops.cloud.train import require_image
-from src.mlops.config import CloudConfig, Config, hydra_main
+from src.mlops.cloud.smoke_test import smoke
+from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, MlopsError
-from src.mlops.smoke import smoke
 
 logger = logging.getLogger("src.mlops.cloud.deploy")
-CANDIDATE = "candidate"  # tag of a revision that is tried out: it has an address of its own
+CANDIDATE = "candidate"  # tag of a revision under test, which gives it a separate address
 Ask = Callable[[str, str], object]
 
 
 def deploy(cloud: CloudConfig, ask: Ask = smoke) -> None:
-    """Starts the image of the checked-out commit, asks it, and gives it the traffic.
+    """Starts the container image of the checked-out commit, tests it, and moves the traffic to it.
 
     Args:
-        cloud: What to deploy.
-        ask: Finds out whether the service at an address works, with an identity token or without; raises if not.
+        cloud: Section `cloud` of the configuration.
+        ask: Smoke test of the service at an address with an identity token, which may be empty. Raises an error if the
+            service does not work.
 
     Raises:
-        CloudError: A step failed. The service is as it was before.
+        CloudError: A step failed. The previous revision serves.
     """
     gcloud, names = Gcloud(cloud), Names(cloud)
     gcloud.login()
-    require_image(gcloud, names, "api")
+    gcloud.require_image(names.image("api"))
     former = _serving(_describe(gcloud, names))
     traffic: list[dict[str, Any]] = [{"latestRevision": True, "percent": 100}]
     if former:
@@ -48,30 +49,30 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke) -> None:
     if gcloud.dry_run:
         former, state = "FORMER", {"status": {"url": "URL", "latestCreatedRevisionName": "NEW"}}
     try:
-        _ask(gcloud, ask, state, _address(state), "ask the new revision")
+        _ask(gcloud, ask, state, _address(state), "test the new revision")
         if former:
-            _shift(gcloud, names, state["status"]["latestCreatedRevisionName"], "give the new revision the traffic")
-            _ask(gcloud, ask, state, state["status"]["url"], "ask the service")
+            _shift(gcloud, names, state["status"]["latestCreatedRevisionName"], "move the traffic to the new revision")
+            _ask(gcloud, ask, state, state["status"]["url"], "test the service")
     except MlopsError as error:
         if not former or gcloud.dry_run:
             raise
         _shift(gcloud, names, former, "roll back")
-        raise CloudError(f"{error} Rolled back: {former} serves.") from error
+        raise CloudError(f"{error} Rolled back to {former}.") from error
     _drift(gcloud, names)
-    logger.info("%s serves at %s", names.image("api"), state["status"]["url"])
+    logger.info("Deployed %s at %s", names.image("api"), state["status"]["url"])
 
 
 def _describe(gcloud: Gcloud, names: Names) -> dict[str, Any]:
-    """Returns the service's state; nothing where there is none yet."""
+    """Returns the state of the service; an empty dict if it does not exist."""
     words = ("run", "services", "describe", names.cloud.name, f"--region={names.cloud.region}")
     if not gcloud.exists("find the service", *words):
         return {}
-    state: dict[str, Any] = json.loads(gcloud.run("look at the service", *words, "--format=json"))
+    state: dict[str, Any] = json.loads(gcloud.run("describe the service", *words, "--format=json"))
     return state
 
 
 def _serving(state: dict[str, Any]) -> str:
-    """Returns the revision that has the most traffic."""
+    """Returns the revision with the most traffic; an empty string if there is none."""
     shares = [entry for entry in state.get("status", {}).get("traffic", []) if entry.get("percent")]
     return str(max(shares, key=lambda entry: entry["percent"])["revisionName"]) if shares else ""
 
@@ -98,7 +99,7 @@ def _replace(gcloud: Gcloud, names: Names, traffic: list[dict[str, Any]]) -> Non
 
 def _make_public(gcloud: Gcloud, names: Names) -> None:
     gcloud.run(
-        "let everyone ask the service",
+        "make the service public",
         *("run", "services", "add-iam-policy-binding", names.cloud.name, f"--region={names.cloud.region}"),
         *("--member=allUsers", "--role=roles/run.invoker"),
     )
@@ -117,24 +118,24 @@ def _ask(gcloud: Gcloud, ask: Ask, state: dict[str, Any], address: str, step: st
     token = "" if public else gcloud.token("get a token for the service", state["status"]["url"])
     if gcloud.dry_run:
         return
-    logger.info("%s", step)
+    logger.info("%s", capitalised(step))
     try:
         ask(address, token)
     except MlopsError as error:
-        raise CloudError(f"step {step!r}: {error}") from error
+        raise CloudError(f"Step {step!r} failed: {error}") from error
 
 
 def _drift(gcloud: Gcloud, names: Names) -> None:
-    """Has drift looked for by schedule, where there is a command for it."""
+    """Creates a scheduled job that looks for drift, if a command is configured."""
     cloud = names.cloud
     if not cloud.drift.command:
         return
     job = render("drift-job.yaml", cloud, image=names.image("api"), job=names.drift_job, account=names.account("serve"))
     place = f"--region={cloud.region}"
-    gcloud.run("renew the job that looks for drift", "run", "jobs", "replace", str(job), place)
+    gcloud.run("replace the drift job", "run", "jobs", "replace", str(job), place)
     account = names.account("schedule")
     gcloud.run(
-        "let schedule start it",
+        "allow the account schedule to start the drift job",
         *("run", "jobs", "add-iam-policy-binding", names.drift_job, place),
         *(f"--member=serviceAccount:{account}", "--role=roles/run.invoker"),
     )
@@ -142,7 +143,7 @@ def _drift(gcloud: Gcloud, names: Names) -> None:
     where = f"--location={cloud.region}"
     exists = gcloud.exists("find the schedule", *schedule, "describe", names.drift_job, where)
     gcloud.run(
-        "look for drift by schedule",
+        "schedule the drift job",
         *(*schedule, "update" if exists else "create", "http", names.drift_job, where),
         f"--schedule={cloud.drift.schedule}",
         f"--uri=https://run.googleapis.com/v2/projects/{cloud.project}/locations/{cloud.region}/jobs/{names.drift_job}:run",

@@ -1,7 +1,6 @@
-"""What things in Google Cloud are called, derived from `cloud.name` and nowhere else; and the files of `cloud/`."""
+"""Names of all resources in Google Cloud, derived from `cloud.name`; and the templates in `cloud/`."""
 
 import hashlib
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,20 @@ from omegaconf import OmegaConf
 
 from src.mlops import ROOT
 from src.mlops.config import CloudConfig
+from src.mlops.errors import GitError
+from src.mlops.io.git import git
 
 TEMPLATES = ROOT / "cloud"
-SECRET = "wandb-api-key"  # noqa: S105 - its name, not its content
-JOBS = "jobs"  # folder of the bucket: what training jobs leave
+SECRET = "wandb-api-key"  # noqa: S105 - the name of the secret, not its content
+JOBS = "jobs"  # folder of the bucket for the output of training jobs
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names of one project.
+    """Names of the resources in one project.
 
     Args:
-        cloud: The section `cloud` of the configuration.
+        cloud: Section `cloud` of the configuration.
     """
 
     cloud: CloudConfig
@@ -34,38 +35,38 @@ class Names:
 
     @property
     def images(self) -> str:
-        """Address of the images' repository in Artifact Registry."""
+        """Address of the container image repository in Artifact Registry."""
         return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{self.cloud.name}"
 
     @property
     def drift_job(self) -> str:
-        """The Cloud Run job that looks for drift, and its schedule."""
+        """Name of the Cloud Run job that looks for drift, and of its schedule."""
         return f"{self.cloud.name}-drift"
 
     @property
     def tag(self) -> str:
-        """Tag of the images: the checked-out commit unless the configuration names another."""
+        """Tag of the container images: `cloud.tag` or, by default, the checked-out commit."""
         return self.cloud.tag or commit()
 
     def image(self, kind: str) -> str:
-        """Returns the address of an image, `api` or `train`."""
+        """Returns the address of the container image `api` or `train`."""
         return f"{self.images}/{kind}:{self.tag}"
 
     def account(self, role: str) -> str:
-        """Returns the address of a service account: train, serve, build or schedule."""
+        """Returns the e-mail address of a service account, such as train or serve."""
         return f"{self.cloud.name}-{role}@{self.cloud.project}.iam.gserviceaccount.com"
 
 
 def render(template: str, cloud: CloudConfig, **values: Any) -> Path:
-    """Fills in a YAML file of `cloud/` and writes it below `data/cloud/`, where it can be looked at.
+    """Fills in a YAML template of `cloud/` and writes the result to `data/cloud/`.
 
     Args:
-        template: Name of the file.
-        cloud: What `${cloud.…}` stands for.
-        values: What `${name}` stands for besides.
+        template: File name of the template.
+        cloud: Values of `${cloud.…}`.
+        values: Values of other placeholders, `${name}`.
 
     Returns:
-        The written file. Its name tells its content, so that it is the same as long as nothing changes.
+        The path of the written file. Its name contains a hash of the content.
     """
     tree = OmegaConf.create({"cloud": cloud.model_dump(mode="json"), **values, "file": _read(TEMPLATES / template)})
     text = yaml.safe_dump(OmegaConf.to_container(tree, resolve=True)["file"], sort_keys=False)  # type: ignore[index,call-overload]
@@ -77,9 +78,11 @@ def render(template: str, cloud: CloudConfig, **values: Any) -> Path:
 
 
 def commit() -> str:
-    """Returns the short name of the checked-out commit, `dev` where there is none."""
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)  # noqa: S607
-    return found.stdout.strip() or "dev"
+    """Returns the short hash of the checked-out commit; `dev` outside a repository."""
+    try:
+        return git(ROOT, "rev-parse", "--short=12", "HEAD")
+    except GitError:
+        return "dev"
 
 
 def _read(path: Path) -> Any:

@@ -1,1 +1,1 @@
-"""Raw images → checked table → splits → packed arrays → augmented batches."""
+"""Turns raw images into a checked table, splits, packed arrays and augmented batches."""

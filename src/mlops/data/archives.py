@@ -1,4 +1,7 @@
-"""Raw pictures as a few large archives: what versions, buckets and downloads handle well, unlike 50,000 files."""
+"""Packs raw images into a few large archives, fetches archives and unpacks them.
+
+Version control, buckets and downloads handle a few large files better than 50,000 small ones.
+"""
 
 import json
 import logging
@@ -9,67 +12,65 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.mlops.errors import DataError, MissingFileError, UnreachableError
-from src.mlops.files import exclusive, write_atomically
-from src.mlops.progress import ProgressBar
-from src.mlops.storage import open_storage
+from src.mlops.io.files import exclusive, write_atomically
+from src.mlops.io.progress import progress_bar
+from src.mlops.io.storage import open_storage
 
 logger = logging.getLogger(__name__)
 MOST_ARCHIVES = 10
-LOOSE = "tables"  # the archive of the files that lie in no folder
-WHOLE = "images"  # the archive of everything, where there are too many folders
+LOOSE = "tables"  # the archive of files that are in no subfolder
+WHOLE = "images"  # the only archive if there are too many subfolders
 NOTE = "archives.json"
-GROUND_TRUTH = "GT-final_test.csv"  # the benchmark has an archive for this file alone; it belongs into the folder GTSRB
-_SAME_TIME = (2011, 1, 1, 0, 0, 0)  # the same files give the same bytes, whenever they are packed
+GROUND_TRUTH = "GT-final_test.csv"  # the benchmark has this file in a separate archive; it belongs in the folder GTSRB
+_SAME_TIME = (2011, 1, 1, 0, 0, 0)  # fixed, because the same files must always give the same bytes
 
 
 def pack_archives(raw_dir: Path, target: Path) -> list[Path]:
-    """Writes a folder of raw images as archives, one for each folder in it.
+    """Packs a folder of raw images into archives, one per subfolder.
 
     Args:
         raw_dir: The folder, in any layout.
-        target: Folder of the archives; its archives of other names are removed.
+        target: Folder of the archives. Archives with other names are removed from it.
 
     Returns:
-        The archives. The same files give the same bytes.
+        The paths of the archives. The same files give the same bytes.
 
     Raises:
-        DataError: There is nothing to pack, or the archives cannot be written. Those of before are as they were.
+        DataError: There is nothing to pack, or the archives cannot be written. Existing archives are unchanged.
     """
     groups = _groups(raw_dir)
     try:
         with exclusive(target), tempfile.TemporaryDirectory(dir=target, prefix=".work-") as work:
-            with ProgressBar("packing", sum(map(len, groups.values()))) as bar:
-                done = 0
+            with progress_bar("packing", sum(map(len, groups.values()))) as bar:
                 for name, files in groups.items():
                     with zipfile.ZipFile(Path(work, f"{name}.zip"), "w") as archive:
                         for file in files:
                             entry = zipfile.ZipInfo(file.relative_to(raw_dir).as_posix(), _SAME_TIME)
                             archive.writestr(entry, file.read_bytes())
-                            done += 1
-                            bar.show(done)
+                            bar.update()
             for old in target.glob("*.zip"):
                 if old.stem not in groups:
                     old.unlink()
             archives = [Path(work, f"{name}.zip").replace(target / f"{name}.zip") for name in groups]
     except OSError as error:
-        raise DataError(f"expected to pack {raw_dir} into {target}, found: {error}.") from error
+        raise DataError(f"Cannot pack {raw_dir} into {target}: {error}.") from error
     return archives
 
 
 def unpack_archives(folder: Path) -> Path:
-    """Unpacks the archives of a folder, unless that was done before and they are still the same.
+    """Unpacks the archives of a folder, unless they are already unpacked and unchanged.
 
     Returns:
-        The folder of the images, beside that of the archives.
+        The folder of the images, next to the folder of the archives.
 
     Raises:
-        DataError: There is no archive, or one is damaged.
+        DataError: There is no archive, or an archive is corrupted.
     """
     archives = sorted(folder.glob("*.zip"))
     if not archives:
         raise DataError(
-            f"expected archives (.zip) in {folder}, found none. Fetch them: `inv data-pull`; or make them "
-            "of a folder of images: `inv data-pack --raw-dir FOLDER`."
+            f"No archives (.zip) in {folder}. Fetch them with `inv data.pull`, or pack a folder of images with "
+            "`inv data.pack --raw-dir FOLDER`."
         )
     target = folder.with_name(f"{folder.name}_unpacked")
     note = target / NOTE
@@ -85,7 +86,7 @@ def unpack_archives(folder: Path) -> Path:
                         entry.rename(target / entry.name)
                 write_atomically(note, json.dumps(facts).encode())
     except (OSError, ValueError) as error:
-        raise DataError(f"expected to unpack {folder} into {target}, found: {error}.") from error
+        raise DataError(f"Cannot unpack {folder} into {target}: {error}.") from error
     return target
 
 
@@ -93,34 +94,34 @@ def extract(archives: Iterable[Path], into: Path) -> None:
     """Unpacks archives into one folder.
 
     Raises:
-        DataError: One is damaged.
+        DataError: An archive is corrupted.
     """
     for path in archives:
-        logger.info("unpacking %s", path.name)
+        logger.info("Unpacking %s", path.name)
         try:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(into)
         except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            raise DataError(f"expected an archive at {path}, found: {error}. Fetch or pack it again.") from error
+            raise DataError(f"Cannot unpack {path}: {error}. Fetch or pack it again.") from error
     ground_truth = into / GROUND_TRUTH
     if ground_truth.is_file() and (into / "GTSRB").is_dir():
         ground_truth.rename(into / "GTSRB" / GROUND_TRUTH)
 
 
 def fetch_archives(url: str, raw_dir: Path) -> Path:
-    """Fetches archives from a bucket; those that are here and did not change stay.
+    """Fetches the new and changed archives from a bucket.
 
     Args:
-        url: Folder of the archives, `gs://…`.
-        raw_dir: Where they go. What is no longer in the bucket is removed.
+        url: URL of the folder of the archives, `gs://…`.
+        raw_dir: Folder to write them to. Archives that are no longer in the bucket are removed from it.
 
     Returns:
         `raw_dir`.
 
     Raises:
-        DataError: There is no archive in the bucket.
-        StorageError: The bucket cannot be reached and not all is here, or what arrives is damaged; what was here is as
-            it was.
+        DataError: The bucket contains no archives.
+        StorageError: The bucket cannot be reached and archives are missing locally, or a download is corrupted.
+            Existing archives are unchanged.
     """
     storage = open_storage(url)
     note = raw_dir / NOTE
@@ -131,15 +132,15 @@ def fetch_archives(url: str, raw_dir: Path) -> Path:
         except UnreachableError as error:
             if not known or not all((raw_dir / name).is_file() for name in known):
                 raise
-            logger.warning("using the archives in %s that were fetched before: %s", raw_dir, error)
+            logger.warning("Using the archives in %s that were fetched earlier: %s", raw_dir, error)
             return raw_dir
         except MissingFileError as error:
-            raise DataError(f"expected archives (.zip) at {url}, found: {error}") from error
+            raise DataError(f"No archives (.zip) at {url}: {error}") from error
         if not wanted:
-            raise DataError(f"expected archives (.zip) at {url}, found none. Send them there: `inv data-push`.")
+            raise DataError(f"No archives (.zip) at {url}. Upload them with `inv data.push --remote storage`.")
         for name, state in wanted.items():
             if known.get(name) != state or not (raw_dir / name).is_file():
-                logger.info("fetching %s/%s", url, name)
+                logger.info("Fetching %s/%s", url, name)
                 storage.download(name, raw_dir / name)
                 known[name] = state
                 write_atomically(note, json.dumps(known).encode())
@@ -150,12 +151,12 @@ def fetch_archives(url: str, raw_dir: Path) -> Path:
 
 
 def _groups(raw_dir: Path) -> dict[str, list[Path]]:
-    """Divides the files of a folder among archives, by name."""
+    """Returns the files of each archive, by the name of the archive."""
     if not raw_dir.is_dir():
-        raise DataError(f"expected a folder of images to pack at {raw_dir}, found none.")
+        raise DataError(f"Cannot pack {raw_dir}: the folder does not exist.")
     files = sorted(path for path in raw_dir.rglob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
-        raise DataError(f"expected images to pack in {raw_dir}, found no file.")
+        raise DataError(f"Cannot pack {raw_dir}: the folder contains no files.")
     groups: dict[str, list[Path]] = {}
     for path in files:
         parts = path.relative_to(raw_dir).parts

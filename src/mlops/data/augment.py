@@ -1,7 +1,7 @@
-"""Random changes of whole batches as tensor operations: pose, light, sharpness, occlusion.
+"""Changes complete batches at random with tensor operations: pose, light, sharpness, occlusion.
 
-One batch is changed in a few operations instead of image by image, which costs a small part of a training step.
-All randomness comes from the generator that is passed in.
+A batch is changed with a few operations instead of image by image. This takes a small part of the time of a training
+step. All random numbers come from the generator that the caller passes.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from src.mlops.config import AugmentationConfig
-from src.mlops.data.signs import SIGNS
+from src.mlops.data.gtsrb import SIGNS
 
 _MIRROR = torch.tensor([-1 if sign.mirror is None else sign.mirror for sign in SIGNS])
 
@@ -19,18 +19,18 @@ _MIRROR = torch.tensor([-1 if sign.mirror is None else sign.mirror for sign in S
 def augment(
     images: Tensor, labels: Tensor, settings: AugmentationConfig, generator: Generator, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Changes a batch at random and scales it to the size that is trained at.
+    """Changes a batch at random and resizes it to the training size.
 
     Args:
         images: uint8 [N, 3, H, W].
         labels: int64 [N].
-        settings: How strong each change is.
+        settings: Strength of each change.
         generator: The only source of randomness, on the device of the images.
         size: Side of the result in px.
 
     Returns:
-        Float images [N, 3, size, size] with values 0 to 255, and labels [N], which differ where an image was mirrored
-        into another sign.
+        Float images [N, 3, size, size] with values 0 to 255, and labels [N]. The label changes if mirroring turns the
+        image into another sign.
     """
     draw = _Draw(len(images), generator, images.device)
     labels, flip = _mirror(labels, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
@@ -41,7 +41,7 @@ def augment(
 
 
 class _Draw:
-    """Draws one number per image."""
+    """Draws random numbers, one per image."""
 
     def __init__(self, count: int, generator: Generator, device: torch.device) -> None:
         self._count, self._generator, self._device = count, generator, device
@@ -51,7 +51,7 @@ class _Draw:
         return low + (high - low) * drawn
 
     def factor(self, strength: float) -> Tensor:
-        """Log-uniform between 1/(1+strength) and 1+strength."""
+        """Returns log-uniform numbers between 1/(1+strength) and 1+strength."""
         return torch.exp(self.uniform(-1, 1) * math.log1p(strength))
 
     def chance(self, probability: float) -> Tensor:
@@ -81,7 +81,7 @@ def _pose(images: Tensor, settings: AugmentationConfig, flip: Tensor, draw: _Dra
         ],
         dim=1,
     )
-    # What F.affine_grid makes, in one addition: its product of matrices takes longer than the sampling itself.
+    # The same grid as from F.affine_grid, whose matrix product takes longer than the sampling itself.
     place = (2 * torch.arange(size, device=images.device) + 1) / size - 1
     across, down, shift = affine[:, None, None].unbind(dim=-1)
     grid = across * place.view(1, 1, size, 1) + (down * place.view(1, size, 1, 1) + shift)
@@ -89,7 +89,7 @@ def _pose(images: Tensor, settings: AugmentationConfig, flip: Tensor, draw: _Dra
 
 
 def _blur(images: Tensor, probability: float, draw: _Draw) -> Tensor:
-    """Mixes some images with their 3x3 average by a random share."""
+    """Blends some images with their 3x3 average, each by a random share."""
     chosen = draw.chance(probability).nonzero().squeeze(1)
     share = draw.uniform(0.2, 1.0)[chosen].view(-1, 1, 1, 1)
     sharp = images[chosen]
@@ -98,7 +98,7 @@ def _blur(images: Tensor, probability: float, draw: _Draw) -> Tensor:
 
 
 def _average(images: Tensor, dim: int) -> Tensor:
-    """Averages each pixel with its neighbours on both sides; what lies beyond the edge does not count."""
+    """Averages each pixel with its two neighbours along one dimension, ignoring neighbours beyond the edge."""
     size = images.shape[dim]
     total = images.clone()
     total.narrow(dim, 1, size - 1).add_(images.narrow(dim, 0, size - 1))
@@ -112,7 +112,8 @@ def _average(images: Tensor, dim: int) -> Tensor:
 def _light(images: Tensor, settings: AugmentationConfig, draw: _Draw) -> Tensor:
     """Changes saturation, white balance, exposure, and contrast around each image's own mean.
 
-    All are one linear map of the three channels, so each pixel is touched once; values are clipped as a camera clips.
+    All changes are combined into one affine map of the three channels, so each pixel is computed once. Values are
+    clipped as in a camera.
     """
     saturation = draw.uniform(1 - settings.saturation, 1 + settings.saturation / 2).clamp(min=0)
     gains = torch.stack([draw.factor(settings.white_balance) for _ in range(3)], dim=1)
@@ -128,7 +129,7 @@ def _light(images: Tensor, settings: AugmentationConfig, draw: _Draw) -> Tensor:
 
 
 def _erase(images: Tensor, probability: float, draw: _Draw) -> Tensor:
-    """Covers a random rectangle of a tenth to two fifths of each side with one grey (Zhong et al. 2020)."""
+    """Covers a random rectangle, 10 to 40 % of each side, with one grey level (Zhong et al. 2020)."""
     size = images.shape[-1]
     place = torch.arange(size, device=images.device).view(1, -1)
     inside = []

@@ -1,6 +1,6 @@
-"""What must hold of the data, and the report of what does not.
+"""Checks the data and reports the problems.
 
-`packing.py` tells what the files hold, the table of `layouts.py` what they are said to hold.
+The checks compare the facts about the files (`packing.py`) with the tables that describe them (`layouts.py`).
 """
 
 from collections.abc import Hashable
@@ -12,17 +12,17 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from src.mlops.data.signs import SIGNS
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import DataError
 
 
 class Findings(NamedTuple):
-    """What the checks found.
+    """The results of the checks.
 
     Attributes:
-        bad: One row per image that cannot be used: `path`, `problem`. By default a reason to stop.
+        bad: One row per unusable image: `path`, `problem`. By default, bad images stop the preparation.
         leaks: One row per pair of a training image and a test image with the same pixels: `train_path`, `test_path`.
-        leaked_tracks: Tracks that hold a leaked image; no frame of them may be trained on.
+        leaked_tracks: Tracks that contain a leaked image. No frame of these tracks may be used for training.
         duplicates: One row per image whose pixels occur more than once: `content_hash`, `path`.
     """
 
@@ -33,21 +33,21 @@ class Findings(NamedTuple):
 
 
 def check(train: pd.DataFrame, test: pd.DataFrame, unlisted: list[str]) -> Findings:
-    """Compares what tables say with what files hold.
+    """Compares the tables with the files.
 
     Args:
-        train: Table of `layouts.py` with the facts of `packing.py`: `problem` (empty where the file could be read),
+        train: Table of `layouts.py` with the columns of `packing.py`: `problem` (empty if the file could be read),
             `found_width`, `found_height` and `content_hash`.
         test: The same for the test images.
-        unlisted: Images that are in no table.
+        unlisted: Images that no table lists.
 
     Returns:
-        The findings; nothing is dropped here.
+        The findings. The tables are not changed.
     """
     everything = pd.concat([train, test], ignore_index=True)
     problems = pd.concat(
         [
-            pd.DataFrame({"path": unlisted, "problem": "the image is in no table: the CSV files list fewer images"}),
+            pd.DataFrame({"path": unlisted, "problem": "No CSV file lists this image"}),
             everything.loc[everything["problem"] != "", ["path", "problem"]],
             _wrong_size(everything),
             _wrong_folder(everything),
@@ -57,7 +57,7 @@ def check(train: pd.DataFrame, test: pd.DataFrame, unlisted: list[str]) -> Findi
     )
     bad = problems.drop_duplicates("path").sort_values("path", ignore_index=True)
 
-    # Unreadable files have no hash, and thousands of them must not be paired with each other.
+    # Unreadable files have no hash. Without this filter, each of them would be paired with every other.
     columns = ["path", "track_id", "content_hash"]
     readable = [table.loc[table["content_hash"] != "", columns] for table in (train, test)]
     leaks = readable[0].merge(readable[1], on="content_hash", suffixes=("_train", "_test"))
@@ -72,27 +72,28 @@ def check(train: pd.DataFrame, test: pd.DataFrame, unlisted: list[str]) -> Findi
 
 
 def require_clean(findings: Findings) -> None:
-    """Stops preparation at bad images.
+    """Raises an error if there are bad images.
 
     Raises:
-        DataError: Names the first bad images and says how to go on without them.
+        DataError: Lists the first bad images and says how to continue without them.
     """
     if findings.bad.empty:
         return
     shown = [f"{row.path}: {row.problem}" for row in findings.bad.head(10).itertuples()]
     more = len(findings.bad) - len(shown)
     rest = f"; and {more} more" if more else ""
+    count = "1 bad image" if len(findings.bad) == 1 else f"{len(findings.bad)} bad images"
     raise DataError(
-        f"{len(findings.bad)} bad image(s), nothing was written: {'; '.join(shown)}{rest}. "
-        "Mend them, or set data.on_bad_image=skip to drop them and list them all in report.json."
+        f"Found {count}: {'; '.join(shown)}{rest}. Nothing was written. Repair or remove them, or set "
+        "data.on_bad_image=skip to drop them and list them all in report.json."
     )
 
 
 def merge_tracks(table: pd.DataFrame) -> pd.Series:
-    """Numbers one group for tracks that share a picture, as they show the same physical sign.
+    """Puts tracks that share an image into one group, because they show the same physical sign.
 
     Returns:
-        Number of each row's group.
+        The group number of each row.
     """
     tracks, names = pd.factorize(table["track_id"])
     hashes, unique = pd.factorize(table["content_hash"])
@@ -102,12 +103,12 @@ def merge_tracks(table: pd.DataFrame) -> pd.Series:
 
 
 def build_report(layout: str, table: pd.DataFrame, findings: Findings) -> dict[str, Any]:
-    """Counts what was found, for `report.json`.
+    """Returns the content of `report.json`.
 
     Args:
         layout: Name of the layout that was read.
         table: All images with their `split`: train, val, test, `bad` or `leak`.
-        findings: What the checks found.
+        findings: The results of the checks.
     """
     used = table[table["split"].isin(["train", "val", "test"])]
     counts = pd.crosstab(used["class_id"], used["split"])
@@ -141,15 +142,15 @@ def summarise(report: dict[str, Any]) -> str:
         "# Data report",
         "",
         f"Layout: {report['layout']}. Images: {images['train']:,} training, {images['val']:,} validation, "
-        f"{images['test']:,} test. Larger side: {sizes['min']} to {sizes['max']} px, median {sizes['median']} px.",
+        f"{images['test']:,} test. Longer side: {sizes['min']} to {sizes['max']} px, median {sizes['median']} px.",
         "",
         f"- Bad images dropped: {len(report['bad_images'])}",
-        f"- Training images that are identical to test images: {len(report['leaks'])}"
-        + (f"; dropped with the rest of their tracks: {sum(dropped.values())} images" if dropped else ""),
-        f"- Sets of identical images: {len(report['duplicates'])}",
+        f"- Training images that are identical to a test image: {len(report['leaks'])}"
+        + (f" ({sum(dropped.values())} images of their tracks were dropped)" if dropped else ""),
+        f"- Groups of identical images: {len(report['duplicates'])}",
         "",
         *(f"- bad: `{bad['path']}`: {bad['problem']}" for bad in report["bad_images"]),
-        *(f"- leak: `{leak['train_path']}` is `{leak['test_path']}`" for leak in report["leaks"]),
+        *(f"- leak: `{leak['train_path']}` is identical to `{leak['test_path']}`" for leak in report["leaks"]),
         "",
         "| class | number | name | train | val | test |",
         "|---:|---|---|---:|---:|---:|",
@@ -168,7 +169,7 @@ def _wrong_size(table: pd.DataFrame) -> pd.DataFrame:
         {
             "path": wrong["path"],
             "problem": [
-                f"mislabelled: the table says {row.width} x {row.height} px, the file has "
+                f"Mislabelled: the table says {row.width} x {row.height} px, but the image has "
                 f"{row.found_width} x {row.found_height} px"
                 for row in wrong.itertuples()
             ],
@@ -179,7 +180,7 @@ def _wrong_size(table: pd.DataFrame) -> pd.DataFrame:
 def _wrong_folder(table: pd.DataFrame) -> pd.DataFrame:
     folders = [PurePosixPath(path).parent.name for path in table["path"]]
     wrong = [
-        (path, f"mislabelled: the table says class {class_id}, the file lies in the folder of class {int(folder)}")
+        (path, f"Mislabelled: the table says class {class_id}, but the file is in the folder of class {int(folder)}")
         for path, class_id, folder in zip(table["path"], table["class_id"], folders, strict=True)
         if folder.isdecimal() and int(folder) != class_id
     ]
@@ -192,7 +193,7 @@ def _two_classes(table: pd.DataFrame) -> pd.DataFrame:
     conflicts = [
         (
             path,
-            f"mislabelled: the same picture stands for classes {', '.join(map(str, sorted(set(group['class_id']))))}",
+            f"Mislabelled: the same image is labelled as classes {', '.join(map(str, sorted(set(group['class_id']))))}",
         )
         for _, group in repeated.groupby("content_hash")
         if group["class_id"].nunique() > 1

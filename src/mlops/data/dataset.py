@@ -1,4 +1,4 @@
-"""The batches that training and evaluation see."""
+"""Batches of images for training and evaluation."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from src.mlops.data.packing import SplitArrays, release
 
-_RELEASE_AFTER = 32  # batches; the pages that they map would otherwise pile up to the whole file
+_RELEASE_AFTER = 32  # batches; otherwise the mapped pages would add up to the complete file
 
 
 class Batches:
@@ -17,9 +17,9 @@ class Batches:
 
     Args:
         arrays: The split's memory-mapped images, rows and labels.
-        batch_size: Images per batch over all processes; the last batch may be smaller.
-        seed: None keeps the order of the split; a number shuffles it, anew for each epoch.
-        shard: Number of this process and number of processes: each sees its own part of every batch.
+        batch_size: Images per batch over all processes. The last batch may be smaller.
+        seed: None keeps the order of the split. A number shuffles the images, differently in each epoch.
+        shard: Rank of this process and number of processes. Each process gets its own part of every batch.
     """
 
     def __init__(
@@ -31,19 +31,19 @@ class Batches:
         self.shard = shard
 
     def __len__(self) -> int:
-        """Returns the number of batches of an epoch, the same for all processes."""
+        """Returns the number of batches of an epoch, which is the same for all processes."""
         whole, rest = divmod(len(self.arrays.rows), self.batch_size)
-        # While training, processes wait for each other, so each needs an image in every batch.
+        # During training the processes wait for each other, so each needs at least one image in every batch.
         least = 1 if self.seed is None else self.shard[1]
         return whole + (rest >= least)
 
     @property
     def image_size(self) -> int:
-        """Side of the packed images in px."""
+        """Returns the side of the packed images in px."""
         return int(self.arrays.images.shape[1])
 
     def order(self, epoch: int) -> Iterator[NDArray[np.int64]]:
-        """Yields for each batch the places of its images in the split, as `epoch` yields the images."""
+        """Yields the positions of each batch's images in the split, in the order in which `epoch` yields them."""
         order = np.arange(len(self.arrays.rows))
         if self.seed is not None:
             np.random.default_rng([self.seed, epoch]).shuffle(order)
@@ -57,10 +57,10 @@ class Batches:
     def epoch(self, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the batches of one epoch.
 
-        The order depends on seed and epoch alone, so any epoch can be repeated by itself.
+        The order depends only on the seed and the epoch, so any epoch can be repeated on its own.
 
         Args:
-            epoch: Its number.
+            epoch: Number of the epoch.
 
         Yields:
             Images, uint8 [B, 3, H, W] in channels-last memory, and labels, int64 [B].

@@ -1,11 +1,10 @@
-"""Raw data under DVC: `python -m src.mlops.data.remote data_remote.action=push`, or `inv data-push`.
+"""Raw data under DVC.
 
-The archives lie in `data/raw/archives`, each with a small `.dvc` file that Git keeps. DVC moves the archives between
-this machine, a folder (remote `local`) and the bucket (remote `storage`).
+The archives are in `data/raw/archives`, each with a small `.dvc` file that is committed to Git. DVC copies the archives
+between this machine, a folder (remote `local`) and the bucket (remote `storage`).
 """
 
 import configparser
-import hashlib
 import logging
 import subprocess
 import sys
@@ -15,18 +14,18 @@ from typing import Any
 import yaml
 
 from src.mlops import ROOT
-from src.mlops.config import Config, hydra_main
 from src.mlops.data.archives import pack_archives
 from src.mlops.errors import ConfigError, DataError, StorageError
-from src.mlops.storage import BUCKET
+from src.mlops.io.files import md5
+from src.mlops.io.storage import BUCKET
 
-logger = logging.getLogger("src.mlops.data.remote")
+logger = logging.getLogger(__name__)
 ARCHIVES = Path("data/raw/archives")
 STORAGE = "storage"
 
 
 def pack(raw_dir: Path, root: Path = ROOT) -> list[Path]:
-    """Packs a folder of images into archives and puts them under DVC.
+    """Packs a folder of images into archives and adds them to DVC.
 
     Raises:
         DataError: There is nothing to pack.
@@ -37,38 +36,38 @@ def pack(raw_dir: Path, root: Path = ROOT) -> list[Path]:
         if not pointer.with_suffix("").exists():
             pointer.unlink()
     _dvc(root, "add", *(str(path.relative_to(root)) for path in archives))
-    logger.info("packed %d archives; `git add %s`, and send them: `inv data-push`", len(archives), ARCHIVES)
+    logger.info("Packed %d archives. Run `git add %s`, then upload them with `inv data.push`", len(archives), ARCHIVES)
     return archives
 
 
 def push(remote: str, bucket: str, root: Path = ROOT) -> list[str]:
-    """Sends the archives to a remote of `.dvc/config`.
+    """Uploads the archives to a remote in `.dvc/config`.
 
     Args:
-        remote: `local`, `storage`, or another one.
-        bucket: The bucket of `storage`, without `gs://`.
+        remote: `local`, `storage`, or another remote.
+        bucket: Name of the bucket of `storage`, without `gs://`.
         root: The repository.
 
     Returns:
-        The archives' pointers. The bucket's versions are noted in them; Git has to keep them.
+        The `.dvc` files of the archives. DVC writes the versions in the bucket to them, so commit them to Git.
 
     Raises:
-        DataError: No data is under DVC.
-        StorageError: The remote is unknown or cannot be reached. What was there is as it was.
+        DataError: DVC tracks no data.
+        StorageError: The remote is unknown or cannot be reached. Its content is unchanged.
     """
     targets = _targets(root)
     _name_bucket(root, bucket)
     _dvc(root, "push", "--remote", remote, *targets)
-    logger.info("%s is at the remote %s; commit %s if Git shows changes", ", ".join(targets), remote, ARCHIVES)
+    logger.info("Uploaded %s to the remote %s. Commit %s if Git shows changes", ", ".join(targets), remote, ARCHIVES)
     return targets
 
 
 def pull(remote: str, bucket: str, root: Path = ROOT) -> list[str]:
-    """Fetches the archives from a remote and checks each by its hash.
+    """Downloads the archives from a remote and verifies their hashes.
 
     Raises:
-        DataError: No data is under DVC, or an archive arrived damaged; it was removed.
-        StorageError: The remote is unknown or cannot be reached, or does not have them all.
+        DataError: DVC tracks no data, or a downloaded archive is corrupted and was removed.
+        StorageError: The remote is unknown, cannot be reached, or does not have all archives.
     """
     targets = _targets(root)
     _name_bucket(root, bucket)
@@ -78,16 +77,18 @@ def pull(remote: str, bucket: str, root: Path = ROOT) -> list[str]:
 
 
 def require_complete(root: Path = ROOT) -> list[str]:
-    """Checks that all archives are here and are what their pointers say, for DVC trusts what a bucket sends.
+    """Checks that all archives are here and match their `.dvc` files.
+
+    This check is necessary because DVC does not verify downloads from a bucket.
 
     Raises:
-        DataError: One is missing, or is another one and was removed.
+        DataError: An archive is missing, or does not match and was removed.
     """
     targets = _targets(root)
     wrong = [problem for target in targets if (problem := _problem(root, target))]
     if wrong:
         raise DataError(
-            f"expected the archives that {ARCHIVES}/*.dvc name: {'; '.join(wrong)}. Fetch: `inv data-pull`."
+            f"The archives do not match {ARCHIVES}/*.dvc: {'; '.join(wrong)}. Fetch them with `inv data.pull`."
         )
     return targets
 
@@ -96,24 +97,23 @@ def _targets(root: Path) -> list[str]:
     targets = sorted(str(path.relative_to(root)) for path in (root / ARCHIVES).glob("*.dvc"))
     if not targets:
         raise DataError(
-            f"expected data under DVC ({ARCHIVES}/*.dvc), found none. Put it there: `inv data-pack --raw-dir FOLDER`."
+            f"DVC tracks no data: {ARCHIVES} contains no .dvc files. Add data with `inv data.pack --raw-dir FOLDER`."
         )
     return targets
 
 
 def _problem(root: Path, target: str) -> str | None:
-    """Compares an archive with its pointer, and removes it with DVC's own copy where it is another one."""
+    """Compares an archive with its `.dvc` file and removes the archive and DVC's cached copy if they differ."""
     path = (root / target).with_suffix("")
     expected = _md5_of(root / target)
     if not path.is_file():
         return f"{path.name} is missing"
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    found = md5(path)
     if found == expected:
         return None
     path.unlink()
     (root / ".dvc" / "cache" / "files" / "md5" / expected[:2] / expected[2:]).unlink(missing_ok=True)
-    return f"{path.name} had the MD5 {found}, not {expected}, and was removed"
+    return f"{path.name} had the MD5 {found} instead of {expected} and was removed"
 
 
 def _md5_of(pointer: Path) -> str:
@@ -121,14 +121,14 @@ def _md5_of(pointer: Path) -> str:
         content: dict[str, Any] = yaml.safe_load(pointer.read_text())
         return str(content["outs"][0]["md5"])
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f"expected a pointer of DVC at {pointer}, found: {error!r}. Restore it from Git.") from error
+        raise DataError(f"Cannot read the DVC file {pointer}: {error!r}. Restore it from Git.") from error
 
 
 def bucket_folder(root: Path = ROOT) -> str:
-    """Returns the URL of the remote `storage`, as .dvc/config has it.
+    """Returns the URL of the remote `storage` from .dvc/config.
 
     Raises:
-        ConfigError: There is no such remote.
+        ConfigError: .dvc/config cannot be read or does not define the remote.
     """
     config = configparser.ConfigParser(interpolation=None)
     path = root / ".dvc" / "config"
@@ -136,45 +136,30 @@ def bucket_folder(root: Path = ROOT) -> str:
         config.read_string(path.read_text())
         return config[f"'remote \"{STORAGE}\"'"]["url"]
     except (OSError, configparser.Error, KeyError) as error:
-        raise ConfigError(f"expected the remote {STORAGE} in {path}, found: {error}. Restore it from Git.") from error
+        raise ConfigError(
+            f"Cannot read the remote {STORAGE} from {path}: {error}. Restore the file from Git."
+        ) from error
 
 
 def _name_bucket(root: Path, bucket: str) -> None:
-    """Writes the bucket that configshydra/cloud/gcp.yaml names into DVC's own configuration."""
+    """Writes the given bucket to .dvc/config, unless it is already there."""
     url = bucket_folder(root)
     found, _, folder = url.removeprefix(BUCKET).partition("/")
     if found != bucket:
         _dvc(root, "remote", "modify", STORAGE, "url", f"{BUCKET}{bucket}/{folder}")
-        logger.info("the remote %s is in the bucket %s now; commit .dvc/config", STORAGE, bucket)
+        logger.info("The remote %s now uses the bucket %s. Commit .dvc/config", STORAGE, bucket)
 
 
 def _dvc(root: Path, *arguments: str) -> None:
-    """Runs DVC; its last line of complaint becomes the error."""
-    result = subprocess.run(  # noqa: S603 - arguments are names, not a shell's text
+    """Runs DVC and raises a StorageError with its error output if it fails."""
+    result = subprocess.run(  # noqa: S603 - no shell is involved
         [sys.executable, "-m", "dvc", *arguments], cwd=root, capture_output=True, text=True, check=False
     )
     if result.returncode:
         lines = [line.removeprefix("ERROR: ").strip() for line in result.stderr.splitlines() if line.strip()]
-        told = [line for line in lines if "hint" not in line.lower()] or ["no reason"]
-        reason = f"{' '.join(told[:3])[:500]} (exit code {result.returncode})"
+        shown = [line for line in lines if "hint" not in line.lower()] or ["no error output"]
+        reason = f"{' '.join(shown[:3])[:500]} (exit code {result.returncode})"
         raise StorageError(
-            f"expected `dvc {arguments[0]}` to succeed, found: {reason}. "
-            "Remotes are named in .dvc/config, buckets in configshydra/cloud/gcp.yaml."
+            f"`dvc {arguments[0]}` failed: {reason}. Remotes are defined in .dvc/config, buckets in "
+            "configshydra/cloud/gcp.yaml."
         )
-
-
-def main(config: Config) -> None:
-    """Packs, pushes or pulls, as `data_remote` says."""
-    settings = config.data_remote
-    if settings.action == "pack":
-        if config.data.raw_dir is None:
-            raise ConfigError("expected data.raw_dir, the folder to pack, found null.")
-        pack(config.data.raw_dir)
-    elif settings.action == "push":
-        push(settings.name, config.cloud.bucket)
-    else:
-        pull(settings.name, config.cloud.bucket)
-
-
-if __name__ == "__main__":
-    hydra_main(main)

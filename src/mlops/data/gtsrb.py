@@ -1,7 +1,7 @@
-"""The 43 classes of GTSRB: the only class list of the repository.
+"""The 43 classes of GTSRB. This is the only class list in the repository.
 
-Numbers are those of the German road traffic regulations (StVO) in the sign catalogue VzKat of 2017; class ids and
-their order are those of the benchmark (Stallkamp et al., "Man vs. computer", Neural Networks 32, 2012).
+The sign numbers are from the German road traffic regulations (StVO), in the sign catalogue VzKat of 2017. The class ids
+and their order are from the benchmark (Stallkamp et al., "Man vs. computer", Neural Networks 32, 2012).
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Sign:
         class_id: The benchmark's class, 0 to 42.
         number: The sign's number in the German catalogue, for example `274-20`.
         name: English name.
-        shape: Family of outline and colour.
-        mirror: Class that the horizontally mirrored picture shows, or None where the mirror image is no valid sign.
+        shape: Outline and colour of the sign.
+        mirror: Class of the horizontally mirrored image, or None if the mirrored image is not a valid sign.
     """
 
     class_id: int

@@ -1,9 +1,8 @@
 """Reads any known folder layout into one table of images.
 
-A table is a pandas frame with the columns of `COLUMNS`, one row per image:
-`path` relative to the raw folder with `/`, `class_id`, `track_id` (the frames of one physical sign share it),
-`width`, `height` in px and the sign's bounding box `roi_x1 roi_y1 roi_x2 roi_y2` in px. Layouts without such numbers
-leave them 0.
+A table is a pandas frame with the columns `COLUMNS` and one row per image: `path` relative to the raw folder, with `/`;
+`class_id`; `track_id`, the same for all frames of one physical sign; `width` and `height` in px; the sign's bounding
+box `roi_x1 roi_y1 roi_x2 roi_y2` in px. Layouts without sizes and bounding boxes set these columns to 0.
 """
 
 import logging
@@ -15,12 +14,12 @@ from typing import NamedTuple
 import pandas as pd
 from PIL import Image
 
-from src.mlops.data.signs import NUM_CLASSES
+from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.errors import DataError
 
 logger = logging.getLogger(__name__)
 COLUMNS = ["path", "class_id", "track_id", "width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2"]
-# Names of the same columns in the CSV files of the benchmark, of Kaggle, and of this project's splits.
+# Maps column names in the CSV files (of the benchmark, of Kaggle, and of this project's splits) to `COLUMNS`.
 CSV_COLUMNS = {
     "Width": "width",
     "Height": "height",
@@ -31,9 +30,8 @@ CSV_COLUMNS = {
     "ClassId": "class_id",
 }
 EXPECTED = (
-    "expected one of: Train.csv and Test.csv with Train/ and Test/ (Kaggle); Final_Training/Images and "
-    "Final_Test/Images (official archives); folders named by class 0 to 42 that hold images, by themselves or in "
-    "train/ and test/"
+    "Supported layouts: Train.csv and Test.csv with Train/ and Test/ (Kaggle); Final_Training/Images and "
+    "Final_Test/Images (official archives); folders of images named by class, 0 to 42, directly or in train/ and test/."
 )
 _FRAME = re.compile(r"^(?:\d{5}_)?(\d{5})_(\d{5})$")
 
@@ -42,10 +40,10 @@ class RawData(NamedTuple):
     """The images of a raw folder.
 
     Attributes:
-        layout: Name of the layout that was recognised.
-        train: Table of the images that training and validation share.
-        test: Table of the benchmark's own test images; empty where the folder has none.
-        unlisted: Images that lie in the folder but in no table.
+        layout: Name of the layout.
+        train: Table of the images for training and validation.
+        test: Table of the test images; empty if the folder has none.
+        unlisted: Images in the folder that no table lists.
     """
 
     layout: str
@@ -55,17 +53,17 @@ class RawData(NamedTuple):
 
 
 def read_layout(raw_dir: Path) -> RawData:
-    """Recognises the layout of a folder and reads its tables; opens no image.
+    """Detects the layout of a folder and reads its tables without opening any image.
 
     Args:
         raw_dir: Folder of the raw images.
 
     Raises:
-        DataError: The folder is missing, empty or of no known layout, or a table is damaged.
+        DataError: The folder is missing or empty, its layout is unknown, or a table is corrupted.
     """
     if not raw_dir.is_dir():
-        raise DataError(f"expected a folder of images at data.raw_dir={raw_dir}, found none. Give the folder's path.")
-    # Where an archive was unpacked together with its top folder, that folder is meant.
+        raise DataError(f"data.raw_dir={raw_dir} is not an existing folder. Set it to the folder of the images.")
+    # The official archives contain a top folder, GTSRB, and may have been unpacked together with it.
     for root in (raw_dir, raw_dir / "GTSRB"):
         if any((root / name).is_file() for name in ("Train.csv", "Test.csv", "train.csv", "test.csv")):
             raw = _read_kaggle(root)
@@ -76,17 +74,18 @@ def read_layout(raw_dir: Path) -> RawData:
         else:
             continue
         if raw.train.empty:
-            raise DataError(f"{EXPECTED}; found the {raw.layout} layout in {root}, but no training image in it.")
+            raise DataError(f"{root} has the {raw.layout} layout, but contains no training images. {EXPECTED}")
         prefix = "" if root == raw_dir else f"{root.name}/"
         for table in (raw.train, raw.test):
             table["path"] = prefix + table["path"]
         return raw._replace(unlisted=[prefix + path for path in raw.unlisted])
     found = sorted(path.name for path in raw_dir.iterdir())[:5]
-    raise DataError(f"{EXPECTED}; found {', '.join(found) if found else 'an empty folder'} in {raw_dir}.")
+    content = f"has no supported layout; it contains {', '.join(found)}" if found else "is an empty folder"
+    raise DataError(f"{raw_dir} {content}. {EXPECTED}")
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table with the columns that Kaggle's CSV files have."""
+    """Writes a table with the columns of Kaggle's CSV files."""
     renamed = table.rename(columns={ours: theirs for theirs, ours in CSV_COLUMNS.items()} | {"path": "Path"})
     renamed[[*CSV_COLUMNS, "Path"]].to_csv(path, index=False)
 
@@ -94,10 +93,10 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 def _read_kaggle(root: Path) -> RawData:
     frames = []
     for name in ("Train", "Test"):
-        # Test.csv may be absent together with its images: a test set is then held out of the training images.
+        # Test.csv and its images may both be missing. A test set is then held out of the training images.
         csv = next((path for path in (root / f"{name}.csv", root / f"{name.lower()}.csv") if path.is_file()), None)
         if csv is None and (name == "Train" or (root / name).is_dir()):
-            raise DataError(f"expected {root / name}.csv with the classes of the images, found no such file.")
+            raise DataError(f"{root / name}.csv with the classes of the images is missing.")
         frame = None
         if csv:
             frame = _read_csv(csv, ",", "Path")
@@ -112,7 +111,7 @@ def _read_official(root: Path) -> RawData:
     for class_dir in sorted(path for path in folder.iterdir() if path.is_dir()):
         csv = class_dir / f"GT-{class_dir.name}.csv"
         if not csv.is_file():
-            raise DataError(f"expected the ground truth {csv}, found no such file. Unpack the archive again.")
+            raise DataError(f"The ground truth {csv} is missing. Unpack the archive again.")
         frame = _read_csv(csv, ";", "Filename")
         frame["path"] = f"Final_Training/Images/{class_dir.name}/" + frame["Filename"]
         frames.append(frame)
@@ -124,8 +123,8 @@ def _read_official(root: Path) -> RawData:
         csv = next((path for path in candidates if path.is_file()), candidates[0])
         if not csv.is_file():
             raise DataError(
-                f"expected the ground truth of the test images at {csv}, found no such file. "
-                "It comes in the separate archive GTSRB_Final_Test_GT.zip."
+                f"The ground truth of the test images, {csv}, is missing. "
+                "It is in the separate archive GTSRB_Final_Test_GT.zip."
             )
         test = _read_csv(csv, ";", "Filename")
         test["path"] = "Final_Test/Images/" + test["Filename"]
@@ -148,8 +147,9 @@ def _read_folders(root: Path) -> RawData:
         tables.append(_table(pd.DataFrame(rows) if rows else None))
     if (tables[0]["track_id"] == tables[0]["path"]).any():
         logger.warning(
-            "some names in %s do not tell which physical sign they show (TRACK_FRAME.png, as in 00003_00012.png): such "
-            "images are split one by one, and validation is too kind where several show the same sign",
+            "Some file names in %s do not have the form TRACK_FRAME.png (example: 00003_00012.png), so there is no "
+            "way to tell which images show the same physical sign. These images are assigned to the splits "
+            "individually, so the validation accuracy will be inflated if several of them show the same sign",
             root,
         )
     return _raw("class folders", root, (), *tables)
@@ -159,23 +159,26 @@ def _read_csv(csv: Path, separator: str, path_column: str) -> pd.DataFrame:
     try:
         frame = pd.read_csv(csv, sep=separator, index_col=False)
     except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"expected a table separated by '{separator}' in {csv}, found: {error}.") from error
+        raise DataError(f"Cannot read {csv} as a table separated by '{separator}': {error}.") from error
     missing = [name for name in [*CSV_COLUMNS, path_column] if name not in frame.columns]
     if missing:
         raise DataError(
-            f"expected the columns {', '.join([*CSV_COLUMNS, path_column])} in {csv}, "
-            f"found {', '.join(map(str, frame.columns))}: {', '.join(missing)} missing."
+            f"Missing columns in {csv}: {', '.join(missing)}. The required columns are "
+            f"{', '.join([*CSV_COLUMNS, path_column])}; the file has {', '.join(map(str, frame.columns))}."
         )
     numbers = frame[list(CSV_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna().any(axis=1) | frame[path_column].isna() | (numbers % 1 != 0).any(axis=1)
     if bad.any():
         line = int(bad.idxmax()) + 2
-        raise DataError(f"expected whole numbers and a file name in each line of {csv}, found none in line {line}.")
+        raise DataError(
+            f"Line {line} of {csv} is invalid: {path_column} must not be empty, and {', '.join(CSV_COLUMNS)} must be "
+            "whole numbers."
+        )
     frame[list(CSV_COLUMNS)] = numbers.astype("int64")
     frame[path_column] = frame[path_column].astype(str)
     repeated = frame[path_column].duplicated()
     if repeated.any():
-        raise DataError(f"expected each image once in {csv}, found {frame[path_column][repeated].iloc[0]} twice.")
+        raise DataError(f"{csv} lists {frame[path_column][repeated].iloc[0]} more than once.")
     return frame.rename(columns=CSV_COLUMNS)
 
 
@@ -189,12 +192,14 @@ def _table(frame: pd.DataFrame | None) -> pd.DataFrame:
     outside = ~table["class_id"].between(0, NUM_CLASSES - 1)
     if outside.any():
         row = table[outside].iloc[0]
-        raise DataError(f"expected class ids 0 to {NUM_CLASSES - 1}, found {row['class_id']} for {row['path']}.")
+        raise DataError(
+            f"{row['path']} has the class id {row['class_id']}, but class ids must be 0 to {NUM_CLASSES - 1}."
+        )
     return table.reset_index(drop=True)
 
 
 def _track(path: str, class_id: int) -> str:
-    """Names the physical sign of a frame; an image whose name tells of no track is one by itself."""
+    """Returns the name of the physical sign in a frame, or the path if the file name does not contain a track."""
     stem = path.rpartition("/")[2].rpartition(".")[0]
     frame = _FRAME.match(stem)
     return f"{class_id:05d}_{frame[1]}" if frame else path
@@ -211,7 +216,7 @@ def _refuse_other_folders(folder: Path | None, root: Path) -> None:
     others = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.isdecimal()] if folder else []
     unknown = sorted(name for name in others if name not in ours and not name.startswith("."))
     if unknown:
-        raise DataError(f"expected folders named by class 0 to 42 in {folder}, found {', '.join(unknown)} too.")
+        raise DataError(f"{folder} contains folders that are not named by class, 0 to 42: {', '.join(unknown)}.")
 
 
 def _class_folders(root: Path) -> list[Path]:
@@ -220,11 +225,11 @@ def _class_folders(root: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[str]:
-    """Lists all images below a folder by suffix, as sorted paths relative to it."""
+    """Lists all images below a folder, recognised by suffix, as sorted paths relative to it."""
     suffixes = Image.registered_extensions()
     found = []
     for directory, _, names in os.walk(folder):
-        # Strings, since 45,000 path objects take a second.
+        # Strings, because 45,000 Path objects would take a second.
         prefix = directory.removeprefix(str(folder)).replace(os.sep, "/").strip("/")
         found += [f"{prefix}/{name}".lstrip("/") for name in names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
     return sorted(found)

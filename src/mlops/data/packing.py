@@ -1,7 +1,7 @@
-"""Images → one memory-mapped uint8 array with a content fingerprint.
+"""Packs images into one memory-mapped uint8 array with a content fingerprint.
 
-A pack is a folder of `images.npy` (uint8 [N, H, W, 3], every raw image once), `index.csv` (one line per row of it),
-the split files, the data report, and `pack.json`, which is written last and without which nothing else counts.
+A pack is a folder with `images.npy` (uint8 [N, H, W, 3], every raw image once), `index.csv` (one line per row of the
+array), the split files, the data report, and `pack.json`. `pack.json` is written last; without it, the pack is invalid.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from src.mlops import preprocessing
 from src.mlops.errors import DataError, ImageError
-from src.mlops.progress import ProgressBar
+from src.mlops.io.files import sha256
+from src.mlops.io.progress import progress_bar
 
 MANIFEST = "pack.json"
 IMAGES = "images.npy"
@@ -29,10 +30,10 @@ _CHUNK = 64
 
 
 class Stacked:
-    """Image arrays one after the other, read by row as if they were one; none is copied.
+    """Several image arrays that are read by row like one array, without copying them.
 
     Args:
-        arrays: uint8 [N, H, W, 3] each, N of any size.
+        arrays: uint8 [N, H, W, 3] each; N may differ.
     """
 
     def __init__(self, *arrays: "NDArray[np.uint8] | Stacked") -> None:
@@ -41,7 +42,7 @@ class Stacked:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Returns the shape of the whole."""
+        """Returns the shape of all arrays together."""
         return (len(self), *self._arrays[0].shape[1:])
 
     def __len__(self) -> int:
@@ -49,7 +50,7 @@ class Stacked:
         return int(self._starts[-1])
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Returns some rows, uint8 [M, H, W, 3], in the order asked for."""
+        """Returns the given rows, uint8 [M, H, W, 3], in the given order."""
         found = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for array, start, end in zip(self._arrays, self._starts, self._starts[1:], strict=False):
             inside = (rows >= start) & (rows < end)
@@ -57,13 +58,13 @@ class Stacked:
         return found
 
     def release(self) -> None:
-        """Hands the memory of what was read back to the system, which keeps it as long as it has no other use."""
+        """Releases the pages of all arrays that were read."""
         for array in self._arrays:
             release(array)
 
 
 def release(images: "NDArray[np.uint8] | Stacked") -> None:
-    """Lets go of the pages of a memory-mapped array that were read; they are mapped again when they are needed."""
+    """Releases the pages of a memory-mapped array that were read; they are mapped again when they are needed."""
     if isinstance(images, Stacked):
         images.release()
         return
@@ -73,11 +74,11 @@ def release(images: "NDArray[np.uint8] | Stacked") -> None:
 
 
 class SplitArrays(NamedTuple):
-    """The packed images of one split, or of several.
+    """The packed images of one or more splits.
 
     Attributes:
-        images: Memory-mapped uint8 [N, H, W, 3] of the whole pack, or of several.
-        rows: int64 [M], the split's rows of `images`.
+        images: Memory-mapped uint8 [N, H, W, 3], all images of one or more packs.
+        rows: int64 [M], the rows of `images` that belong to the splits.
         labels: int64 [M], class ids.
         paths: M paths relative to the raw folder.
     """
@@ -102,37 +103,52 @@ class Pack:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the pixels' hashes, classes, splits, size and preprocessing."""
+        """Returns the SHA-256 of the pixels, classes, splits, image size and preprocessing version."""
         return str(self.manifest["fingerprint"])
 
     @property
     def image_size(self) -> int:
-        """Side of the packed images in px."""
+        """Returns the side of the packed images in px."""
         return int(self.manifest["image_size"])
 
+    def require_size(self, image_size: int) -> None:
+        """Raises an error if a model was trained on images of another size than the packed images.
+
+        Args:
+            image_size: Side in px of the images that the model was trained on.
+
+        Raises:
+            DataError: The sizes differ.
+        """
+        if self.image_size != image_size:
+            raise DataError(
+                f"The model was trained on images of {image_size} px, but those in {self.directory} have "
+                f"{self.image_size} px. Set data.image_size={image_size} and data.raw_dir to prepare the images again."
+            )
+
     def load(self, *splits: str) -> SplitArrays:
-        """Maps the images of one or more splits into memory; reads only the index.
+        """Maps the images of one or more splits into memory and reads only the index.
 
         Args:
             splits: `train`, `val` or `test`.
 
         Raises:
-            DataError: The pack holds no image of them.
+            DataError: The pack contains no images of these splits.
         """
         index = pd.read_csv(self.directory / INDEX, dtype={"split": str, "path": str})
         rows = index.index[index["split"].isin(splits)].to_numpy(np.int64)
         if not len(rows):
-            raise DataError(f"expected images in the split {' or '.join(splits)!r} of {self.directory}, found none.")
+            raise DataError(f"{self.directory} contains no images of the split {' or '.join(splits)}.")
         chosen = index.loc[rows]
         images = np.load(self.directory / IMAGES, mmap_mode="r")
         mapped: object = images.base
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
-            mapped.madvise(mmap.MADV_RANDOM)  # shuffled images have no neighbours that are worth reading ahead
+            mapped.madvise(mmap.MADV_RANDOM)  # images are read in random order, so reading ahead is useless
         return SplitArrays(images, rows, chosen["class_id"].to_numpy(np.int64, copy=True), list(chosen["path"]))
 
 
 def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
-    """Puts the images of another pack, of the same image size, behind those of the first."""
+    """Appends the images of another pack with the same image size."""
     return SplitArrays(
         Stacked(first.images, second.images),
         np.concatenate([first.rows, second.rows + len(first.images)]),
@@ -142,43 +158,44 @@ def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
 
 
 def without(arrays: SplitArrays, classes: list[int]) -> SplitArrays:
-    """Leaves out the images of some classes.
+    """Removes the images of some classes.
 
     Raises:
         DataError: No image is left.
     """
     kept = np.flatnonzero(~np.isin(arrays.labels, classes))
     if not len(kept):
-        raise DataError(f"expected images of classes other than {classes}, found none.")
+        raise DataError(f"No images are left after leaving out the classes {classes}.")
     return SplitArrays(arrays.images, arrays.rows[kept], arrays.labels[kept], [arrays.paths[place] for place in kept])
 
 
 def open_pack(directory: Path) -> Pack:
-    """Opens a prepared folder after checking that its files are the ones that were written.
+    """Opens a prepared folder after checking that its files are unchanged.
 
     Raises:
-        DataError: There is no complete pack, or a file changed since.
+        DataError: There is no complete pack, or a file has changed.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         files = dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"expected prepared data in {directory}, found none. Prepare it first: "
-            "`inv preprocess-data --raw-dir FOLDER` for images that you have, `data=official` to download GTSRB, "
-            "`data=synthetic` for drawn signs."
+            f"No prepared data in {directory}. Prepare your own images with `inv data.prepare --raw-dir FOLDER`, or "
+            "use data=official to download GTSRB, or data=synthetic to draw signs."
         ) from error
     for name, digest in files.items():
-        if not (directory / name).is_file() or file_hash(directory / name) != digest:
+        if not (directory / name).is_file() or sha256(directory / name) != digest:
             raise DataError(
-                f"expected {directory / name} as it was prepared, found it missing or changed. "
-                "Prepare the data again: `inv preprocess-data --raw-dir FOLDER`."
+                f"{directory / name} is missing or has changed since the data was prepared. "
+                "Prepare the data again with `inv data.prepare --raw-dir FOLDER`."
             )
     return Pack(directory, manifest)
 
 
 def images_signature(raw_dir: Path, paths: list[str], size: int) -> str:
-    """Tells cheaply whether packing would give the same array again: no image is opened.
+    """Returns a signature of the packed array without opening any image.
+
+    If two signatures are equal, packing would give the same array.
 
     Args:
         raw_dir: Raw folder.
@@ -186,7 +203,7 @@ def images_signature(raw_dir: Path, paths: list[str], size: int) -> str:
         size: Side in px.
 
     Returns:
-        SHA-256 over each file's name, size and time of change, and over everything that shapes pixels.
+        SHA-256 of each file's name, size and modification time, and of everything that influences the pixels.
     """
     digest = hashlib.sha256(f"{size} {preprocessing_version()}\n".encode())
     for path in paths:
@@ -199,15 +216,15 @@ def images_signature(raw_dir: Path, paths: list[str], size: int) -> str:
 
 
 def preprocessing_version() -> str:
-    """Names what turns bytes into pixels: the code of `preprocessing.py` and Pillow's version."""
+    """Returns a hash of the code of `preprocessing.py` and the version of Pillow, which turn bytes into pixels."""
     code = hashlib.sha256(Path(preprocessing.__file__).read_bytes()).hexdigest()[:16]
     return f"{code} Pillow {PIL.__version__}"
 
 
 def pack_images(raw_dir: Path, paths: list[str], size: int, out: Path) -> pd.DataFrame:
-    """Decodes and scales images in parallel and writes them in order as one `.npy` file.
+    """Decodes and scales images in parallel and writes them in order to one `.npy` file.
 
-    An unreadable image leaves a black row and a problem.
+    The row of an unreadable image is black, and its problem is returned.
 
     Args:
         raw_dir: Raw folder.
@@ -216,7 +233,7 @@ def pack_images(raw_dir: Path, paths: list[str], size: int, out: Path) -> pd.Dat
         out: The file to write, uint8 [len(paths), size, size, 3].
 
     Returns:
-        One row per path: `problem` (empty where the image could be read), `found_width`, `found_height` in px and
+        One row per path: `problem` (empty if the image could be read), `found_width`, `found_height` in px and
         `content_hash`, a hash of the decoded pixels.
     """
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
@@ -228,24 +245,18 @@ def pack_images(raw_dir: Path, paths: list[str], size: int, out: Path) -> pd.Dat
 
     facts: list[tuple[str, int, int, str]] = []
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}
-    # Pillow lets go of the interpreter lock while it decodes and scales, so threads are enough.
+    # Pillow releases the GIL while it decodes and scales, so threads are enough.
     with (
         out.open("wb") as file,
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        ProgressBar("packing images", len(paths)) as bar,
+        progress_bar("packing images", len(paths)) as bar,
     ):
         np.lib.format.write_array_header_2_0(file, header)
         for pixels, chunk_facts in pool.map(pack_chunk, chunks):
             file.write(pixels)
             facts += chunk_facts
-            bar.show(len(facts))
+            bar.update(len(chunk_facts))
     return pd.DataFrame(facts, columns=["problem", "found_width", "found_height", "content_hash"])
-
-
-def file_hash(path: Path) -> str:
-    """Returns the SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pack_one(path: Path, pixels: NDArray[np.uint8]) -> tuple[str, int, int, str]:

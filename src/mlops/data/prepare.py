@@ -1,6 +1,6 @@
 """Prepares data: sources → layouts → packing → checks → splits, in one command.
 
-`python -m src.mlops.data.prepare data.raw_dir=FOLDER` or `inv preprocess-data --raw-dir FOLDER`.
+`python -m src.mlops.data.prepare data.raw_dir=FOLDER` or `inv data.prepare --raw-dir FOLDER`.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from src.mlops.config import Config, DataConfig, SyntheticConfig, hydra_main
+from src.mlops.cli import hydra_main
+from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks, splits
 from src.mlops.data.layouts import RawData, read_layout, write_csv
 from src.mlops.data.packing import (
@@ -23,7 +24,6 @@ from src.mlops.data.packing import (
     INDEX,
     MANIFEST,
     Pack,
-    file_hash,
     images_signature,
     open_pack,
     pack_images,
@@ -31,27 +31,27 @@ from src.mlops.data.packing import (
 )
 from src.mlops.data.sources import locate_raw
 from src.mlops.errors import DataError
-from src.mlops.files import exclusive, write_atomically
-from src.mlops.storage import open_storage
+from src.mlops.io.files import exclusive, sha256, write_atomically
+from src.mlops.io.storage import open_storage
 
 logger = logging.getLogger(__name__)
 REPORT = "report.json"
-PUBLISHED = ".published"  # in the processed folder: where it was copied to
+PUBLISHED = ".published"  # file in the processed folder with the URL of its copy
 SPLIT_FILES = {"train": "train_split.csv", "val": "val_split.csv", "test": "test.csv"}
 
 
 def prepare(data: DataConfig) -> Pack:
-    """Prepares a data set, or opens it when it is prepared already and nothing changed.
+    """Prepares a data set, or opens it if it is already prepared and nothing has changed.
 
     Args:
-        data: Where the raw images are, how they are split, where the pack goes.
+        data: Location of the raw images, settings of the splits, and location of the pack.
 
     Returns:
         The pack in `data.processed_dir`.
 
     Raises:
-        DataError: Raw data is absent or bad. What was in `data.processed_dir` stays as it was.
-        StorageError: A bucket cannot be read, or what was prepared not be copied to `data.processed_url`.
+        DataError: Raw data is missing or bad. The content of `data.processed_dir` is unchanged.
+        StorageError: A bucket cannot be read, or the prepared data cannot be copied to `data.processed_url`.
     """
     pack = _prepare(data)
     if data.processed_url:
@@ -65,50 +65,50 @@ def _prepare(data: DataConfig) -> Pack:
         pack = open_pack(data.processed_dir)
         if pack.image_size != data.image_size:
             raise DataError(
-                f"expected images of {data.image_size} px in {data.processed_dir}, found {pack.image_size} px. "
-                "Give data.raw_dir to prepare them anew."
+                f"{data.processed_dir} contains images of {pack.image_size} px, but data.image_size is "
+                f"{data.image_size}. Set data.raw_dir to prepare the images again."
             )
         return pack
     raw = read_layout(raw_dir)
-    signatures = _signatures(data, raw_dir, raw)  # before packing: what changes meanwhile is seen next time
-    reusable = _reuse(data, signatures)  # before the lock, which a read-only folder could not hold
+    signatures = _signatures(data, raw_dir, raw)  # before packing, so the next run detects changes made during it
+    reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
         return reusable
     try:
         with exclusive(data.processed_dir):
-            return _reuse(data, signatures) or _prepare_anew(data, raw_dir, raw, signatures)
+            return _reuse(data, signatures) or _prepare_from_raw(data, raw_dir, raw, signatures)
     except OSError as error:
-        raise DataError(f"expected to write the prepared data to {data.processed_dir}, found: {error}.") from error
+        raise DataError(f"Cannot write the prepared data to {data.processed_dir}: {error}.") from error
 
 
 def publish(pack: Pack, url: str) -> str:
-    """Copies prepared data to a bucket, below its fingerprint, unless it is there already.
+    """Copies prepared data to a bucket, to a folder named by its fingerprint, unless the copy already exists.
 
-    The manifest goes last: with it, all is there, and its hashes say what each file must be.
+    The manifest is uploaded last, so a copy with a manifest is complete. The manifest contains the hash of each file.
 
     Returns:
-        The folder's URL.
+        The URL of the folder.
 
     Raises:
         StorageError: The bucket cannot be written.
     """
     folder = pack.fingerprint[:16]
     note = pack.directory / PUBLISHED
-    told = f"{url}/{folder}"
-    if note.is_file() and note.read_text() == told:
-        return told
+    copy_url = f"{url}/{folder}"
+    if note.is_file() and note.read_text() == copy_url:
+        return copy_url
     storage = open_storage(url)
     if f"{folder}/{MANIFEST}" not in storage.names(folder):
         for name in pack.manifest["files"]:
             storage.upload(pack.directory / name, f"{folder}/{name}")
         storage.write(f"{folder}/{MANIFEST}", (pack.directory / MANIFEST).read_bytes())
-        logger.info("copied the prepared data to %s", told)
-    write_atomically(note, told.encode())
-    return told
+        logger.info("Copied the prepared data to %s", copy_url)
+    write_atomically(note, copy_url.encode())
+    return copy_url
 
 
 def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
-    """Draws signs to train on beside those of a data set; they lie in its processed folder, under `drawn`."""
+    """Draws additional signs for training and prepares them in the folder `drawn` of the processed folder."""
     folder = data.processed_dir / "drawn"
     own = {
         "source": "synthetic",
@@ -121,17 +121,17 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
 
 
 def _reuse(data: DataConfig, signatures: dict[str, str]) -> Pack | None:
-    """Opens what was prepared before, if it would come out the same again."""
+    """Opens the existing pack if preparing it again would give the same result."""
     with suppress(DataError):
         pack = open_pack(data.processed_dir)
         if signatures.items() <= pack.manifest.items():
-            logger.info("reusing %s, prepared before from the same images", data.processed_dir)
+            logger.info("Reusing %s, which was prepared from the same images", data.processed_dir)
             return pack
     return None
 
 
-def _prepare_anew(data: DataConfig, raw_dir: Path, raw: RawData, signatures: dict[str, str]) -> Pack:
-    for leftover in data.processed_dir.glob(".work-*"):  # of a preparation that was killed
+def _prepare_from_raw(data: DataConfig, raw_dir: Path, raw: RawData, signatures: dict[str, str]) -> Pack:
+    for leftover in data.processed_dir.glob(".work-*"):  # from preparations that were killed
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(dir=data.processed_dir, prefix=".work-") as work:
         manifest = _build(Path(work), raw_dir, raw, data) | signatures
@@ -150,7 +150,7 @@ def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]
 
 
 def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[str, Any]:
-    """Packs, checks and splits into the folder `work`; returns the manifest of what is there then."""
+    """Packs, checks and splits the images into the folder `work` and returns the manifest of its files."""
     table = pd.concat([raw.train, raw.test], ignore_index=True)
     facts = pack_images(raw_dir, list(table["path"]), data.image_size, work / IMAGES)
     table = pd.concat([table, facts], axis=1)
@@ -161,8 +161,8 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     counts = table["split"].value_counts()
     if not (counts.get("train") and counts.get("val")):
         raise DataError(
-            f"expected images to train on and tracks to validate on, found {counts.to_dict()} in {raw_dir}. Nothing "
-            "was written. Each class needs two tracks, that is two physical signs, to be validated."
+            f"Training and validation both need images, but the images in {raw_dir} are split into {counts.to_dict()}. "
+            "Nothing was written. A class needs at least two tracks, that is two physical signs, to be validated."
         )
     report = checks.build_report(raw.layout, table, findings)
 
@@ -171,7 +171,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
         write_csv(table[table["split"] == split], work / name)
     (work / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     (work / "report.md").write_text(checks.summarise(report))
-    files = {path.name: file_hash(path) for path in sorted(work.iterdir())}
+    files = {path.name: sha256(path) for path in sorted(work.iterdir())}
     content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
     return {
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
@@ -181,9 +181,9 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
 
 
 def assign_splits(table: pd.DataFrame, train_rows: int, findings: checks.Findings, data: DataConfig) -> pd.Series:
-    """Names the split of each image: train, val, test, or `bad` and `leak` for what is dropped.
+    """Returns the split of each image: train, val or test, or `bad` or `leak` for images that are dropped.
 
-    Where the raw data has no test images, whole tracks are held out for a test set first, then for validation.
+    If the raw data has no test images, complete tracks are held out for the test set first, then for validation.
     """
     split = pd.Series("train", index=table.index)
     split[train_rows:] = "test"
@@ -199,7 +199,10 @@ def assign_splits(table: pd.DataFrame, train_rows: int, findings: checks.Finding
 
 
 def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:
-    """Moves finished files into place; the manifest goes first and comes back last, so that a kill leaves no lie."""
+    """Moves finished files into place.
+
+    The manifest is removed first and written last, so a killed process never leaves a manifest with the wrong files.
+    """
     target.mkdir(parents=True, exist_ok=True)
     (target / MANIFEST).unlink(missing_ok=True)
     for name in manifest["files"]:
@@ -209,12 +212,12 @@ def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:
 
 
 def main(config: Config) -> None:
-    """Prepares data and tells what was found."""
+    """Prepares the data and logs a summary."""
     started = time.perf_counter()
     pack = prepare(config.data)
     report = json.loads((pack.directory / REPORT).read_text())
     logger.info(
-        "%s images in %s (%d bad, %d leaks dropped), fingerprint %s, %.1f s. Read %s",
+        "Data is ready: %s images in %s (%d bad images and %d leaks dropped), fingerprint %s, %.1f s. See %s",
         " + ".join(f"{count:,} {split}" for split, count in report["images"].items()),
         pack.directory,
         len(report["bad_images"]),

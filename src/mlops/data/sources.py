@@ -1,6 +1,5 @@
-"""Where raw data comes from: a folder, archives, a bucket, the benchmark's own archives, or the code that draws."""
+"""The sources of raw data: a folder, archives, a bucket, the benchmark's official archives, or drawn signs."""
 
-import hashlib
 import logging
 import shutil
 import tempfile
@@ -12,16 +11,17 @@ from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_afte
 
 from src.mlops.config import DataConfig, SyntheticConfig
 from src.mlops.data.archives import extract, fetch_archives, unpack_archives
-from src.mlops.data.synthetic import generate
+from src.mlops.data.synthetic.generate import generate
 from src.mlops.errors import ConfigError, DataError
-from src.mlops.files import exclusive
-from src.mlops.progress import ProgressBar
+from src.mlops.io import files
+from src.mlops.io.files import exclusive
+from src.mlops.io.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
 
 class Archive(NamedTuple):
-    """One file of the benchmark."""
+    """An archive of the benchmark and its MD5 hash."""
 
     name: str
     md5: str
@@ -39,35 +39,41 @@ def locate_raw(data: DataConfig) -> Path | None:
     """Makes the raw images available.
 
     Returns:
-        The raw folder; None where `data.raw_dir` is null and what was prepared before is to be used.
+        The raw folder, or None if `data.raw_dir` is null, which means that existing prepared data is used.
 
     Raises:
         DataError: Images cannot be downloaded, unpacked or drawn.
         StorageError: The bucket cannot be used.
-        ConfigError: The source lacks a setting.
+        ConfigError: A setting of the source is missing.
     """
     if data.source == "local":
         return data.raw_dir
     if data.raw_dir is None:
-        raise ConfigError(f"expected data.raw_dir, the folder to put images in, with data.source={data.source}.")
+        raise ConfigError(
+            f"data.source={data.source} needs data.raw_dir, the folder to write images to, but it is null."
+        )
     if data.source == "official":
         return download_official(data.raw_dir)
     if data.source == "archives":
         return unpack_archives(data.raw_dir)
     if data.source == "gcs":
         if data.raw_url is None:
-            raise ConfigError("expected data.raw_url, the folder of the archives, with data.source=gcs. Use data=gcs.")
+            raise ConfigError(
+                "data.source=gcs needs data.raw_url, the URL of the archives, but it is null. Use data=gcs."
+            )
         return unpack_archives(fetch_archives(data.raw_url, data.raw_dir))
     if data.synthetic is None:
-        raise ConfigError("expected the section data.synthetic with data.source=synthetic. Use data=synthetic.")
+        raise ConfigError(
+            "data.source=synthetic needs the section data.synthetic, but it is missing. Use data=synthetic."
+        )
     return draw_synthetic(data.raw_dir, data.synthetic)
 
 
 def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
-    """Draws the synthetic images unless they are there already.
+    """Draws the synthetic images unless they already exist.
 
     Returns:
-        The folder of the images, named by its settings so that other settings never mix with them.
+        The folder of the images. Its name contains the settings, so images of different settings are never mixed.
     """
     name = "{tracks_per_class}x{frames_per_track}_{test_tracks_per_class}_seed{seed}".format(**settings.model_dump())
     folder = raw_dir / name
@@ -76,29 +82,29 @@ def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
     try:
         with exclusive(raw_dir):
             _clear(raw_dir, f".{name}-*")
-            if not folder.is_dir():  # another process may have drawn them meanwhile
+            if not folder.is_dir():  # another process may have drawn them in the meantime
                 generate(folder, **settings.model_dump())
     except OSError as error:
-        raise DataError(f"expected to write drawn images to {folder}, found: {error}.") from error
+        raise DataError(f"Cannot write drawn images to {folder}: {error}.") from error
     return folder
 
 
 def download_official(
     raw_dir: Path, base_url: str = OFFICIAL_URL, archives: tuple[Archive, ...] = OFFICIAL_ARCHIVES
 ) -> Path:
-    """Downloads, checks and unpacks the benchmark's archives; what is there already is kept.
+    """Downloads, verifies and unpacks the benchmark's archives, and keeps existing files.
 
     Args:
-        raw_dir: Where archives and images go.
-        base_url: Folder of the archives on the web.
-        archives: Their names and MD5 sums.
+        raw_dir: Folder for the archives and images.
+        base_url: URL of the folder of the archives.
+        archives: Names and MD5 hashes of the archives.
 
     Returns:
         `raw_dir`.
 
     Raises:
-        DataError: The server cannot be reached, or sends other bytes than it should. A partial file is kept as
-            `NAME.part` and resumed next time.
+        DataError: The server cannot be reached, or a file has the wrong MD5. A partial download is kept as `NAME.part`
+            and resumed by the next run.
     """
     try:
         if not (raw_dir / "GTSRB").is_dir():
@@ -108,7 +114,7 @@ def download_official(
                     _download(base_url + archive.name, raw_dir / archive.name, archive.md5)
                 _unpack(raw_dir, archives)
     except OSError as error:
-        raise DataError(f"expected to write the benchmark's images to {raw_dir}, found: {error}.") from error
+        raise DataError(f"Cannot write the benchmark's images to {raw_dir}: {error}.") from error
     return raw_dir
 
 
@@ -120,27 +126,27 @@ def _unpack(raw_dir: Path, archives: tuple[Archive, ...]) -> None:
 
 
 def _clear(folder: Path, pattern: str) -> None:
-    """Removes what a killed process left behind; the folder is locked, so nobody else is at it."""
+    """Removes leftovers of killed processes; the folder is locked, so no other process uses them."""
     for leftover in folder.glob(pattern):
         shutil.rmtree(leftover)
 
 
 def _download(url: str, target: Path, md5: str) -> None:
-    if target.is_file() and _md5(target) == md5:
+    if target.is_file() and files.md5(target) == md5:
         return
     part = target.with_name(target.name + ".part")
     try:
         _fetch(url, part)
     except httpx.HTTPError as error:
         raise DataError(
-            f"expected to download {url}, found: {error or type(error).__name__}. Check the network and run the "
-            "command again (what has come is kept and resumed), or fetch the archives elsewhere and put them into "
-            f"{target.parent}. Without a network: data=synthetic."
+            f"Cannot download {url}: {error or type(error).__name__}. Check the network and run the command again; the "
+            "partial download is kept and resumed. You can also download the archives elsewhere and copy them to "
+            f"{target.parent}, or use data=synthetic, which needs no network."
         ) from error
-    found = _md5(part)
+    found = files.md5(part)
     if found != md5:
         part.unlink()
-        raise DataError(f"expected {url} with MD5 {md5}, found {found}; the file was deleted. Run the command again.")
+        raise DataError(f"{url} has the MD5 {found}, expected {md5}; the download was deleted. Run the command again.")
     part.rename(target)
 
 
@@ -156,18 +162,15 @@ def _fetch(url: str, part: Path) -> None:
     headers = {"Range": f"bytes={have}-"} if have else {}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as response:
         if response.status_code == httpx.codes.RANGE_NOT_SATISFIABLE:
-            return  # the part is whole already; its MD5 tells
+            return  # the partial file is already complete; the caller verifies its MD5
         response.raise_for_status()
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         have = have if resumed else 0
         total = have + int(response.headers.get("Content-Length", 0))
-        with part.open("ab" if resumed else "wb") as file, ProgressBar(f"{part.stem} (kB)", total // 1000) as bar:
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            progress_bar(f"{part.stem} (kB)", total // 1000, have // 1000) as bar,
+        ):
             for block in response.iter_raw():
                 file.write(block)
-                have += len(block)
-                bar.show(have // 1000)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+                bar.update(len(block) / 1000)

@@ -1,7 +1,7 @@
-"""What weather, cameras and transmission do to pictures, in five severities.
+"""Corrupts images as weather, cameras and transmission do, with five severities.
 
-In the manner of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations", 2019, with what meets a sign on the road. All work on whole batches, uint8 [N, S, S, 3].
+Follows Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+2019, with corruptions that occur on the road. All functions work on batches, uint8 [N, S, S, 3].
 """
 
 import io
@@ -38,7 +38,7 @@ def _fog(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
 
 
 def _streaks(images: Pixels, rng: np.random.Generator, share: float, length: int, width: float) -> NDArray[np.float32]:
-    """Draws falling drops or flakes: 0 where there is none, up to 1."""
+    """Returns the opacity of falling drops or flakes, 0 (none) to 1, float32 [N, S, S, 1]."""
     drops = (rng.random(images.shape[:3]) < share).astype(np.float32)
     drawn = ndimage.uniform_filter1d(drops, length, axis=1) * length
     return np.asarray(np.minimum(ndimage.gaussian_filter(drawn, (0, width, width)) * (1 + 4 * width), 1)[..., None])
@@ -61,7 +61,7 @@ def _dark(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
 
 
 def _glare(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """A light source in the picture, whose halo washes it out."""
+    """Adds a light source with a bright halo."""
     count, side = images.shape[:2]
     y, x = np.mgrid[:side, :side]
     middle = rng.uniform(0.1, 0.9, (2, count, 1, 1)) * side
@@ -85,7 +85,7 @@ def _jpeg(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
 
 
 def _occlusion(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """A grey square covers 6 to 30 % of the picture."""
+    """Covers 6 to 30 % of each image with a grey square."""
     side = images.shape[1]
     length = round(side * (0.06 * severity) ** 0.5)
     covered = images.copy()
@@ -95,7 +95,7 @@ def _occlusion(images: Pixels, severity: int, rng: np.random.Generator) -> Pixel
 
 
 def _moved(images: Pixels, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Pixels:
-    """Looks at each pixel's place `matrix @ place + shift`, around the middle."""
+    """Moves pixels: position p of the result is position `matrix @ p + shift` of the image, relative to its centre."""
     middle = (np.array(images.shape[1:3]) - 1) / 2
     whole = np.eye(4)
     whole[1:3, 1:3] = matrix
@@ -104,13 +104,13 @@ def _moved(images: Pixels, matrix: NDArray[np.float64], shift: NDArray[np.float6
 
 
 def _shift(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
-    """Half of the pictures move to the lower right, half to the upper left."""
+    """Moves half of the images to the lower right and the other half to the upper left."""
     way = 0.04 * severity * images.shape[1]
     return _both_ways(images, lambda half, sign: _moved(half, np.eye(2), np.full(2, sign * way)))
 
 
 def _scale(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
-    """The sign is farther away than the crop says: down to half its size."""
+    """Shrinks the sign to at most half its size, as if the crop were too large."""
     return _moved(images, np.eye(2) * (1 + 0.2 * severity), np.zeros(2))
 
 
@@ -124,7 +124,7 @@ def _rotation(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
 
 
 def _both_ways(images: Pixels, change: Callable[[Pixels, int], Pixels]) -> Pixels:
-    """Changes every other picture one way and the rest the other way."""
+    """Changes the even images with the sign 1 and the odd images with the sign -1."""
     changed = np.empty_like(images)
     for start, sign in ((0, 1), (1, -1)):
         changed[start::2] = change(images[start::2], sign)
@@ -155,7 +155,7 @@ def corrupt(images: Pixels, name: str, severity: int, seed: int = 0) -> Pixels:
         images: uint8 [N, S, S, 3].
         name: A key of `CORRUPTIONS`.
         severity: 1 to 5.
-        seed: Seeds what is random.
+        seed: Seed of the random numbers.
 
     Returns:
         uint8 [N, S, S, 3].

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on a split: `python -m src.mlops.evaluate`, or `evaluate(config)` from Python."""
+"""Evaluates a checkpoint on a split and writes metrics, predictions and figures."""
 
 import json
 import logging
@@ -10,43 +10,45 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.mlops.calibration import expected_calibration_error
-from src.mlops.checkpoint import load_checkpoint
-from src.mlops.config import Config, hydra_main
+from src.mlops.config import Config
 from src.mlops.data.dataset import Batches
-from src.mlops.data.packing import Pack
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
-from src.mlops.metrics import classification_metrics, per_class_metrics
+from src.mlops.evaluation.measurements import METRICS_FILE, PREDICTIONS_FILE
+from src.mlops.evaluation.metrics import expected_calibration_error, per_class_metrics
+from src.mlops.evaluation.plots import draw_evaluation
 from src.mlops.model import choose_device, predict_logits
-from src.mlops.visualize import draw_evaluation
+from src.mlops.modelfile.checkpoint import load_checkpoint
+from src.mlops.modelfile.unknown import energy, is_unknown
+from src.mlops.training.metrics import classification_metrics
 
 logger = logging.getLogger(__name__)
-METRICS_FILE = "metrics.json"
-PREDICTIONS_FILE = "predictions.csv"
 
 
 def evaluate(config: Config) -> dict[str, Any]:
     """Measures the model at `config.ckpt_path` and writes metrics, predictions and figures to the reports folder.
 
     Args:
-        config: `evaluation.split` names the images, `data` where they are.
+        config: `evaluation.split` selects the images, `data` says where they are.
 
     Returns:
         The content of `metrics.json`.
 
     Raises:
         CheckpointError: There is no usable checkpoint.
-        DataError: There are no such images, or they are packed at another size than the model was trained at.
+        DataError: The split has no images, the images have another size than the model was trained with, or the reports
+            cannot be written.
     """
     checkpoint = load_checkpoint(config.ckpt_path)
     pack = prepare(config.data)
-    require_same_size(pack, checkpoint.image_size)
+    pack.require_size(checkpoint.image_size)
     split = config.evaluation.split
     if split != "test" and checkpoint.provenance.get("data_fingerprint") != pack.fingerprint:
-        logger.warning("the model was trained on other splits: it may have seen images of this %s split", split)
+        logger.warning("The model was trained on different splits and may have seen images of this %s split", split)
     if split == "val" and checkpoint.saw_validation:
-        logger.warning("the model was trained on the validation images too: what it makes of them proves nothing")
+        logger.warning(
+            "The model was also trained on the validation images, so the metrics on this split are too optimistic"
+        )
     arrays = pack.load(split)
     model = checkpoint.model.to(choose_device(config.device))
     logits = predict_logits(model, Batches(arrays, config.evaluation.batch_size).epoch())
@@ -54,7 +56,8 @@ def evaluate(config: Config) -> dict[str, Any]:
     probabilities = checkpoint.calibration.probabilities(logits)
     predicted = probabilities.argmax(axis=1)
     _, sets = checkpoint.calibration.prediction_sets(probabilities)
-    unknown = checkpoint.calibration.is_unknown(checkpoint.calibration.energy(logits))
+    calibration = checkpoint.calibration
+    unknown = is_unknown(energy(logits, calibration.temperature), calibration.energy_threshold)
 
     results: dict[str, Any] = {
         "split": split,
@@ -83,7 +86,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     )
     reports = config.evaluation.reports_dir
     try:
-        # Made elsewhere first: numbers and figures in the folder are always of one evaluation.
+        # Write to a temporary folder first, so the reports folder never mixes the files of two evaluations.
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             (work / METRICS_FILE).write_text(json.dumps(results, indent=2) + "\n")
@@ -91,9 +94,9 @@ def evaluate(config: Config) -> dict[str, Any]:
             draw_evaluation(results, predictions, arrays, checkpoint.history, work / "figures")
             shutil.copytree(work, reports, dirs_exist_ok=True)
     except OSError as error:
-        raise DataError(f"expected to write reports to {reports}, found: {error}.") from error
+        raise DataError(f"Cannot write the reports to {reports}: {error}.") from error
     logger.info(
-        "%s: accuracy %.2f %% (%d of %d wrong), macro F1 %.4f, calibration error %.4f; see %s",
+        "%s: accuracy %.2f%% (%d of %d wrong), macro F1 %.4f, calibration error %.4f; see %s",
         split,
         100 * results["Accuracy"],
         results["errors"],
@@ -103,20 +106,3 @@ def evaluate(config: Config) -> dict[str, Any]:
         reports,
     )
     return results
-
-
-def require_same_size(pack: Pack, image_size: int) -> None:
-    """Refuses images that are packed at another size than a model was trained at.
-
-    Raises:
-        DataError: They are.
-    """
-    if pack.image_size != image_size:
-        raise DataError(
-            f"expected images of {image_size} px, as the model was trained at, found {pack.image_size} px "
-            f"in {pack.directory}. Evaluate with data.image_size={image_size} and data.raw_dir."
-        )
-
-
-if __name__ == "__main__":
-    hydra_main(evaluate)

@@ -1,33 +1,12 @@
-"""The figures that training and evaluation report."""
+"""Metrics of an evaluation in addition to accuracy: metrics per class, and the calibration error."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
-from src.mlops.data.signs import SIGNS
-
-
-def classification_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, float]:
-    """Computes accuracy and macro averages over the classes that occur.
-
-    Args:
-        labels: True classes, int64 [N].
-        predicted: Predicted classes, int64 [N].
-
-    Returns:
-        `Accuracy`, `Precision`, `Recall` and `F1`, each 0 to 1. A class that is never predicted has precision 0.
-    """
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
-    )
-    return {
-        "Accuracy": float(accuracy_score(labels, predicted)),
-        "Precision": float(precision),
-        "Recall": float(recall),
-        "F1": float(f1),
-    }
+from src.mlops.data.gtsrb import SIGNS
 
 
 def per_class_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -36,6 +15,9 @@ def per_class_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -
     Args:
         labels: True classes, int64 [N].
         predicted: Predicted classes, int64 [N].
+
+    Returns:
+        One dict per class, in ascending order of `class_id`.
     """
     present = np.unique(labels)
     columns = precision_recall_fscore_support(labels, predicted, labels=present, average=None, zero_division=0)
@@ -50,3 +32,21 @@ def per_class_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -
         }
         for class_id, precision, recall, f1, images in zip(present, *columns, strict=True)
     ]
+
+
+def expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64], bins: int = 15) -> float:
+    """Computes the gap between confidence and accuracy, averaged over equal bins of confidence (Guo et al. 2017).
+
+    Args:
+        probabilities: Predicted probabilities, float64 [N, C].
+        labels: True classes, int64 [N].
+        bins: Number of bins.
+
+    Returns:
+        The error, 0 (perfectly calibrated) to 1.
+    """
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(np.sum(correct[bin_of == b]) - np.sum(confidence[bin_of == b])) for b in range(bins)]
+    return float(sum(gaps) / len(labels))

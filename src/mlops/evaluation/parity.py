@@ -1,6 +1,6 @@
-"""The same answer everywhere: torch, ONNX, HTTP, BentoML and batch prediction on the same pictures.
+"""Checks that torch, ONNX, HTTP, BentoML and batch prediction give the same predictions: `inv model.parity`.
 
-`python -m src.mlops.parity`, or `inv parity`, ends with an error when one of them differs.
+The command fails if one of them differs from torch.
 """
 
 import importlib.util
@@ -15,35 +15,36 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from src.mlops.config import Config, hydra_main
+from src.mlops.cli import hydra_main
+from src.mlops.config import Config
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sources import locate_raw
 from src.mlops.errors import DataError, ParityError
-from src.mlops.export import TOLERANCE
-from src.mlops.inference import Classifier
-from src.mlops.progress import ProgressBar
-from src.mlops.rows import local_rows
-from src.mlops.service_process import running
+from src.mlops.inference.classifier import Classifier
+from src.mlops.inference.engines import local_rows
+from src.mlops.io.progress import progress_bar
+from src.mlops.io.service_process import running
+from src.mlops.modelfile.metadata import TOLERANCE
 
-logger = logging.getLogger("src.mlops.parity")
+logger = logging.getLogger("src.mlops.evaluation.parity")
 BATCH = 64
-Answers = list[dict[int, float]]  # of each picture the probabilities of the classes that were answered, best first
+Answers = list[dict[int, float]]  # for each image: class → probability, most probable class first
 
 
 def parity(config: Config) -> dict[str, tuple[int, float]]:
-    """Classifies the pictures of `evaluation.split` in every way and compares with the checkpoint in torch.
+    """Classifies the images of `evaluation.split` through each interface and compares with the checkpoint in torch.
 
     Args:
-        config: `ckpt_path` names the checkpoint, whose export lies beside it; `data.raw_dir` the pictures.
+        config: `ckpt_path` is the checkpoint, with its export next to it; `data.raw_dir` is the folder of the images.
 
     Returns:
-        For each way how many classes differ, and the largest difference of a probability.
+        For each interface, the number of images with another class and the largest difference in probability.
 
     Raises:
-        ParityError: A class differs, or a probability by more than 1e-4.
-        DataError: There are no pictures to read.
+        ParityError: A class differs, or a probability differs by more than 1e-4.
+        DataError: There is no folder of raw images, or the split has no images.
     """
-    paths = pictures_of(config)
+    paths = images_of(config)
     onnx = config.ckpt_path.with_suffix(".onnx")
     expected = _in_python(config.ckpt_path, paths, "torch")
     ways: dict[str, Callable[[], Answers]] = {
@@ -55,42 +56,44 @@ def parity(config: Config) -> dict[str, tuple[int, float]]:
         "BentoML": lambda: _over_http("BentoML", BENTO, "/readyz", onnx, paths),
     }
     if importlib.util.find_spec("bentoml") is None:
-        logger.warning("BentoML is left out: it is not installed (`uv sync --group bento`)")
+        logger.warning("Skipping BentoML, which is not installed. Install it with `uv sync --group bento`")
         del ways["BentoML"]
     found = {name: _compare(expected, answer()) for name, answer in ways.items()}
     _show(found, len(paths))
     differing = [name for name, (classes, gap) in found.items() if classes or not gap <= TOLERANCE]
     if differing:
         raise ParityError(
-            f"expected the same classes and probabilities within {TOLERANCE:g} everywhere, found others by "
-            f"{', '.join(differing)}. Export the checkpoint again: `inv export`."
+            f"The predictions of {', '.join(differing)} differ from torch: other classes, or probabilities that differ "
+            f"by more than {TOLERANCE:g}. Export the checkpoint again with `inv model.export`."
         )
     return found
 
 
-BENTO = [sys.executable, "-m", "bentoml", "serve", "src.mlops.bentoml_service:SignClassifier", "-p", "{port}"]
+BENTO = [sys.executable, "-m", "bentoml", "serve", "src.mlops.serving.bentoml_service:SignClassifier", "-p", "{port}"]
 
 
-def pictures_of(config: Config) -> list[Path]:
-    """Returns the raw pictures of `evaluation.split`, in the order of the pack.
+def images_of(config: Config) -> list[Path]:
+    """Returns the paths of the raw images of `evaluation.split`, in the order of the pack.
 
     Raises:
-        DataError: There is no raw folder.
+        DataError: There is no folder of raw images, or the split has no images.
     """
     raw_dir = locate_raw(config.data)
     if raw_dir is None:
-        raise DataError("expected data.raw_dir to name the pictures, found null. Packed images are not enough here.")
+        raise DataError(
+            "data.raw_dir must be the folder of the raw images, but is null. The packed images are not enough here."
+        )
     return [raw_dir / path for path in prepare(config.data).load(config.evaluation.split).paths]
 
 
 def _in_python(model: Path, paths: list[Path], name: str) -> Answers:
     classifier = Classifier.load(model)
     answers: Answers = []
-    with ProgressBar(name, len(paths)) as bar:
+    with progress_bar(name, len(paths)) as bar:
         for start in range(0, len(paths), BATCH):
             for prediction in classifier.classify(paths[start : start + BATCH]):
                 answers.append({entry.class_id: entry.probability for entry in prediction.top_k})
-            bar.show(len(answers))
+                bar.update()
     return answers
 
 
@@ -100,11 +103,11 @@ def _in_batches(model: Path, paths: list[Path]) -> Answers:
 
 
 def _over_http(name: str, command: list[str], ready: str, model: Path, paths: list[Path]) -> Answers:
-    with running(command, ready, {"MLOPS_MODEL": str(model)}) as client, ProgressBar(name, len(paths)) as bar:
+    with running(command, ready, {"MLOPS_MODEL": str(model)}) as client, progress_bar(name, len(paths)) as bar:
         answers: Answers = []
         for answer in _ask(client, paths):
             answers.append({entry["class_id"]: entry["probability"] for entry in answer["top_k"]})
-            bar.show(len(answers))
+            bar.update()
         return answers
 
 
@@ -115,7 +118,7 @@ def _ask(client: httpx.Client, paths: list[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _compare(expected: Answers, found: Answers) -> tuple[int, float]:
-    """Returns how many first classes differ, and the largest difference of a probability that both name."""
+    """Returns the number of images with another class, and the largest difference in probability of a common class."""
     classes, gap = 0, 0.0
     for ours, theirs in zip(expected, found, strict=True):
         classes += next(iter(ours)) != next(iter(theirs))
@@ -123,10 +126,10 @@ def _compare(expected: Answers, found: Answers) -> tuple[int, float]:
     return classes, gap
 
 
-def _show(found: dict[str, tuple[int, float]], pictures: int) -> None:
-    table = Table("way", "pictures", "other classes than torch", "largest difference of a probability")
+def _show(found: dict[str, tuple[int, float]], images: int) -> None:
+    table = Table("interface", "images", "other class than torch", "largest difference in probability")
     for name, (classes, gap) in found.items():
-        table.add_row(name, f"{pictures:,}", str(classes), f"{gap:.1e}")
+        table.add_row(name, f"{images:,}", str(classes), f"{gap:.1e}")
     Console().print(table)
 
 

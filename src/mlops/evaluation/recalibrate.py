@@ -1,54 +1,59 @@
-"""Fits a trained model's calibration anew, with `calibration.coverage` or `calibration.false_alarms` as they are now.
+"""Fits the calibration of a trained model again, with the current settings of `calibration`.
 
-`python -m src.mlops.calibrate calibration.coverage=0.99` changes the model at `ckpt_path`, and its export.
+`python -m src.mlops.evaluation.recalibrate calibration.coverage=0.99` changes the model at `ckpt_path` and its export.
 """
 
 import logging
 
-from src.mlops.calibration import Calibration
-from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
-from src.mlops.config import Config, hydra_main
+from src.mlops.cli import hydra_main
+from src.mlops.config import Config
 from src.mlops.data.dataset import Batches
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
-from src.mlops.evaluate import require_same_size
-from src.mlops.export import export
 from src.mlops.model import predict_logits
+from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain, write_content
+from src.mlops.modelfile.onnx_export import export
 
-logger = logging.getLogger("src.mlops.calibrate")
+logger = logging.getLogger("src.mlops.evaluation.recalibrate")
 
 
 def calibrate(config: Config) -> Calibration:
-    """Fits temperature, prediction sets and the threshold of unknown pictures on the validation images.
+    """Fits the temperature and the thresholds on the validation images, and writes them to the checkpoint.
+
+    Args:
+        config: `ckpt_path` is the checkpoint, `calibration` holds the settings.
+
+    Returns:
+        The new calibration.
 
     Raises:
         CheckpointError: There is no usable checkpoint.
-        DataError: The model was trained on these validation images, so that they could only flatter it, or they are not
-            those of its training.
+        DataError: The model was trained on the validation images, or the data is not the data of its training.
     """
     checkpoint = load_checkpoint(config.ckpt_path)
     pack = prepare(config.data)
-    require_same_size(pack, checkpoint.image_size)
+    pack.require_size(checkpoint.image_size)
     if checkpoint.saw_validation:
         raise DataError(
-            f"expected a model that was not trained on validation images, found {config.ckpt_path}, which is of a "
-            "final fit. Calibrate the run's own best_model.pth, or train with the new setting."
+            f"{config.ckpt_path} is a final-fit model. It was also trained on the validation images, so they cannot be "
+            "used to calibrate it. Calibrate best_model.pth in its run folder, or train with the new settings."
         )
     if checkpoint.provenance["data_fingerprint"] != pack.fingerprint:
         raise DataError(
-            f"expected the data that {config.ckpt_path} was trained on, found other splits in {pack.directory}: the "
-            "model may have seen their validation images."
+            f"{config.ckpt_path} was not trained on the splits in {pack.directory} and may have seen these "
+            "validation images. Use the data that it was trained on."
         )
     arrays = pack.load("val")
     logits = predict_logits(checkpoint.model, Batches(arrays, config.evaluation.batch_size).epoch())
     calibration = Calibration.fit(logits, arrays.labels, **config.calibration.model_dump())
     write_content(config.ckpt_path, read_plain(config.ckpt_path) | {"calibration": calibration.to_dict()})
-    logger.info("calibrated %s: %s", config.ckpt_path, calibration)
+    logger.info("Calibrated %s: %s", config.ckpt_path, calibration)
     return calibration
 
 
 def main(config: Config) -> None:
-    """Calibrates, and exports the result."""
+    """Calibrates the checkpoint and exports it."""
     calibrate(config)
     export(config.ckpt_path)
 

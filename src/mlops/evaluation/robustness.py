@@ -1,4 +1,4 @@
-"""How accuracy falls under weather, blur and noise: `inv robustness`, writes reports/robustness.json."""
+"""Measures accuracy on corrupted images and writes reports/robustness.json: `inv model.robustness`."""
 
 import json
 import logging
@@ -7,37 +7,42 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.mlops.config import Config, hydra_main
-from src.mlops.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from src.mlops.cli import hydra_main
+from src.mlops.config import Config
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import prepare
-from src.mlops.data.signs import SIGNS
 from src.mlops.errors import DataError
-from src.mlops.evaluate import require_same_size
-from src.mlops.files import write_atomically
-from src.mlops.inference import Classifier
-from src.mlops.progress import ProgressBar
-from src.mlops.visualize import draw_corrupted, draw_robustness
+from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from src.mlops.evaluation.measurements import ROBUSTNESS_FILE
+from src.mlops.evaluation.plots import draw_corrupted, draw_robustness
+from src.mlops.inference.classifier import Classifier
+from src.mlops.io.files import write_atomically
+from src.mlops.io.progress import progress_bar
 
-logger = logging.getLogger("src.mlops.robustness")
-IMAGES = 2000  # drawn from the split: 65 corrupted versions of each are classified
+logger = logging.getLogger("src.mlops.evaluation.robustness")
+IMAGES = 2000  # sampled from the split; each is classified in 65 corrupted versions
 BATCH = 200
-REPORT_FILE = "robustness.json"
 
 
 def robustness(config: Config) -> dict[str, Any]:
-    """Measures the model at `config.ckpt_path`, in its exported form, on corrupted images of `evaluation.split`.
+    """Measures the export of the model at `config.ckpt_path` on corrupted images of `evaluation.split`.
+
+    Args:
+        config: `ckpt_path` is the checkpoint with its export next to it; `data` says where the images are.
 
     Returns:
-        `clean` accuracy, `accuracy` by corruption (five severities each), their `mean`, the `worst_classes` over all,
-        and the results of the behaviour tests (`invariance`, `direction`); the content of robustness.json.
+        The content of robustness.json: accuracy without corruption (`clean`), `accuracy` by corruption for the five
+        severities, their `mean`, the `worst_classes` across all corruptions, and the results of the behaviour tests
+        (`invariance`, `direction`).
 
     Raises:
         CheckpointError: There is no exported model.
-        DataError: There are no such images, or the report cannot be written.
+        DataError: The split has no images, the images have another size than the model was trained with, or the reports
+            cannot be written.
     """
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
     pack = prepare(config.data)
-    require_same_size(pack, classifier.image_size)
+    pack.require_size(classifier.image_size)
     arrays = pack.load(config.evaluation.split)
     chosen = np.random.default_rng(0).permutation(len(arrays.rows))[:IMAGES]
     images, labels = arrays.images[arrays.rows[chosen]], arrays.labels[chosen]
@@ -45,14 +50,14 @@ def robustness(config: Config) -> dict[str, Any]:
     clean = _classes(classifier, images)
     accuracy: dict[str, list[float]] = {}
     right = np.zeros(len(labels))
-    with ProgressBar("corrupting", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
+    with progress_bar("classifying corrupted images", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
         for name in CORRUPTIONS:
             accuracy[name] = []
             for severity in SEVERITIES:
                 correct = _classes(classifier, corrupt(images, name, severity)) == labels
                 right += correct
                 accuracy[name].append(float(correct.mean()))
-                bar.show(len(SEVERITIES) * len(accuracy) - len(SEVERITIES) + severity, name)
+                bar.update()
     results: dict[str, Any] = {
         "split": config.evaluation.split,
         "images": len(labels),
@@ -65,14 +70,14 @@ def robustness(config: Config) -> dict[str, Any]:
     }
     folder = config.evaluation.reports_dir
     try:
-        write_atomically(folder / REPORT_FILE, (json.dumps(results, indent=2) + "\n").encode())
+        write_atomically(folder / ROBUSTNESS_FILE, (json.dumps(results, indent=2) + "\n").encode())
         draw_robustness(results, folder / "figures" / "robustness.png")
         draw_corrupted(images[0], folder / "figures" / "corruptions.png")
     except OSError as error:
-        raise DataError(f"expected to write reports to {folder}, found: {error}.") from error
+        raise DataError(f"Cannot write the reports to {folder}: {error}.") from error
     weakest = min(accuracy, key=lambda name: accuracy[name][-1])
     logger.info(
-        "accuracy %.2f %% on %d clean images, %.2f %% over all corruptions, %.1f %% under the strongest %s; see %s",
+        "Accuracy: %.2f%% on %d clean images, %.2f%% across all corruptions, %.1f%% with the strongest %s; see %s",
         100 * results["clean"],
         len(labels),
         100 * results["mean"],
@@ -91,12 +96,12 @@ def _classes(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.in
 def _behaviour(
     classifier: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64], clean: NDArray[np.int64]
 ) -> dict[str, float | None]:
-    """Tests what must hold whatever the picture (Ribeiro et al., "Beyond Accuracy: CheckList", 2020).
+    """Tests the invariances of the model (Ribeiro et al., "Beyond Accuracy: CheckList", 2020).
 
     Returns:
-        `invariance`, the share of answers that ten percent more or less light leaves as they are, and `direction`, the
-        share of rightly answered signs that mirror into another one that are answered with that one when mirrored;
-        None where there is no such sign.
+        `invariance`: the share of predicted classes that stay the same with 10 % more or less light. `direction`: of
+        the correctly classified signs whose mirror image is another sign, the share that is classified as that other
+        sign when mirrored; None if there is no such sign.
     """
     changed = [np.clip(images * factor, 0, 255).astype(np.uint8) for factor in (0.9, 1.1)]
     same = [_classes(classifier, brighter) == clean for brighter in changed]

@@ -1,12 +1,10 @@
-"""A model file → a `Classifier` that answers for images. Training's preprocessing, and nothing else of training.
+"""Loads a model file and classifies images with it. Uses the same preprocessing as training.
 
-`.onnx` files run in ONNX Runtime and need no torch; `.pth` files run in torch and answer the same.
+`.onnx` files run in ONNX Runtime and need no torch. `.pth` files run in torch and give the same predictions.
 """
 
 import hashlib
 import json
-import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,19 +15,14 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from src.mlops import ROOT
-from src.mlops.data.signs import NUM_CLASSES, SIGNS
+from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError
-from src.mlops.model_info import ModelInfo, incomplete, read_info
-from src.mlops.model_store import fetch, is_reference
+from src.mlops.modelfile.metadata import ModelInfo, incomplete, read_info
+from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.preprocessing import open_image, preprocess
 
-logger = logging.getLogger(__name__)
-LATEST = "latest"
-LATEST_FILES = ("models/latest/best_model.onnx", "models/latest/best_model.pth")  # where training puts them
-BOXED = "models/pretrained/signnet.onnx"  # comes with the repository
 TOP_K = 5
-BATCH = 64  # images that run at once, so that memory stays bounded
+BATCH = 64  # images per call of the network; bounds the memory
 
 Floats = NDArray[np.float32]
 _DIMENSIONS = {"probabilities": 2, "embedding": 2, "energy": 1, "evidence": 4}
@@ -37,7 +30,7 @@ _DIMENSIONS = {"probabilities": 2, "embedding": 2, "energy": 1, "evidence": 4}
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """One line of a ranking."""
+    """One class with its probability."""
 
     class_id: int
     class_name: str
@@ -46,16 +39,16 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image.
+    """The prediction for one image.
 
     Attributes:
         predicted_class: Most probable class, 0 to 42.
-        class_name: Its English name.
-        probability: Its calibrated probability, 0 to 1.
+        class_name: English name of this class.
+        probability: Calibrated probability of this class, 0 to 1.
         top_k: The most probable classes, best first.
-        prediction_set: Classes that cannot be ruled out, in ascending order; holds the true one for the share
-            `calibration.coverage` (by default 99.9 %) of signs like those that the model was validated on.
-        is_unknown: True where the picture does not look like any known sign; the class is then not to be trusted.
+        prediction_set: Classes that cannot be ruled out, in ascending order. The set contains the true class for the
+            share `calibration.coverage` (by default 99.9 %) of signs that resemble the validation images.
+        is_unknown: True if the image does not look like any known sign. Do not trust the class in this case.
         model_version: First twelve digits of the model file's SHA-256.
     """
 
@@ -68,19 +61,19 @@ class Prediction:
     model_version: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns nested plain values, as JSON carries them."""
+        """Returns nested plain values that JSON can represent."""
         return asdict(self)
 
 
 class Outputs(NamedTuple):
-    """What a network says of N images.
+    """The outputs of a network for N images.
 
     Attributes:
         probabilities: Calibrated, float32 [N, 43].
         embedding: Penultimate features, float32 [N, D].
-        energy: Float32 [N]; the higher, the less the picture looks like a known sign.
-        evidence: What each place adds to each class's logit, float32 [N, 43, h, w]; None where the network has
-            another layer between its maps and its last one.
+        energy: Energy score, float32 [N]. A higher value means that the image looks less like a known sign.
+        evidence: Contribution of each position to the logit of each class, float32 [N, 43, h, w]. None if the network
+            has another layer between its feature maps and its last layer.
     """
 
     probabilities: Floats
@@ -90,23 +83,21 @@ class Outputs(NamedTuple):
 
 
 class Backend(Protocol):
-    """What runs a network."""
+    """Interface of the runtimes that execute a network."""
 
     info: ModelInfo
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """Runs the network on uint8 [N, 3, S, S]; may be called from several threads."""
+        """Runs the network on images, uint8 [N, 3, S, S]. Must be thread-safe."""
 
 
 class Classifier:
-    """Classifies images with a trained model. Safe to share between threads.
-
-    Use `Classifier.load`.
+    """Classifies images with a trained model. Create one with `Classifier.load`. Thread-safe.
 
     Attributes:
-        info: What the model file says about itself.
+        info: Metadata of the model file.
         version: First twelve digits of the model file's SHA-256.
-        image_size: Side in px of the images that the network sees.
+        image_size: Side of the network's input images in px.
     """
 
     def __init__(self, backend: Backend, version: str) -> None:
@@ -120,28 +111,34 @@ class Classifier:
         """Loads a model file.
 
         Args:
-            path: A `.onnx` file that `export.py` wrote, or a checkpoint `.pth`, for which torch must be installed.
-            threads: Threads that one call uses. One is fastest for networks as small as SignNet; several calls may
-                run at the same time.
+            path: An exported `.onnx` file, or a checkpoint `.pth`, which needs torch.
+            threads: Threads per call. One is fastest for networks as small as SignNet. Several calls can run in
+                parallel.
 
         Raises:
-            CheckpointError: The file is absent, damaged, hostile, of another format, or an export of another
-                checkpoint than the one beside it.
+            CheckpointError: The file is missing, corrupted, unsafe or of another format, or it is not an export of the
+                checkpoint next to it.
         """
         content = _read(path)
         if path.suffix == ".pth":
-            backend: Backend = _Torch(path, threads)
+            backend: Backend = _torch_backend(path, threads)
         elif path.suffix == ".onnx":
             backend = _OnnxRuntime(content, path, threads)
         else:
-            raise CheckpointError(f"expected a model file that ends in .onnx or .pth, found {path}.")
+            raise CheckpointError(f"A model file must end in .onnx or .pth, but the path is {path}.")
         return cls(backend, hashlib.sha256(content).hexdigest()[:12])
 
     def classify(self, images: Sequence[bytes | Path | Image.Image | NDArray[np.uint8]]) -> list[Prediction]:
-        """Classifies encoded bytes, files, open images or RGB pixels (uint8 [H, W, 3]), in order.
+        """Classifies images.
+
+        Args:
+            images: Encoded bytes, paths of files, open images or RGB pixels (uint8 [H, W, 3]).
+
+        Returns:
+            The predictions, in the order of the images.
 
         Raises:
-            ImageError: An image cannot be used; the message says why.
+            ImageError: An image cannot be used. The message says why.
         """
         predictions: list[Prediction] = []
         for start in range(0, len(images), BATCH):
@@ -162,10 +159,10 @@ class Classifier:
         return self._backend.run(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)))
 
     def predictions(self, outputs: Outputs) -> list[Prediction]:
-        """Turns what the network says into answers."""
+        """Converts the outputs of the network to predictions."""
         calibration = self.info.calibration
         order, sets = calibration.prediction_sets(outputs.probabilities)
-        unknown = calibration.is_unknown(outputs.energy)
+        unknown = is_unknown(outputs.energy, calibration.energy_threshold)
         rows = zip(outputs.probabilities, order[:, :TOP_K].tolist(), sets, unknown.tolist(), strict=True)
         return [self._prediction(*row) for row in rows]
 
@@ -184,52 +181,23 @@ class Classifier:
         )
 
 
-def locate_model(name: str) -> Path:
-    """Finds a model file.
-
-    Args:
-        name: A path, relative ones below the repository; `latest`: what training made last, else the model that comes
-            with the repository; a registered version, `models:/gtsrb@production` or `gtsrb@v3`; or a `gs://` URL.
-
-    Returns:
-        The path; that of a path which was given, whether or not there is a file.
-
-    Raises:
-        RegistryError: There is no such version, or its file is not the one that was registered.
-        StorageError: The bucket cannot be reached, and there is no copy of the file on this machine.
-    """
-    if is_reference(name):
-        return fetch(name)
-    if name != LATEST:
-        return ROOT / Path(name).expanduser()
-    path = latest_model()
-    if path == ROOT / BOXED:
-        logger.warning("models/latest is empty: using %s, which comes with the repository", BOXED)
-    return path
-
-
-def latest_model() -> Path:
-    """Finds what training made last, else the model that comes with the repository."""
-    return next((ROOT / file for file in LATEST_FILES if (ROOT / file).is_file()), ROOT / BOXED)
-
-
 class _OnnxRuntime:
-    """Runs an exported file on the CPU."""
+    """Runs an exported ONNX file on the CPU."""
 
     def __init__(self, content: bytes, path: Path, threads: int) -> None:
-        onnxruntime.disable_telemetry_events()  # a service tells nobody but those who run it
+        onnxruntime.disable_telemetry_events()  # a service must not send data to third parties
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # what is wrong is told below, once
+        options.log_severity_level = 3  # the exceptions below already report the errors
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
             self._outputs = [output.name for output in self._session.get_outputs()]
-        except Exception as error:  # ONNX Runtime has no public class for what it throws at foreign bytes
+        except Exception as error:  # ONNX Runtime has no public exception class for invalid files
             raise CheckpointError(
-                f"expected an ONNX model at {path}, found a damaged or foreign file ({len(content):,} bytes). "
-                "Export it again, `inv export`, or fetch it again."
+                f"{path} is corrupted or not an ONNX model ({len(content):,} bytes). "
+                "Export the model again with `inv model.export`, or fetch the file again."
             ) from error
         try:
             facts = {name: json.loads(text) for name, text in metadata.items()}
@@ -237,15 +205,15 @@ class _OnnxRuntime:
             raise incomplete(path, error) from error
         if not facts:
             raise CheckpointError(
-                f"expected an ONNX model with the metadata of this project at {path}, found one without. "
-                "Export it with `inv export`."
+                f"The ONNX model at {path} does not contain the metadata of this project. "
+                "Export it with `inv model.export`."
             )
         self.info = read_info(facts, path)
         self._require_signature(path)
         _require_same_checkpoint(path, facts)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """Runs the network on uint8 [N, 3, S, S]."""
+        """Runs the network on images, uint8 [N, 3, S, S]."""
         return Outputs(**dict(zip(self._outputs, self._session.run(None, {"images": images}), strict=True)))
 
     def _require_signature(self, path: Path) -> None:
@@ -256,7 +224,7 @@ class _OnnxRuntime:
             inputs == [("images", "tensor(uint8)", [3, side, side])]
             and set(Outputs._fields[:3]) <= set(outputs) <= set(Outputs._fields)
             and all(
-                # A name instead of a number: any count of images.
+                # The first dimension has a name instead of a number: the batch size is free.
                 kind == "tensor(float)" and len(shape) == _DIMENSIONS[name] and isinstance(shape[0], str)
                 for name, (kind, shape) in outputs.items()
             )
@@ -266,32 +234,15 @@ class _OnnxRuntime:
             raise incomplete(path, ValueError(f"inputs {inputs}, outputs {outputs}"))
 
 
-class _Torch:
-    """Runs a checkpoint."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        try:
-            import torch
-
-            from src.mlops.checkpoint import load_checkpoint
-            from src.mlops.export import Deployed
-        except ImportError as error:
-            raise CheckpointError(
-                f"expected torch, to run {path}, found none installed ({error}). Use the .onnx file beside it, or "
-                "install the training stack: `uv sync --group train`."
-            ) from error
-        checkpoint = load_checkpoint(path)
-        self.info: ModelInfo = checkpoint
-        self._deployed = Deployed(checkpoint.model, checkpoint.calibration.temperature)
-        self._torch = torch
-        self._lock = threading.Lock()
-        torch.set_num_threads(threads)
-
-    def run(self, images: NDArray[np.uint8]) -> Outputs:
-        """Runs the network on uint8 [N, 3, S, S]."""
-        with self._lock, self._torch.inference_mode():
-            found = self._deployed(self._torch.from_numpy(images))
-        return Outputs(**{name: out.numpy() for name, out in zip(self._deployed.output_names, found, strict=True)})
+def _torch_backend(path: Path, threads: int) -> Backend:
+    try:
+        from src.mlops.inference.torch_backend import TorchBackend
+    except ImportError as error:
+        raise CheckpointError(
+            f"Running {path} needs torch, which cannot be imported ({error}). Use the .onnx file next to it, or "
+            "install the training packages with `uv sync --group train`."
+        ) from error
+    return TorchBackend(path, threads)
 
 
 def _read(path: Path) -> bytes:
@@ -299,17 +250,17 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            f"expected a model file at {path}, found: {error.strerror or error}. Train one: `inv train`."
+            f"Cannot read the model file {path}: {error.strerror or error}. Train a model with `inv train`."
         ) from error
 
 
 def _require_same_checkpoint(path: Path, facts: dict[str, Any]) -> None:
-    """Refuses an export that is older than the checkpoint beside it."""
+    """Raises an error if the checkpoint next to the file is not the one that was exported."""
     checkpoint = path.with_name(path.name.removesuffix(".onnx").removesuffix(".int8") + ".pth")
     if checkpoint.is_file():
         digest = hashlib.sha256(_read(checkpoint)).hexdigest()
         if facts.get("checkpoint_sha256") != digest:
             raise CheckpointError(
-                f"expected {path} to be an export of {checkpoint.name} beside it, found that of another checkpoint. "
-                "Export it again: `inv export`."
+                f"{path} was not exported from {checkpoint.name} next to it, but from a different checkpoint. "
+                "Export the model again with `inv model.export`."
             )

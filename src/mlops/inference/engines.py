@@ -1,6 +1,6 @@
-"""Paths → rows with answers: in threads of this process, or on a Ray cluster. `--engine ray` of batch prediction.
+"""Turns paths into rows with predictions, in threads of this process or on a Ray cluster (`--engine ray`).
 
-Ray runs locally by default; `RAY_ADDRESS` names a remote cluster.
+Ray runs locally by default. Set `RAY_ADDRESS` to use a remote cluster.
 """
 
 import os
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from src.mlops import ROOT
 from src.mlops.errors import DataError, ImageError
-from src.mlops.inference import Classifier
-from src.mlops.pictures import read_picture
+from src.mlops.inference.classifier import Classifier
+from src.mlops.inference.inputs import read_image
 from src.mlops.preprocessing import open_image, preprocess
 
 Row = dict[str, Any]
@@ -36,11 +36,11 @@ SCHEMA = pa.schema(
     }
 )
 BATCH = 32  # images per call of the network
-SLICE = 20_000  # paths that Ray is handed at once
+SLICE = 20_000  # paths per Ray dataset
 
 
 def local_rows(classifier: Classifier) -> Rows:
-    """Returns what turns paths into rows in threads of this process."""
+    """Returns a function that turns paths into rows, in threads of this process."""
 
     def rows(paths: Iterable[str]) -> Iterator[Row]:
         workers = os.cpu_count() or 1
@@ -63,21 +63,23 @@ def local_rows(classifier: Classifier) -> Rows:
 
 
 def ray_rows(model: Path, workers: int) -> Rows:
-    """Returns what turns paths into rows on a Ray cluster, in order.
+    """Returns a function that turns paths into rows on a Ray cluster, in order.
 
     Args:
-        model: The model file; on a remote cluster each machine must have it, and the pictures, at the same path.
-        workers: How many processes classify at the same time.
+        model: The model file. Each machine of a remote cluster must have it and the images at the same path.
+        workers: Number of processes that classify in parallel.
 
     Raises:
         DataError: Ray is not installed.
     """
-    # Under `uv run` Ray would have each worker make an environment of its own, without this group.
+    # Under `uv run`, Ray creates a separate environment for each worker, without the packages of the group ray.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError as error:
-        raise DataError("expected Ray for --engine ray, found none. Install it: `uv sync --group ray`.") from error
+        raise DataError(
+            "--engine ray needs Ray, which is not installed. Install it with `uv sync --group ray`."
+        ) from error
 
     def rows(paths: Iterable[str]) -> Iterator[Row]:
         iterator = iter(paths)
@@ -95,7 +97,7 @@ def ray_rows(model: Path, workers: int) -> Rows:
                 for found in data.iter_rows():
                     yield found["row"]
         except (OSError, RuntimeError) as error:
-            raise DataError(f"expected a Ray cluster that works, found: {type(error).__name__}: {error}") from error
+            raise DataError(f"The Ray cluster failed: {type(error).__name__}: {error}") from error
         finally:
             if started:
                 ray.shutdown()
@@ -104,12 +106,12 @@ def ray_rows(model: Path, workers: int) -> Rows:
 
 
 def text(name: str) -> str:
-    """Writes a file's name as UTF-8 can hold it; bytes that are none are escaped."""
+    """Returns a text as valid UTF-8. Bytes that are not valid UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class _Worker:
-    """One process of the cluster, with a classifier of its own."""
+    """One process of the Ray cluster with its own classifier."""
 
     def __init__(self, model: Path) -> None:
         self._classifier = Classifier.load(model)
@@ -120,11 +122,11 @@ class _Worker:
 
 
 def _decode(paths: Sequence[str], size: int) -> list[NDArray[np.uint8] | str]:
-    """Reads and preprocesses pictures; one that cannot be used gives the reason."""
+    """Reads and preprocesses images. Returns the reason instead if an image cannot be used."""
     decoded: list[NDArray[np.uint8] | str] = []
     for path in paths:
         try:
-            decoded.append(preprocess(open_image(read_picture(path)), size))
+            decoded.append(preprocess(open_image(read_image(path)), size))
         except (ImageError, OSError) as error:
             decoded.append(str(error) or type(error).__name__)
     return decoded

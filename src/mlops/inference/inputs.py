@@ -1,4 +1,4 @@
-"""Files, folders, globs and URLs → the paths of pictures, and their bytes."""
+"""Finds the images in files, folders, globs and URLs, and reads them."""
 
 import glob
 import os
@@ -12,21 +12,24 @@ from src.mlops.errors import DataError, ImageError
 
 
 def find_images(inputs: Sequence[str]) -> Iterator[str]:
-    """Yields the pictures of files, folders, globs and URLs that fsspec reads, always in the same order.
+    """Yields the paths of all images in the inputs, always in the same order.
+
+    Args:
+        inputs: Files, folders, globs, or URLs that fsspec reads.
 
     Raises:
-        DataError: An input does not exist or cannot be listed, or there is no picture at all.
+        DataError: An input does not exist or cannot be listed, or the inputs contain no image.
     """
     found = False
     for path in _each(inputs):
         found = True
         yield path
     if not found:
-        raise DataError(f"expected pictures in {', '.join(inputs) or 'the inputs'}, found none.")
+        raise DataError(f"No images in {', '.join(inputs) or 'the inputs'}.")
 
 
-def read_picture(path: str) -> bytes | str:
-    """Returns what a picture is decoded from: a URL's bytes, or a file's path as it is.
+def read_image(path: str) -> bytes | str:
+    """Returns the bytes of a URL. Returns the path of a local file unchanged.
 
     Raises:
         ImageError: The URL cannot be read.
@@ -36,8 +39,8 @@ def read_picture(path: str) -> bytes | str:
     try:
         with fsspec.open(path, "rb") as file:
             content: bytes = file.read()
-    except Exception as error:  # each file system has errors of its own
-        raise ImageError(f"expected to read it, found: {type(error).__name__}: {error}") from error
+    except Exception as error:  # each file system raises its own exceptions
+        raise ImageError(f"The image cannot be read ({type(error).__name__}: {error})") from error
     return content
 
 
@@ -49,13 +52,13 @@ def _each(inputs: Sequence[str]) -> Iterator[str]:
         elif os.path.lexists(name):
             yield from _below(Path(name), suffixes)
         elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - a pattern may be absolute
-            if "**" in name:  # it names what is below a folder by itself
+            if "**" in name:  # the pattern already matches the files in subfolders
                 yield from (match for match in matches if match.lower().endswith(suffixes))
             else:
                 for match in matches:
                     yield from _below(Path(match), suffixes)
         else:
-            raise DataError(f"expected a file, a folder, a glob or a URL, found nothing at {Path(name).absolute()}.")
+            raise DataError(f"No file or folder matches {Path(name).absolute()}.")
 
 
 def _below(path: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -68,7 +71,7 @@ def _below(path: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise DataError(f"expected to read the folder {error.filename}, found: {error.strerror}.") from error
+    raise DataError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
 
 
 def _find_remote(url: str, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -80,11 +83,11 @@ def _find_remote(url: str, suffixes: tuple[str, ...]) -> Iterator[str]:
             files = sorted(filesystem.glob(path))
         else:
             files = sorted(file for file in filesystem.find(path) if file.lower().endswith(suffixes))
-    except Exception as error:  # each file system has its own errors for "no such bucket" and "no permission"
+    except Exception as error:  # each file system raises its own exceptions for a missing bucket or permission
         raise DataError(
-            f"expected to read {url}, found: {type(error).__name__}: {error}. Check the address and your access to it; "
-            "gs:// and s3:// need `uv sync --group buckets`."
+            f"Cannot read {url}: {type(error).__name__}: {error}. Check the URL and your access to it. URLs that start "
+            "with gs:// or s3:// need `uv sync --group buckets`."
         ) from error
     if not files:
-        raise DataError(f"expected pictures at {url}, found none.")
+        raise DataError(f"No images at {url}.")
     yield from map(filesystem.unstrip_protocol, files)

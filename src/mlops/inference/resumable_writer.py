@@ -1,7 +1,7 @@
-"""Rows → a file, by way of a journal, so that a run that was broken off goes on.
+"""Writes rows to a file through a journal, which makes an interrupted run resumable.
 
-The journal is a folder beside the output: `run.json` says what it is of, `rows.jsonl` has a line for each row. When all
-is done it becomes the output, all or nothing.
+The journal is a folder next to the output: `run.json` describes the run, `rows.jsonl` has one line per row. At the end
+of the run, the output is written atomically from the journal.
 """
 
 import json
@@ -19,21 +19,21 @@ from filelock import FileLock, Timeout
 from pyarrow import parquet
 
 from src.mlops.errors import DataError
-from src.mlops.files import write_atomically
-from src.mlops.rows import SCHEMA, Row, text
+from src.mlops.inference.engines import SCHEMA, Row, text
+from src.mlops.io.files import write_atomically
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 _RUN = "run.json"
-_CHUNK = 20_000  # rows in memory when the journal becomes the output
+_CHUNK = 20_000  # rows in memory when the output is written from the journal
 _FLUSH = 32  # rows between two flushes
 
 
 class Journal:
-    """The rows of a run so far; use `open_journal`.
+    """The rows of a run so far. Create one with `open_journal`.
 
     Attributes:
-        done: How many rows there are.
-        failed: How many of them have an error.
+        done: Number of rows.
+        failed: Number of rows with an error.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
@@ -49,15 +49,18 @@ class Journal:
             write_atomically(folder / _RUN, json.dumps(run).encode())
             return
         raise DataError(
-            f"expected no unfinished work at {folder}, found that of other inputs or another model. Delete the folder "
-            "to begin anew, or name another --out."
+            f"{folder} belongs to an unfinished run with different inputs or a different model. Delete the folder to "
+            "start over, or choose a different --out."
         )
 
     def skip(self, paths: Iterator[str]) -> None:
-        """Takes from `paths` those whose rows are there, and cuts off what was not written out.
+        """Consumes the paths whose rows are in the journal, and removes an incomplete last row.
+
+        Args:
+            paths: All paths of the run, in order.
 
         Raises:
-            DataError: The paths are not those that the run had.
+            DataError: The paths are not those of the interrupted run.
         """
         whole = 0
         with self._path.open("rb+") as file:
@@ -65,21 +68,21 @@ class Journal:
                 try:
                     row = json.loads(line) if line.endswith(b"\n") else None
                 except ValueError:
-                    row = None  # a disk that was full or lost power
+                    row = None  # the disk was full or the power failed
                 if row is None:
                     break
                 path = next(paths, None)
                 if path is None or row["path"] != text(path):
                     raise DataError(
-                        f"expected the pictures that the unfinished run in {self._folder} had, found others. Delete "
-                        "the folder to begin anew."
+                        f"The inputs no longer contain the same images as in the unfinished run in {self._folder}. "
+                        "Delete the folder to start over."
                     )
                 whole += len(line)
                 self._count(row)
             file.truncate(whole)
 
     def extend(self, rows: Iterator[Row]) -> Iterator[int]:
-        """Adds rows; yields now and then how many there are."""
+        """Appends rows. Yields the number of rows after each flush."""
         with self._path.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -89,12 +92,12 @@ class Journal:
                     yield self.done
 
     def finish(self, out: Path) -> None:
-        """Makes the output, and removes the journal."""
+        """Writes the output and removes the journal."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             work = Path(folder) / out.name
             self._write(work)
             work.replace(out)
-        (self._folder / _RUN).unlink()  # first: a journal without it belongs to no run
+        (self._folder / _RUN).unlink()  # first, because a journal without this file is ignored
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _count(self, row: Row) -> None:
@@ -121,30 +124,31 @@ class Journal:
 
 @contextmanager
 def open_journal(out: Path, run: dict[str, Any]) -> Iterator[Journal]:
-    """Opens the journal of an output, a new one or that of the same run that was broken off.
+    """Opens the journal of an output: a new one, or the journal of the same run if that was interrupted.
 
     Args:
-        out: The output.
-        run: What is done, as plain values; a journal of anything else is refused.
+        out: The output file.
+        run: Description of the run as plain values. A journal with another description is rejected.
 
     Raises:
-        DataError: The output cannot be written, has no known format, or another run writes it or left unfinished work.
+        DataError: The output cannot be written or has an unknown format, another run is writing it, or the journal
+            belongs to another run.
     """
     if out.suffix not in FORMATS or out.is_dir():
-        raise DataError(f"expected a file to write that ends in {', '.join(FORMATS)}, found {out}.")
+        raise DataError(f"The output must be a file that ends in {', '.join(FORMATS)}, but is {out}.")
     folder = out.with_name(f"{out.name}.partial")
     lock = FileLock(f"{folder}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)  # the file stays: who deletes a lock may delete another's
+        lock.acquire(timeout=0)  # the lock file is never deleted: another run could hold it already
     except (Timeout, OSError) as error:
-        reason = "another run that writes it" if isinstance(error, Timeout) else error
-        raise DataError(f"expected to write {out}, found: {reason}.") from error
+        reason = "another run is writing it" if isinstance(error, Timeout) else error
+        raise DataError(f"Cannot write {out}: {reason}.") from error
     try:
         yield Journal(folder, run)
     except OSError as error:
         raise DataError(
-            f"expected to write {out}, found: {error}. What was done is kept in {folder}; the same command goes on."
+            f"Cannot write {out}: {error}. The rows so far are in {folder}. Run the same command again to resume."
         ) from error
     finally:
         lock.release()

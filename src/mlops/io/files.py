@@ -1,5 +1,6 @@
-"""Writing files so that nothing is lost: all or nothing, and one process at a time."""
+"""Atomic writes, checksums of files, and locks for folders."""
 
+import hashlib
 import logging
 import os
 import tempfile
@@ -13,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes to a temporary name in the same folder, flushes to the disk, then renames.
+    """Writes a temporary file in the same folder, flushes it to disk, and renames it.
 
     Raises:
-        OSError: The file cannot be written; the former one is as it was.
+        OSError: The file cannot be written. An existing file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
@@ -26,7 +27,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # a temporary file is private, a model is for other users' services too
+        temporary.chmod(0o644)  # temporary files are private, but services of other users must be able to read models
         temporary.replace(path)
     finally:
         if temporary:
@@ -34,9 +35,24 @@ def write_atomically(path: Path, content: bytes) -> None:
                 temporary.unlink()
 
 
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def md5(path: Path) -> str:
+    """Returns the MD5 of a file as hex digits. DVC and the authors of GTSRB identify files by it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps other processes that ask for it waiting; it is gone again if it ends empty."""
+    """Creates a folder and locks it; other processes wait for the lock.
+
+    A folder that is new and still empty at the end is removed.
+    """
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
@@ -45,7 +61,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info("waiting for another process that prepares %s", folder)
+            logger.info("Waiting for another process that prepares %s", folder)
             lock.acquire()
         yield
     finally:

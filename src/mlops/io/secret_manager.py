@@ -1,4 +1,4 @@
-"""Secrets from Google's Secret Manager, for containers that run there; nothing of them is ever logged."""
+"""Reads secrets from Google Secret Manager in containers on Google Cloud. Secrets are never logged."""
 
 import base64
 
@@ -13,13 +13,13 @@ URL = "https://secretmanager.googleapis.com/v1/"
 
 
 def read_secret(name: str) -> str:
-    """Reads the newest version of a secret, as the account that the container runs as.
+    """Reads the newest version of a secret with the service account of the container.
 
     Args:
-        name: Such as `projects/my-project/secrets/wandb-api-key`.
+        name: Name such as `projects/my-project/secrets/wandb-api-key`.
 
     Raises:
-        CloudError: There is none, or it may not be read.
+        CloudError: The secret does not exist, or the account may not read it.
     """
     try:
         credentials, _ = google.auth.default(["https://www.googleapis.com/auth/cloud-platform"])
@@ -30,7 +30,7 @@ def read_secret(name: str) -> str:
     except (GoogleAuthError, httpx.HTTPError) as error:
         reason = str(error).splitlines()[0]
         raise CloudError(
-            f"step 'read the secret': expected to read {name}, found: {reason}. Add a version to it (`gcloud secrets "
-            "versions add`), and let the account of the job read it (`inv gcp-bootstrap`)."
+            f"Step 'read the secret' failed for {name}: {reason}. Add a version to the secret (`gcloud secrets "
+            "versions add`), and allow the account of the job to read it (`inv gcp.bootstrap`)."
         ) from error
     return base64.b64decode(answer.json()["payload"]["data"]).decode()

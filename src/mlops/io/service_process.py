@@ -1,4 +1,4 @@
-"""Starts a service as a process of its own and waits until it answers."""
+"""Starts a service in a separate process and waits until it is ready."""
 
 import os
 import socket
@@ -18,22 +18,22 @@ START_TIMEOUT = 60.0  # seconds until the service must be ready
 
 @contextmanager
 def running(command: Sequence[str], ready: str, environment: Mapping[str, str] | None = None) -> Iterator[httpx.Client]:
-    """Runs a service while the body lasts.
+    """Runs a service for the duration of the `with` block.
 
     Args:
-        command: Its command line; `{port}` stands for a free port.
-        ready: The path that answers 2xx as soon as the service can be used.
-        environment: Variables beside those of this process.
+        command: Command line of the service; `{port}` is replaced with a free port.
+        ready: Path that answers with 2xx once the service is ready.
+        environment: Variables in addition to those of this process.
 
     Yields:
-        A client that knows the service's address.
+        An HTTP client whose base URL is the address of the service.
 
     Raises:
-        ServiceError: It does not start, or a request of the body fails; with its log.
+        ServiceError: The service does not start, or a request in the block fails. The message contains its log.
     """
     port = free_port()
     with tempfile.TemporaryFile("w+") as log:
-        service = subprocess.Popen(  # noqa: S603 - the callers' own modules
+        service = subprocess.Popen(  # noqa: S603 - the command comes from this project
             [word.format(port=port) for word in command],
             cwd=ROOT,
             stdout=log,
@@ -46,7 +46,7 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
                 yield client
         except (httpx.HTTPError, ServiceError) as error:
             log.seek(0)
-            raise ServiceError(f"expected an answer from the service, found: {error}. Its log: {log.read()}") from error
+            raise ServiceError(f"The service failed: {error}. Its log: {log.read()}") from error
         finally:
             service.terminate()
             try:
@@ -60,18 +60,18 @@ def _wait(client: httpx.Client, ready: str, service: subprocess.Popen[bytes]) ->
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if service.poll() is not None:
-            raise ServiceError(f"it ended with exit code {service.returncode}")
+            raise ServiceError(f"it exited with code {service.returncode}")
         try:
             if client.get(ready, timeout=5).is_success:
                 return
         except httpx.TransportError:
-            pass  # it does not listen yet
+            pass  # the service does not listen yet
         time.sleep(0.1)
     raise ServiceError(f"it was not ready within {START_TIMEOUT:.0f} s")
 
 
 def free_port() -> int:
-    """Returns a port that nobody listens on."""
+    """Returns a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
-"""`best_model.pth`: one file of tensors and plain values that says all about a model.
+"""Reads and writes checkpoints (`best_model.pth`): the weights of a model and everything else about it in one file.
 
-It embeds the config, so it loads after the YAML changed, and it never runs code: it is read with torch's restricted
-unpickler, and the network is built from an allow-list of classes.
+A checkpoint embeds the config, so it can still be loaded after the YAML files have changed. Loading never runs code
+from the file: torch's restricted unpickler reads it, and the network is built from an allow-list of classes.
 """
 
 import io
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.mlops.calibration import Calibration
 from src.mlops.errors import CheckpointError, ConfigError
-from src.mlops.files import write_atomically
+from src.mlops.io.files import write_atomically
+from src.mlops.io.git import source_commit
 from src.mlops.model import Network, build_model
-from src.mlops.model_info import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info
-from src.mlops.source import source_commit
+from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def save_checkpoint(
     calibration: Calibration,
     history: list[dict[str, float]],
 ) -> None:
-    """Writes a checkpoint; a kill or a full disk leaves the former file as it was.
+    """Writes a checkpoint atomically: after a kill or on a full disk, the previous file is unchanged.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -70,7 +70,7 @@ def save_checkpoint(
 
 
 def write_content(path: Path, content: dict[str, Any]) -> None:
-    """Writes tensors and plain values as one file, all or nothing.
+    """Writes tensors and plain values to one file, atomically.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -80,7 +80,7 @@ def write_content(path: Path, content: dict[str, Any]) -> None:
     try:
         write_atomically(path, buffer.getvalue())
     except OSError as error:
-        raise CheckpointError(f"expected to write {path}, found: {error}. The former file is untouched.") from error
+        raise CheckpointError(f"Cannot write {path}: {error}. The previous file is unchanged.") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -90,8 +90,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path: A file that `save_checkpoint` wrote.
 
     Raises:
-        CheckpointError: The file is absent, damaged, holds code, is of another format, or names a model outside the
-            allow-list. Nothing in the file is executed.
+        CheckpointError: The file is missing or corrupted, has another format, contains code, or names a model that is
+            not on the allow-list. Nothing in the file is executed.
     """
     content = read_plain(path)
     info = read_info(content, path)
@@ -103,42 +103,42 @@ def load_checkpoint(path: Path) -> Checkpoint:
             history=list(content["history"]),
         )
     except ConfigError as error:
-        raise CheckpointError(f"refused {path}: {error}") from error
+        raise CheckpointError(f"Cannot load {path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise incomplete(path, error) from error
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """Reads a file of tensors and plain values without running anything in it.
+    """Reads a file of tensors and plain values without running code from it.
 
     Raises:
-        CheckpointError: The file is absent, damaged, or holds anything else.
+        CheckpointError: The file is missing or corrupted, or contains anything else.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats: what they hold is refused below just the same
+            warnings.simplefilter("ignore")  # for old formats, whose content is checked below as well
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"expected a checkpoint at {path}, found none. Train one: `inv train`.") from error
+        raise CheckpointError(f"No checkpoint at {path}. Train a model with `inv train`.") from error
     except IsADirectoryError as error:
-        raise CheckpointError(f"expected a checkpoint at {path}, found a folder. Give the file's path.") from error
+        raise CheckpointError(f"{path} is a folder, not a checkpoint. Give the path of the file.") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"refused {path}: it is damaged, or holds objects beyond tensors and plain values, which could run code. "
-            "Nothing was executed. Fetch it again from a source that you trust, or train anew."
+            f"Cannot load {path}: it is corrupted, or contains objects other than tensors and plain values, which "
+            "could run code. Nothing was executed. Fetch the file again from a trusted source, or train a new model."
         ) from error
-    except Exception as error:  # torch's reader meets damaged bytes with almost any exception
+    except Exception as error:  # corrupted bytes can make torch raise almost any exception
         raise CheckpointError(
-            f"expected a checkpoint at {path}, found a damaged or foreign file ({type(error).__name__}). "
-            "Fetch it again or train anew."
+            f"{path} is corrupted or not a checkpoint ({type(error).__name__}). Fetch the file again, or train a new "
+            "model with `inv train`."
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"expected a checkpoint at {path}, found a file that holds {type(content).__name__}.")
+        raise CheckpointError(f"{path} is not a checkpoint: it must contain a dict, not a {type(content).__name__}.")
     return content
 
 
 def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
-    """Tells where a model comes from: code, time, versions, data, seed."""
+    """Returns the origin of a model: commit, time, versions, data and seed."""
     return {
         "git_commit": source_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -150,15 +150,15 @@ def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
 
 
 def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> Network:
-    # On the meta device no memory is taken, whatever sizes a hostile config names; the file's own tensors become
-    # the weights, and they must fit.
+    # The meta device allocates no memory, whatever sizes a hostile config has. The tensors of the file become the
+    # weights, so they must have the expected shapes.
     with torch.device("meta"):
         model = build_model(model_config)
     for name, expected in model.state_dict().items():
         found = state_dict[name]
         if (found.dtype, found.layout) != (expected.dtype, expected.layout):
-            raise TypeError(f"{name} is {found.dtype} {found.layout}")
+            raise TypeError(f"{name} is {found.dtype} {found.layout}, but must be {expected.dtype} {expected.layout}")
         if not found.isfinite().all():
-            raise ValueError(f"{name} is not finite")
+            raise ValueError(f"{name} has values that are not finite")
     model.load_state_dict(state_dict, assign=True)
     return model.eval()

@@ -1,27 +1,42 @@
-"""Which code this is: the commit of the checkout, or in an image the one that it was built from."""
+"""Finds the file of a model by its name: a path, `latest`, a registered version, or a URL."""
 
-import os
-import subprocess
+import logging
+from pathlib import Path
 
 from src.mlops import ROOT
-from src.mlops.model_info import UNCOMMITTED
+from src.mlops.modelfile.store import fetch, is_reference
 
-BUILT_FROM = "MLOPS_COMMIT"  # variable of the environment that dockerfiles/Dockerfile.train sets
+logger = logging.getLogger(__name__)
+LATEST = "latest"
+LATEST_FILES = ("models/latest/best_model.onnx", "models/latest/best_model.pth")  # training writes these files
+BUNDLED = "models/pretrained/signnet.onnx"  # part of the repository
 
 
-def source_commit() -> str | None:
-    """Returns the commit, with `+changes` where files differ from it; None where none is known.
+def locate_model(name: str) -> Path:
+    """Returns the path of the model file that a name refers to.
 
-    What the pipeline itself notes while it runs, dvc.lock, is no change.
+    Args:
+        name: A path, where relative paths start at the repository root; `latest` for the model that was trained last,
+            or the bundled model if there is none; a registered version, `models:/gtsrb@production` or `gtsrb@v3`; or a
+            `gs://` URL.
+
+    Returns:
+        The path of the file. If `name` is a path, the file may not exist.
+
+    Raises:
+        RegistryError: The version does not exist, or its file is not the registered one.
+        StorageError: The bucket cannot be reached, and there is no copy of the file on this machine.
     """
-    try:
-        commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!params.yaml")
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get(BUILT_FROM) or None
-    return f"{commit}{UNCOMMITTED}" if changed else commit
+    if is_reference(name):
+        return fetch(name)
+    if name != LATEST:
+        return ROOT / Path(name).expanduser()
+    path = latest_model()
+    if path == ROOT / BUNDLED:
+        logger.warning("No model in models/latest. Using the bundled model %s", BUNDLED)
+    return path
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+def latest_model() -> Path:
+    """Returns the path of the model that was trained last, or of the bundled model if there is none."""
+    return next((ROOT / file for file in LATEST_FILES if (ROOT / file).is_file()), ROOT / BUNDLED)

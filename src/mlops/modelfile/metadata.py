@@ -1,33 +1,34 @@
-"""What every model file says about itself, checkpoint and ONNX alike. Needs no torch."""
+"""Metadata that both checkpoints and ONNX files contain. Reading it needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.mlops.calibration import Calibration
-from src.mlops.data.signs import NUM_CLASSES, SIGNS
+from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError
+from src.mlops.modelfile.calibration import Calibration
 
-FORMAT_VERSION = 3  # 1 normalised over the whole image; 2 had other prediction sets
-UNCOMMITTED = "+changes"  # after the commit in `provenance`: files differed from it
+TOLERANCE = 1e-4  # largest allowed difference between the probabilities of a checkpoint and its export
+FORMAT_VERSION = 3  # format 1 normalised over the whole image; format 2 had other prediction sets
 CLASSES = [{"class_id": sign.class_id, "number": sign.number, "name": sign.name} for sign in SIGNS]
 
 INTENDED_USE = """\
-Names the traffic sign in a picture that is cropped to one German sign with a margin of about a tenth, as the
-[GTSRB](https://benchmark.ini.rub.de/) benchmark has them. It does not find signs in a scene. An answer with
-`is_unknown` true, or with more than one class in `prediction_set`, is not to be acted upon without another source.
-It is not certified for a safety function by itself."""
+Classifies the traffic sign in an image that is cropped to one German sign with a margin of about 10 %, as in the
+[GTSRB](https://benchmark.ini.rub.de/) benchmark. It does not detect signs in a scene. Do not act on a prediction with
+`is_unknown` true, or with more than one class in `prediction_set`, unless another source confirms it. The model alone
+is not certified for any safety function."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The facts of a model file beside its weights.
+    """The content of a model file except its weights.
 
     Attributes:
-        config: The whole resolved config of its training, nested plain values.
-        metrics: The metrics of its epoch; after a final fit those of the best epoch before, on held-out images.
-        calibration: Temperature and thresholds; the neutral ones where none were fitted.
+        config: The complete resolved config of the training, nested plain values.
+        metrics: The metrics of the saved epoch. After a final fit, the metrics of the best epoch before it, which were
+            measured on held-out images.
+        calibration: Temperature and thresholds; neutral values if none were fitted.
         provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`.
     """
 
@@ -43,25 +44,25 @@ class ModelInfo:
 
     @property
     def saw_validation(self) -> bool:
-        """Whether the model was trained on the validation images too, as a final fit is; they then prove nothing."""
+        """Whether the model was also trained on the validation images, which then cannot be used to test it."""
         return "val" in self.provenance.get("trained_on", [])
 
 
 def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
-    """Reads the facts from the plain values of a file.
+    """Returns the metadata of a model file.
 
     Args:
         content: `format_version`, `config`, `classes`, `metrics`, `calibration` and `provenance`.
-        path: The file, for messages.
+        path: The path of the file, for messages.
 
     Raises:
-        CheckpointError: The file is of another format, or a fact is missing or makes no sense.
+        CheckpointError: The file has another format, or a value is missing or invalid.
     """
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"expected a model file of format {FORMAT_VERSION} at {path}, found format {version!r}. "
-            "Use the release that wrote it, or train anew."
+            f"The model file {path} has format {version!r}, but this release reads only format {FORMAT_VERSION}. "
+            "Use the release that wrote the file, or train a new model."
         )
     try:
         info = ModelInfo(
@@ -74,16 +75,17 @@ def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise incomplete(path, error) from error
     if names != [sign.name for sign in SIGNS]:
-        raise incomplete(path, ValueError(f"expected the {NUM_CLASSES} classes of GTSRB, found {len(names)} others"))
+        reason = f"the file must have the {NUM_CLASSES} classes of GTSRB, but has {len(names)} others"
+        raise incomplete(path, ValueError(reason))
     if not 24 <= image_size <= 512:
-        raise incomplete(path, ValueError(f"image size {image_size} px"))
+        raise incomplete(path, ValueError(f"image_size must be 24 to 512 px, but is {image_size}"))
     return info
 
 
 def incomplete(path: Path, error: Exception) -> CheckpointError:
-    """Makes the error for a model file whose parts do not fit together."""
+    """Returns the error for a model file that is incomplete or inconsistent."""
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(
-        f"expected a complete model file at {path}, found one whose parts do not fit: {type(error).__name__}: "
-        f"{' '.join(line.strip() for line in reason[:2])}. Train anew or fetch the file again."
+        f"The model file {path} is incomplete or inconsistent: {type(error).__name__}: "
+        f"{' '.join(line.strip() for line in reason[:2])}. Fetch the file again, or train a new model."
     )

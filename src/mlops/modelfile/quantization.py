@@ -1,8 +1,9 @@
-"""An exported model → the same with eight-bit weights and activations, about a quarter of the size.
+"""Quantises an exported model to eight-bit weights and activations. The result is about a quarter of the size.
 
-Static quantisation of ONNX Runtime: QDQ format, a scale for each channel of the weights, ranges of activations from
-training images (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-Inference", 2018). It is faster only on processors that multiply eight-bit integers in hardware.
+Uses the static quantisation of ONNX Runtime: QDQ format, one scale per channel of the weights, ranges of the
+activations from training images (Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018). The model becomes faster only on processors that multiply eight-bit integers
+in hardware.
 """
 
 import tempfile
@@ -33,11 +34,11 @@ def quantize(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
     """Quantises the convolutions and the last layer of an exported graph.
 
     Args:
-        graph: As `export.build_graph` makes it.
-        images: Preprocessed training images, uint8 [N, S, S, 3], from which the ranges of activations are taken.
+        graph: A graph from `onnx_export.build_graph`.
+        images: Preprocessed training images, uint8 [N, S, S, 3], which determine the ranges of the activations.
 
     Returns:
-        The quantised graph. Normalisation, softmax and class activation maps stay float.
+        The quantised graph. Normalisation, softmax and class activation maps stay in float32.
     """
     with tempfile.TemporaryDirectory() as folder:
         source, prepared, target = (Path(folder, f"{name}.onnx") for name in ("float", "prepared", "int8"))
@@ -60,7 +61,7 @@ def quantize(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelPro
 
 
 def _share_weights(graph: onnx.ModelProto) -> None:
-    """Lets what still reads a float weight read the quantised one, so that the file holds each weight once."""
+    """Makes all nodes read the quantised weights, so that the file does not also contain the float weights."""
     stored = {tensor.name for tensor in graph.graph.initializer}
     restored = {
         node.input[0].removesuffix("_quantized"): node.output[0]
@@ -74,7 +75,7 @@ def _share_weights(graph: onnx.ModelProto) -> None:
     read = {name for node in graph.graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.graph.initializer if tensor.name not in read]:
         graph.graph.initializer.remove(tensor)
-    # A node may only read what nodes before it made.
+    # A node may only read the outputs of earlier nodes.
     first = [node for node in graph.graph.node if node.output[0] in restored.values()]
     rest = [node for node in graph.graph.node if node.output[0] not in restored.values()]
     del graph.graph.node[:]

@@ -1,11 +1,11 @@
-"""Registered versions of the model, as files: what serving reads, without Git and without torch.
+"""Finds and reads registered versions of the model. Serving uses this module, so it needs neither Git nor torch.
 
-A store is a folder or a `gs://` URL (`storage.py`) that only ever grows:
+A store is a folder or a `gs://` URL (`io/storage.py`). Files are only added to it:
 
-    versions/v3/claim.json          who took the number
+    versions/v3/claim.json          reserves the version number
     versions/v3/best_model.onnx     and best_model.pth
-    versions/v3/manifest.json       hashes, metrics, config and origin; written last, so that with it all is there
-    stages/production/00007.json    one file for each promotion or rollback; the last one tells what production is
+    versions/v3/manifest.json       hashes, metrics, config and origin; written last, so it marks a complete version
+    stages/production/00007.json    one file per promotion or rollback; together they determine the current version
 """
 
 import hashlib
@@ -19,31 +19,31 @@ from typing import Any
 
 from src.mlops import ROOT
 from src.mlops.errors import MissingFileError, RegistryError, StorageError, UnreachableError
-from src.mlops.files import write_atomically
-from src.mlops.storage import BUCKET, Folder, Storage, open_storage, sha256, split_url
+from src.mlops.io.files import sha256, write_atomically
+from src.mlops.io.storage import BUCKET, Folder, Storage, open_storage, split_url
 
 logger = logging.getLogger(__name__)
 NAME = "gtsrb"
 STAGES = ("staging", "production")
 SCHEME = "models:/"
-STORE = ("MLOPS_MODEL_STORE", "models/registry")  # variable of the environment, and what holds without it
+STORE = ("MLOPS_MODEL_STORE", "models/registry")  # environment variable, and its default
 CACHE = ("MLOPS_MODEL_CACHE", "models/cache")
 MANIFEST = "manifest.json"
 SERVED = "best_model.onnx"
 FILES = (SERVED, "best_model.pth")
 _REFERENCE = re.compile(rf"(?:{SCHEME})?(?P<name>[\w-]+)@(?P<what>[\w.-]+)")
-_VERSION = re.compile(r"v(?P<number>[1-9]\d*)(?:\.0\.0)?")  # GTO's tags are semantic versions: v3 is v3.0.0 there
+_VERSION = re.compile(r"v(?P<number>[1-9]\d*)(?:\.0\.0)?")  # GTO tags v3 as v3.0.0, a semantic version
 
 
 @dataclass(frozen=True)
 class Version:
-    """What the manifest of one version says.
+    """The manifest of one version.
 
     Attributes:
         name: Such as `v3`.
         manifest: `files` with `sha256` and `bytes` by name, `metrics`, `robustness`, `config`, `provenance`,
             `commit`, `data_fingerprint`, `created`.
-        digest: SHA-256 of the manifest itself.
+        digest: SHA-256 of the manifest file.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Version:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is, after all promotions and rollbacks.
+    """The state of a stage after all promotions and rollbacks.
 
     Attributes:
-        version: The version in it; None before the first promotion.
-        digest: SHA-256 of that version's manifest.
-        history: The versions that were promoted and not rolled back, oldest first, the current one last.
-        events: How many promotions and rollbacks there were.
+        version: The current version; None if no version is promoted.
+        digest: SHA-256 of the manifest of the current version; None if no version is promoted.
+        history: The versions that were promoted and not rolled back, oldest first. The last one is the current version.
+        events: Number of promotions and rollbacks.
     """
 
     version: str | None
@@ -69,24 +69,24 @@ class Stage:
 
 
 def is_reference(name: str) -> bool:
-    """Tells whether a model is named by the registry or a bucket rather than by a path."""
+    """Returns whether the name of a model refers to the registry or a bucket, and is not a path."""
     return name.startswith((SCHEME, BUCKET)) or bool(_REFERENCE.fullmatch(name))
 
 
 def fetch(reference: str) -> Path:
-    """Finds the model file that a reference names, and checks it by its hash.
+    """Returns the path of the model file that a reference names, after checking its hash.
 
     Args:
-        reference: `models:/gtsrb@production`, `gtsrb@staging`, `gtsrb@v3`; or the `gs://` URL of a version's folder or
-            of an .onnx file. `MLOPS_MODEL_STORE` is the store (a folder or a `gs://` URL).
+        reference: `models:/gtsrb@production`, `gtsrb@staging`, `gtsrb@v3`, or the `gs://` URL of a version folder or an
+            .onnx file. The environment variable `MLOPS_MODEL_STORE` sets the store (a folder or a `gs://` URL).
 
     Returns:
-        The file in the store, or from a bucket its copy below `MLOPS_MODEL_CACHE`. When the bucket cannot be reached,
-        that is the copy of what the reference meant when it last could.
+        The path of the file in the store. If the store is a bucket, the path of a copy below `MLOPS_MODEL_CACHE`. If
+        the bucket cannot be reached, this is the copy from the last time that it could be reached.
 
     Raises:
-        RegistryError: The reference names nothing, a file is missing, or its hash is another than was registered.
-        StorageError: The bucket cannot be reached and there is no copy, or a copy cannot be written.
+        RegistryError: The reference does not exist, a file is missing, or its hash is not the registered one.
+        StorageError: The bucket cannot be reached and there is no copy, or the copy cannot be written.
     """
     storage, what = _locate(reference)
     if isinstance(storage, Folder):
@@ -109,13 +109,13 @@ def read_version(storage: Storage, name: str) -> Version:
     """Reads the manifest of a version.
 
     Raises:
-        RegistryError: There is no such version, or its manifest is damaged.
+        RegistryError: The version does not exist, or its manifest is corrupted.
     """
     try:
         content = storage.read(f"versions/{name}/{MANIFEST}")
     except MissingFileError as error:
         known = ", ".join(versions(storage)) or "none"
-        raise RegistryError(f"expected the version {name} in {storage.url}, found {known}.") from error
+        raise RegistryError(f"Version {name} does not exist in {storage.url}. Existing versions: {known}.") from error
     return _parse(storage, name, content)
 
 
@@ -126,25 +126,25 @@ def versions(storage: Storage) -> list[str]:
 
 
 def number_of(version: str) -> int:
-    """Returns the number of a version: 3 for v3, and for v3.0.0, as its tag says.
+    """Returns the number of a version: 3 for v3, and for v3.0.0 as in its tag.
 
     Raises:
-        RegistryError: It is no version.
+        RegistryError: The name is not a version.
     """
     found = _VERSION.fullmatch(version)
     if not found:
-        raise RegistryError(f"expected a version such as v3, found {version!r}.")
+        raise RegistryError(f"Invalid version {version!r}: use a name such as v3.")
     return int(found["number"])
 
 
 def read_stage(storage: Storage, stage: str) -> Stage:
-    """Tells what is in a stage, from all that happened to it.
+    """Returns the state of a stage, from the records of all its promotions and rollbacks.
 
     Raises:
-        RegistryError: There is no such stage, or its files are damaged.
+        RegistryError: The stage does not exist, or its files are corrupted.
     """
     if stage not in STAGES:
-        raise RegistryError(f"expected the stage {' or '.join(STAGES)}, found {stage!r}.")
+        raise RegistryError(f"The stage must be {' or '.join(STAGES)}, but is {stage!r}.")
     names = [name for name in storage.names(f"stages/{stage}") if name.endswith(".json")]
     history: list[tuple[str, str]] = []
     for name in names:
@@ -156,36 +156,36 @@ def read_stage(storage: Storage, stage: str) -> Stage:
                 history.append((event["version"], event["manifest_sha256"]))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise RegistryError(
-                f"expected a promotion or a rollback in {storage.url}/{name}, found: {error!r}."
+                f"{storage.url}/{name} is not a valid record of a promotion or rollback: {error!r}."
             ) from error
     version, digest = history[-1] if history else (None, None)
     return Stage(version, digest, [name for name, _ in history], len(names))
 
 
 def event_name(stage: str, number: int) -> str:
-    """Returns where the promotion or rollback of that number is noted; the first is 1."""
+    """Returns the name of the file that records a promotion or rollback of a stage. Numbers start at 1."""
     return f"stages/{stage}/{number:05d}.json"
 
 
 def require_hash(path: Path, expected: str) -> None:
-    """Refuses a file that is not the one that was registered.
+    """Checks that a file is the registered one.
 
     Raises:
-        RegistryError: It is missing or has another SHA-256.
+        RegistryError: The file is missing or has another SHA-256.
     """
     try:
         found = sha256(path)
     except OSError as error:
-        raise RegistryError(f"expected a registered model file at {path}, found: {error.strerror}.") from error
+        raise RegistryError(f"Cannot read the registered model file {path}: {error.strerror}.") from error
     if found != expected:
         raise RegistryError(
-            f"expected {path} with the SHA-256 {expected[:12]}…, as it was registered, found {found[:12]}…. "
-            "Restore the file, or use another version: `inv registry` lists them."
+            f"{path} is not the registered file: its SHA-256 should be {expected[:12]}… but is {found[:12]}…. "
+            "Restore the file, or use a different version from `inv registry.list`."
         )
 
 
 def _locate(reference: str) -> tuple[Storage, str]:
-    """Returns the store of a reference, and in it a stage, a version, or the name of a file."""
+    """Returns the store of a reference, and the stage, version or file name in it."""
     if reference.startswith(BUCKET):
         if not reference.endswith(".onnx"):
             return open_storage(reference), SERVED
@@ -194,7 +194,8 @@ def _locate(reference: str) -> tuple[Storage, str]:
     found = _REFERENCE.fullmatch(reference)
     if not found or found["name"] != NAME:
         raise RegistryError(
-            f"expected a model such as {SCHEME}{NAME}@production, {NAME}@v3, {BUCKET}… or a path, found {reference!r}."
+            f"{reference!r} does not name a model. Use a name such as {SCHEME}{NAME}@production or {NAME}@v3, "
+            f"a {BUCKET} URL, or a path."
         )
     what = found["what"]
     if what not in STAGES:
@@ -203,7 +204,7 @@ def _locate(reference: str) -> tuple[Storage, str]:
 
 
 def _look_up(storage: Storage, what: str) -> tuple[str, str]:
-    """Returns the folder of a version in a store, and the hash that its model must have."""
+    """Returns the folder of a version in a store, and the expected hash of its model."""
     if what.endswith(".onnx"):  # the URL of a file, or of a folder of files
         return "", _by_url(storage, what)
     version = what
@@ -212,14 +213,15 @@ def _look_up(storage: Storage, what: str) -> tuple[str, str]:
         stage = read_stage(storage, what)
         if stage.version is None:
             raise RegistryError(
-                f"expected a version in {what} of {storage.url}, found none. Promote one: `inv promote --stage {what}`."
+                f"No version is promoted to {what} in {storage.url}. Promote one with "
+                f"`inv registry.promote --stage {what}`."
             )
         version, digest = stage.version, stage.digest
     found = read_version(storage, version)
     if digest not in (None, found.digest):
         raise RegistryError(
-            f"expected the manifest of {version} in {storage.url} as it was promoted, with the SHA-256 "
-            f"{str(digest)[:12]}…, found {found.digest[:12]}…."
+            f"The manifest of {version} in {storage.url} has changed since its promotion: its SHA-256 should be "
+            f"{str(digest)[:12]}… but is {found.digest[:12]}…."
         )
     return f"versions/{version}", _hash_of(found, SERVED, storage)
 
@@ -229,8 +231,8 @@ def _by_url(storage: Storage, name: str) -> str:
         version = _parse(storage, storage.url, storage.read(MANIFEST))
     except MissingFileError as error:
         raise RegistryError(
-            f"expected {MANIFEST} beside {storage.url}/{name}, whose hashes say what the file must be, found none. "
-            f"Name a registered version such as {BUCKET}…/versions/v3."
+            f"No {MANIFEST} next to {storage.url}/{name}, so the file cannot be verified. Use a registered version "
+            f"such as {BUCKET}…/versions/v3."
         ) from error
     return _hash_of(version, name, storage)
 
@@ -241,15 +243,13 @@ def _parse(storage: Storage, name: str, content: bytes) -> Version:
         for file in manifest["files"].values():
             re.compile("[0-9a-f]{64}").fullmatch(file["sha256"]).group()  # type: ignore[union-attr]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RegistryError(
-            f"expected the manifest of {name} in {storage.url}, found a damaged one: {error!r}."
-        ) from error
+        raise RegistryError(f"The manifest of {name} in {storage.url} is corrupted: {error!r}.") from error
     return Version(name, manifest, hashlib.sha256(content).hexdigest())
 
 
 def _hash_of(version: Version, name: str, storage: Storage) -> str:
     if name not in version.manifest["files"]:
-        raise RegistryError(f"expected {name} among the files of {version.name} in {storage.url}, found none.")
+        raise RegistryError(f"The manifest of {version.name} in {storage.url} does not list the file {name}.")
     return str(version.manifest["files"][name]["sha256"])
 
 
@@ -261,15 +261,15 @@ def _cached(storage: Storage, folder: str, expected: str, cache: Path) -> Path:
     try:
         content = storage.read(name)
     except MissingFileError as error:
-        raise RegistryError(f"expected {storage.url}/{name}, which its manifest names, found none.") from error
+        raise RegistryError(f"{storage.url}/{name} does not exist, although its manifest lists it.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise RegistryError(
-            f"expected {storage.url}/{name} with the SHA-256 {expected[:12]}…, as it was registered, found "
-            f"{found[:12]}…. Nothing was kept of it. Use another version: `inv registry` lists them."
+            f"{storage.url}/{name} is not the registered file: its SHA-256 should be {expected[:12]}… but is "
+            f"{found[:12]}…. The download was discarded. Use a different version from `inv registry.list`."
         )
     _keep(path, content)
-    logger.info("fetched %s/%s into %s", storage.url, name, path)
+    logger.info("Fetched %s/%s to %s", storage.url, name, path)
     return path
 
 
@@ -278,18 +278,17 @@ def _keep(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise StorageError(
-            f"expected to write {path}, found: {error.strerror}. Name a folder for copies of models that can be "
-            f"written: {CACHE[0]}."
+            f"Cannot write {path}: {error.strerror}. Set {CACHE[0]} to a writable folder for cached models."
         ) from error
 
 
 def _recall(note: Path, cache: Path, reference: str, error: StorageError) -> Path:
-    """Finds what a reference meant when its bucket could last be reached."""
+    """Returns the copy of a model from the last time that its bucket could be reached."""
     try:
         expected = str(json.loads(note.read_text())["sha256"])
         path = cache / expected / SERVED
         require_hash(path, expected)
     except (OSError, ValueError, KeyError, TypeError, RegistryError):
         raise error from None
-    logger.warning("using the copy of %s that was fetched before: %s", reference, error)
+    logger.warning("Using the cached copy of %s: %s", reference, error)
     return path

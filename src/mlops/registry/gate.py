@@ -1,4 +1,4 @@
-"""Whether a model is good enough to be promoted: the same images for it and for the model in production."""
+"""Checks whether a model is good enough to be promoted, on the same images as the model in production."""
 
 import time
 from collections.abc import Sequence
@@ -11,31 +11,29 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy.stats import binomtest
 
-from src.mlops.calibration import expected_calibration_error
 from src.mlops.config import Config, GateConfig
 from src.mlops.data.packing import SplitArrays
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
-from src.mlops.evaluate import require_same_size
-from src.mlops.export import TOLERANCE
-from src.mlops.inference import Classifier
-from src.mlops.metrics import per_class_metrics
-from src.mlops.model_info import UNCOMMITTED
-from src.mlops.model_store import FILES, SERVED
+from src.mlops.evaluation.metrics import expected_calibration_error, per_class_metrics
+from src.mlops.inference.classifier import Classifier
+from src.mlops.io.git import UNCOMMITTED
+from src.mlops.modelfile.metadata import TOLERANCE
+from src.mlops.modelfile.store import FILES, SERVED
 
 BATCH = 64
-TIMED = 50  # single pictures whose median time counts, after as many to warm up
+TIMED = 50  # timed runs with one image, after the same number of warm-up runs
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a model must keep.
+    """The result of one check of a model.
 
     Attributes:
-        name: What is looked at.
-        found: What was measured.
-        limit: What it must be.
-        passed: Whether it is.
+        name: Name of the check.
+        found: The measured value.
+        limit: The allowed values.
+        passed: Whether the measured value is allowed.
     """
 
     name: str
@@ -44,7 +42,7 @@ class Check:
     passed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values, as the registry records them."""
+        """Returns plain values for the records of the registry."""
         return asdict(self)
 
 
@@ -60,25 +58,26 @@ class _Answers(NamedTuple):
 def run_gate(
     config: Config, candidate: Path, production: Path | None, robustness: dict[str, Any] | None
 ) -> list[Check]:
-    """Measures a model against every limit of `config.gate`.
+    """Checks a model against every limit of `config.gate`.
 
     Args:
-        config: `data` and `evaluation.split` name the images.
+        config: `data` and `evaluation.split` select the images, `gate` holds the limits.
         candidate: Folder of the model's files.
-        production: Folder of those of the model in production; None where there is none yet.
-        robustness: The robustness report that was registered with the model, if it was measured.
+        production: Folder of the production model's files, or None if there is no other model in production.
+        robustness: The robustness report that was registered with the model, or None if there is none.
 
     Returns:
-        All checks, passed or not.
+        All checks, both passed and failed.
 
     Raises:
-        DataError: There are no such images, they are of another size than the model sees, or the model has seen them.
-        CheckpointError: A model file is unusable.
+        DataError: The split has no images, the images have another size than the model was trained with, or the model
+            was trained on them.
+        CheckpointError: A model file cannot be used.
     """
     limits = config.gate
     model = Classifier.load(candidate / SERVED)
     pack = prepare(config.data)
-    require_same_size(pack, model.image_size)
+    pack.require_size(model.image_size)
     arrays = pack.load(config.evaluation.split)
     _require_unseen(model, config.evaluation.split)
     answers = _answer(model, arrays)
@@ -88,27 +87,30 @@ def run_gate(
         _at_most("calibration error", expected_calibration_error(*answers), limits.max_calibration_error),
         _class_floor(answers, limits),
         _robustness(robustness, limits),
-        _at_most("median time of one picture, ms", _latency(model, arrays), limits.max_latency_ms),
+        _at_most("median time of one image, ms", _latency(model, arrays), limits.max_latency_ms),
         _at_most("size of the ONNX file, MB", (candidate / SERVED).stat().st_size / 1e6, limits.max_size_mb),
     ]
     if production:
         rival = Classifier.load(production / SERVED)
-        require_same_size(pack, rival.image_size)
+        pack.require_size(rival.image_size)
         checks.insert(0, not_worse(answers.right, _answer(rival, arrays).right, limits.significance))
     return checks
 
 
 def not_worse(candidate: NDArray[np.bool_], production: NDArray[np.bool_], significance: float) -> Check:
-    """Tells whether a model makes more mistakes than another one, beyond what chance explains.
+    """Checks that a model does not make significantly more mistakes than another one.
 
-    McNemar's exact test ("Note on the sampling error of the difference between correlated proportions", 1947): of the
-    images that only one of the two gets right, each is as likely to be of one as of the other when both are equally
-    good.
+    This is McNemar's exact test ("Note on the sampling error of the difference between correlated proportions", 1947).
+    It uses the images that only one of the two models classifies correctly. If both models are equally good, each of
+    these images is equally likely to be correct for either model.
 
     Args:
-        candidate: Of each image whether the model is right, bool [N].
-        production: Likewise for the other model, on the same images.
-        significance: Probability of refusing a model that is as good, above 0 and below 1.
+        candidate: For each image, whether the model is correct, bool [N].
+        production: The same for the other model on the same images, bool [N].
+        significance: Probability that a model that is equally good fails the check, above 0 and below 1.
+
+    Returns:
+        The check, with the numbers of mistakes and the p-value as the measured value.
     """
     lost = int((production & ~candidate).sum())
     won = int((candidate & ~production).sum())
@@ -123,10 +125,10 @@ def not_worse(candidate: NDArray[np.bool_], production: NDArray[np.bool_], signi
 
 
 def show(checks: Sequence[Check]) -> Table:
-    """Draws the checks as a table."""
-    table = Table("check", "found", "limit", "")
+    """Returns the checks as a table."""
+    table = Table("check", "measured", "limit", "result")
     for check in checks:
-        verdict = "[green]passed[/green]" if check.passed else "[red]refused[/red]"
+        verdict = "[green]passed[/green]" if check.passed else "[red]failed[/red]"
         table.add_row(check.name, check.found, check.limit, verdict)
     return table
 
@@ -134,8 +136,8 @@ def show(checks: Sequence[Check]) -> Table:
 def _require_unseen(model: Classifier, split: str) -> None:
     if split in model.info.provenance["trained_on"]:
         raise DataError(
-            f"expected images that the model was not trained on, found evaluation.split={split}, which it was. "
-            "Use evaluation.split=test."
+            f"evaluation.split: the model was trained on the split {split!r}, so it must be checked on a different "
+            "one. Use evaluation.split=test."
         )
 
 
@@ -150,7 +152,10 @@ def _committed(model: Classifier) -> Check:
     commit = model.info.provenance.get("git_commit") or "none"
     clean = commit != "none" and not commit.endswith(UNCOMMITTED)
     return Check(
-        "code it was trained by", commit[:8] + (UNCOMMITTED if UNCOMMITTED in commit else ""), "a commit", clean
+        "commit of the training code",
+        commit[:8] + (UNCOMMITTED if UNCOMMITTED in commit else ""),
+        "no uncommitted changes",
+        clean,
     )
 
 
@@ -159,7 +164,7 @@ def _parity(checkpoint: Classifier, answers: _Answers, arrays: SplitArrays, limi
     expected = _answer(checkpoint, some).probabilities
     gap = float(np.abs(expected - answers.probabilities[: len(expected)]).max())
     return Check(
-        f"ONNX as checkpoint, {len(expected)} images",
+        f"ONNX compared with checkpoint, {len(expected)} images",
         f"largest difference {gap:.1e}",
         f"<= {TOLERANCE:g}",
         gap <= TOLERANCE,
@@ -177,16 +182,16 @@ def _robustness(report: dict[str, Any] | None, limits: GateConfig) -> Check:
     limit = f">= {limits.min_robustness:g}"
     name = "accuracy under corruptions"
     if report is None:
-        return Check(name, "not measured: `inv robustness` before `inv register`", limit, False)
+        return Check(name, "not measured; run `inv model.robustness` before `inv registry.register`", limit, False)
     return Check(name, f"{report['mean']:.4f}", limit, report["mean"] >= limits.min_robustness)
 
 
 def _latency(model: Classifier, arrays: SplitArrays) -> float:
-    picture = arrays.images[arrays.rows[:1]]
+    image = arrays.images[arrays.rows[:1]]
     times = []
     for _ in range(2 * TIMED):
         started = time.perf_counter()
-        model.run(picture)
+        model.run(image)
         times.append(time.perf_counter() - started)
     return 1000 * float(np.median(times[TIMED:]))
 

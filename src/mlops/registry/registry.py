@@ -1,8 +1,8 @@
-"""Versions of the model as Git tags, their files in a store: `inv register`, `inv promote`, `inv rollback`.
+"""Registers, promotes, rolls back and fetches versions of the model: Git tags, and files in a store.
 
-A version is a tag `gtsrb@v3.0.0` and the folder `versions/v3` of the store; a promotion is a tag
-`gtsrb#production#5` and a file in `stages/production`. GTO writes the tags, `model_store.py` reads the files. What
-fails half-way is taken back, and whatever is visible to services changes last.
+A version is a tag `gtsrb@v3.0.0` and the folder `versions/v3` of the store. A promotion is a tag
+`gtsrb#production#5` and a file in `stages/production`. GTO writes the tags, `modelfile/store.py` reads the files. If a
+step fails, the steps before it are undone. The files that services read are written last.
 """
 
 import hashlib
@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from src.mlops import ROOT
-from src.mlops.card import read_measurements
-from src.mlops.config import Config, hydra_main
-from src.mlops.errors import FileExistsInStorageError, GateError, MissingFileError, RegistryError
-from src.mlops.gate import Check, run_gate, show
-from src.mlops.git_tags import Tag, git, read_tags, tag_stage, tag_version, take_back, version_of
-from src.mlops.inference import Classifier
-from src.mlops.model_store import (
+from src.mlops.config import Config
+from src.mlops.errors import FileExistsInStorageError, GateError, GitError, MissingFileError, RegistryError
+from src.mlops.evaluation.measurements import read_measurements
+from src.mlops.inference.classifier import Classifier
+from src.mlops.io.files import sha256
+from src.mlops.io.git import git
+from src.mlops.io.storage import Storage, open_storage
+from src.mlops.modelfile.store import (
     FILES,
     MANIFEST,
     NAME,
@@ -41,26 +42,30 @@ from src.mlops.model_store import (
     require_hash,
     versions,
 )
-from src.mlops.storage import Storage, open_storage, sha256
-from src.mlops.tracking import publish_model
+from src.mlops.registry.gate import Check, run_gate, show
+from src.mlops.registry.tags import Tag, read_tags, tag_stage, tag_version, take_back, version_of
+from src.mlops.registry.wandb import publish_model
 
-logger = logging.getLogger("src.mlops.registry")
+logger = logging.getLogger(__name__)
 
 
-def register(config: Config, repository: Path = ROOT) -> str:
-    """Makes the model at `config.ckpt_path` the next version: files into the store, a tag on the current commit.
+def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> str:
+    """Registers the model at `config.ckpt_path` as the next version.
+
+    Uploads the files to the store and tags the current commit.
 
     Args:
-        config: `registry.store` is the store, `evaluation.reports_dir` holds the model's metrics.
+        config: `registry.store` is the store, `evaluation.reports_dir` is the folder of the model's metrics.
         repository: The Git repository.
+        push: Whether to push the tag to the Git remote `origin`.
 
     Returns:
         The version, such as `v3`.
 
     Raises:
-        RegistryError: Files of the repository are not committed, the commit or the model is a version already, somebody
-            else registers at the same time, or Git refuses the tag. Nothing was registered.
-        CheckpointError: There is no usable model, or no export of it.
+        RegistryError: The repository has uncommitted changes, the commit or the model is already a version, another
+            registration runs at the same time, or Git cannot create or push the tag. Nothing is registered then.
+        CheckpointError: There is no usable checkpoint, or no export of it.
         DataError: The model was not evaluated.
         StorageError: The store cannot be written.
     """
@@ -99,39 +104,50 @@ def register(config: Config, repository: Path = ROOT) -> str:
             "accuracy": metrics["Accuracy"],
             **{name: entry["sha256"] for name, entry in hashes.items()},
         }
-        tag_version(repository, version, facts, undo, push=config.registry.push)
+        tag_version(repository, version, facts, undo, push=push)
         undo.pop_all()
     publish_model(config, version, list(files.values()), manifest)
-    logger.info("registered %s@%s: accuracy %.2f %%, in %s", NAME, version, 100 * metrics["Accuracy"], storage.url)
+    logger.info(
+        "Registered %s@%s with an accuracy of %.2f%% in %s", NAME, version, 100 * metrics["Accuracy"], storage.url
+    )
     return version
 
 
-def promote(config: Config, repository: Path = ROOT) -> tuple[str, list[Check]]:
-    """Puts a version into a stage, if it passes the gate.
+def promote(
+    config: Config,
+    stage: str,
+    wanted: str | None = None,
+    repository: Path = ROOT,
+    *,
+    force: bool = False,
+    push: bool = False,
+) -> tuple[str, list[Check]]:
+    """Puts a version into a stage if it passes the gate.
 
     Args:
-        config: `registry.version` (null is the newest) and `registry.stage`; `gate` has the limits.
+        config: `registry.store` is the store, `gate` holds the limits.
+        stage: `staging` or `production`.
+        wanted: The version, or None for the newest version.
         repository: The Git repository.
+        force: Whether to promote even if the gate fails. This is recorded.
+        push: Whether to push the tag to the Git remote `origin`.
 
     Returns:
         The version and the gate's checks.
 
     Raises:
-        GateError: The gate refuses, and `registry.force` is not set.
-        RegistryError: The version is unknown, its files are missing or others than were registered, it is in the stage
-            already, or somebody else promotes at the same time. The stage is as it was.
+        GateError: A check of the gate fails, and `force` is not set.
+        RegistryError: The version does not exist, its files are missing or changed, it is already in the stage, or
+            another promotion runs at the same time. The stage is unchanged then.
         StorageError: The store cannot be used.
     """
     storage = open_storage(config.registry.store)
-    stage = config.registry.stage
     with _alone(repository), ExitStack() as undo, tempfile.TemporaryDirectory() as work:
-        name = _wanted(config, storage, repository)
+        name = _wanted(wanted, storage, repository)
         version = _registered(storage, repository, name)
         before = read_stage(storage, stage)
         if before.version == name:
-            raise RegistryError(
-                f"expected another version than the one in {stage}, found {name}, which is in it already."
-            )
+            raise RegistryError(f"{name} is already in {stage}. Promote a different version.")
         candidate = _fetch(storage, version, Path(work, "candidate"))
         in_production = read_stage(storage, "production").version
         rival = None
@@ -140,65 +156,71 @@ def promote(config: Config, repository: Path = ROOT) -> tuple[str, list[Check]]:
         checks = run_gate(config, candidate, rival, version.manifest["robustness"])
         Console(stderr=True).print(show(checks))
         failed = [check.name for check in checks if not check.passed]
-        if failed and not config.registry.force:
+        if failed and not force:
             raise GateError(
-                f"expected {name} to pass the gate for {stage}, found that it fails: {', '.join(failed)}. Limits are "
-                "in configshydra/gate/; `inv promote --force` overrides them, and is recorded."
+                f"{name} failed the gate for {stage}: {', '.join(failed)}. The limits are in configshydra/gate/. "
+                "`inv registry.promote --force` overrides them; this is recorded."
             )
-        _assign(storage, repository, stage, version, before.events, undo, push=config.registry.push, event="promote",
+        _assign(storage, repository, stage, version, before.events, undo, push=push, event="promote",
                 previous=before.version, forced=bool(failed), checks=[check.to_dict() for check in checks])  # fmt: skip
         undo.pop_all()
     publish_model(config, name, [], version.manifest, stage)
-    logger.info("%s@%s is in %s%s", NAME, name, stage, f", by force: {', '.join(failed)}" if failed else "")
+    logger.info(
+        "%s@%s is in %s%s", NAME, name, stage, f", although these checks failed: {', '.join(failed)}" if failed else ""
+    )
     return name, checks
 
 
-def rollback(config: Config, repository: Path = ROOT) -> str:
-    """Puts the version that was in a stage before the current one back into it. It passed the gate then.
+def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool = False) -> str:
+    """Puts the previous version of a stage back into it. The gate is not run again.
+
+    Args:
+        config: `registry.store` is the store.
+        stage: `staging` or `production`.
+        repository: The Git repository.
+        push: Whether to push the tag to the Git remote `origin`.
 
     Returns:
         The version.
 
     Raises:
-        RegistryError: There was none before, its files are missing or others than were registered, or somebody else
-            changes the stage at the same time. The stage is as it was.
+        RegistryError: There is no previous version, its files are missing or changed, or another command changes the
+            stage at the same time. The stage is unchanged then.
         StorageError: The store cannot be used.
     """
     storage = open_storage(config.registry.store)
-    stage = config.registry.stage
     with _alone(repository), ExitStack() as undo, tempfile.TemporaryDirectory() as work:
         now = read_stage(storage, stage)
         if len(now.history) < 2:
-            raise RegistryError(
-                f"expected a former version to go back to in {stage}, found {now.version or 'none'} only."
-            )
+            reason = f"there is no version before {now.version}" if now.version else "no version was promoted to it"
+            raise RegistryError(f"Cannot roll back {stage}: {reason}.")
         version = _registered(storage, repository, now.history[-2])
         _fetch(storage, version, Path(work))
-        _assign(storage, repository, stage, version, now.events, undo, push=config.registry.push, event="rollback",
+        _assign(storage, repository, stage, version, now.events, undo, push=push, event="rollback",
                 previous=now.version, forced=False, checks=[])  # fmt: skip
         undo.pop_all()
     publish_model(config, version.name, [], version.manifest, stage)
-    logger.info("%s is back to %s@%s, from %s", stage, NAME, version.name, now.version)
+    logger.info("Rolled %s back to %s@%s from %s", stage, NAME, version.name, now.version)
     return version.name
 
 
-def pull(config: Config, repository: Path = ROOT) -> Path:
-    """Fetches the files of a version to `config.ckpt_path` and beside it, checked.
+def pull(config: Config, wanted: str | None = None, repository: Path = ROOT) -> Path:
+    """Fetches the files of a version to the folder of `config.ckpt_path` and checks their hashes.
 
     Args:
-        config: `registry.version` is the version, or a tag of the registry; null is the newest.
+        config: `registry.store` is the store.
+        wanted: The version, a tag of the registry, or None for the newest version.
         repository: The Git repository.
 
     Returns:
         The folder of the files.
 
     Raises:
-        RegistryError: The version is unknown, or its files are missing or others than were registered. What was in the
-            folder is as it was.
+        RegistryError: The version does not exist, or its files are missing or changed. The folder is unchanged then.
         StorageError: The store cannot be read.
     """
     storage = open_storage(config.registry.store)
-    version = _registered(storage, repository, _wanted(config, storage, repository))
+    version = _registered(storage, repository, _wanted(wanted, storage, repository))
     folder = config.ckpt_path.parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as work:
@@ -210,7 +232,7 @@ def pull(config: Config, repository: Path = ROOT) -> Path:
 
 
 def table(config: Config, repository: Path = ROOT) -> Table:
-    """Draws all versions, newest first, with what is wrong with them."""
+    """Returns a table of all versions and their state, newest version first."""
     storage = open_storage(config.registry.store)
     tags, stored = read_tags(repository), versions(storage)
     stages = {stage: read_stage(storage, stage).version for stage in STAGES}
@@ -236,24 +258,23 @@ def _state(tag: Tag | None, version: Version | None) -> str:
     if version is None:
         return "[red]tag without files[/red]"
     if tag is None:
-        return "[yellow]no tag here: git fetch --tags[/yellow]"
+        return "[yellow]no local tag: git fetch --tags[/yellow]"
     return "complete" if tag.message.get("manifest_sha256") == version.digest else "[red]manifest changed[/red]"
 
 
 @contextmanager
 def _alone(repository: Path) -> Iterator[None]:
-    """Keeps two processes of one clone from changing the registry at once; clones meet at the store and at Git."""
+    """Locks the registry for other processes of this clone. The store and the Git remote detect other clones."""
     try:
         folder = Path(git(repository, "rev-parse", "--absolute-git-dir"))
-    except RegistryError as error:
-        raise RegistryError(f"expected a Git repository at {repository}, to keep versions in, found none.") from error
+    except GitError as error:
+        raise RegistryError(f"No Git repository at {repository}. The registry stores versions as Git tags.") from error
     lock = FileLock(folder / "model-registry.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RegistryError(
-            "expected to be alone in changing the registry, found another process that does. Run it again "
-            "when it is done."
+            "Another process is changing the registry. Run the command again when that process has finished."
         ) from error
     try:
         yield
@@ -266,25 +287,25 @@ def _require_clean(repository: Path) -> None:
     if changed:
         files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
         raise RegistryError(
-            f"expected all files committed, so that the version can be made again, found changes: {files}."
+            f"Uncommitted changes in {files}. Commit them first: the version must be reproducible from its commit."
         )
     head = git(repository, "rev-parse", "HEAD")
     there = [name for name, tag in read_tags(repository).items() if tag.commit == head]
     if there:
         raise RegistryError(
-            f"expected a commit without a version, found {there[0]} at {head[:8]}. Commit what makes this model "
-            "another one, such as dvc.lock or a setting, and register then."
+            f"Commit {head[:8]} already has the version {there[0]}. A commit can have only one version: commit the "
+            "changes that led to this model, such as dvc.lock or a setting, and run the command again."
         )
 
 
 def _require_new(storage: Storage, hashes: dict[str, dict[str, Any]]) -> None:
     for name in versions(storage):
         if read_version(storage, name).manifest["files"][SERVED]["sha256"] == hashes[SERVED]["sha256"]:
-            raise RegistryError(f"expected a model that is no version yet, found {name}, which is this very file.")
+            raise RegistryError(f"This model file is already registered as {name}.")
 
 
 def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
-    """Takes the next number, so that nobody else writes to its folder."""
+    """Reserves the number of the next version, which protects its folder from other registrations."""
     taken = {entry.split("/")[1] for entry in storage.names("versions")} | set(read_tags(repository))
     version = f"v{1 + max((number_of(name) for name in taken), default=0)}"
     claim = f"versions/{version}/claim.json"
@@ -292,7 +313,7 @@ def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
         storage.create(claim, json.dumps({"id": uuid.uuid4().hex, "created": _now()}).encode())
     except FileExistsInStorageError as error:
         raise RegistryError(
-            f"expected {version} to be free, found that somebody else took it meanwhile. Run `inv register` again."
+            f"Another registration took {version} at the same time. Run `inv registry.register` again."
         ) from error
     take_back(undo, storage.remove, claim)
     return version
@@ -303,37 +324,35 @@ def _put(storage: Storage, path: Path, name: str, undo: ExitStack) -> None:
     storage.upload(path, name)
 
 
-def _wanted(config: Config, storage: Storage, repository: Path) -> str:
-    if config.registry.version:
-        return version_of(repository, config.registry.version)
+def _wanted(name: str | None, storage: Storage, repository: Path) -> str:
+    if name:
+        return version_of(repository, name)
     known = sorted({*read_tags(repository), *versions(storage)}, key=number_of)
     if not known:
-        raise RegistryError(
-            f"expected a registered version, found none in {storage.url}. Register one: `inv register`."
-        )
+        raise RegistryError(f"No registered version in {storage.url}. Register one with `inv registry.register`.")
     return known[-1]
 
 
 def _registered(storage: Storage, repository: Path, name: str) -> Version:
-    """Reads a version of which tag and files are there and agree."""
+    """Reads a version and checks that its tag and its files exist and match."""
     tags, stored = read_tags(repository), versions(storage)
     if name not in tags and name not in stored:
         known = ", ".join(sorted({*tags, *stored}, key=number_of)) or "none"
-        raise RegistryError(f"expected a registered version, found {name!r}; there are: {known}.")
+        raise RegistryError(f"The version {name!r} does not exist. Registered versions: {known}.")
     if name not in stored:
         raise RegistryError(
-            f"expected the files of {NAME}@{name}, which has a tag, in {storage.url}, found none. Name the store that "
-            "it was registered in: registry=local, registry=gcs or registry.store=…"
+            f"{NAME}@{name} has a tag, but its files are not in {storage.url}. Use registry=local, "
+            "registry=gcs or registry.store=… to select the store where it was registered."
         )
     if name not in tags:
         raise RegistryError(
-            f"expected a tag of {NAME}@{name}, whose files are in {storage.url}, found none. `git fetch --tags`."
+            f"{NAME}@{name} has files in {storage.url}, but no local tag. Fetch the tags with `git fetch --tags`."
         )
     version = read_version(storage, name)
     if tags[name].message.get("manifest_sha256") != version.digest:
         raise RegistryError(
-            f"expected the manifest of {name} in {storage.url} as it was registered (see the tag), found another one. "
-            "Do not use this version; register the model anew."
+            f"The manifest of {name} in {storage.url} has changed since the registration: its hash differs from the "
+            "hash in the tag. Do not use this version. Register the model again."
         )
     return version
 
@@ -344,12 +363,12 @@ def _fetch(storage: Storage, version: Version, folder: Path) -> Path:
         try:
             storage.download(f"versions/{version.name}/{name}", folder / name)
         except MissingFileError as error:
-            raise RegistryError(f"expected {name} of {version.name} in {storage.url}, found none.") from error
+            raise RegistryError(f"{name} of {version.name} is missing in {storage.url}.") from error
         try:
             require_hash(folder / name, facts["sha256"])
         except RegistryError as error:
             raise RegistryError(
-                f"expected {name} of {version.name} in {storage.url} as it was registered, found another file. "
+                f"{name} of {version.name} in {storage.url} has changed since the registration. "
                 "Do not use this version."
             ) from error
     return folder
@@ -366,7 +385,7 @@ def _assign(
     push: bool,
     **facts: Any,
 ) -> None:
-    """Records what a stage is from now on: as a tag first, then where services look."""
+    """Records the new version of a stage, first as a tag and then in the store, where services read it."""
     record = {"version": version.name, "manifest_sha256": version.digest, "created": _now(), **facts}
     tag_stage(repository, stage, version, record, undo, push=push)
     name = event_name(stage, events + 1)
@@ -374,28 +393,9 @@ def _assign(
         storage.create(name, (json.dumps({**record, "id": uuid.uuid4().hex}, indent=2) + "\n").encode())
     except FileExistsInStorageError as error:
         raise RegistryError(
-            f"expected {stage} to stay as it is while this command runs, found that somebody else changed it. "
-            "See `inv registry` and run it again."
+            f"Another command changed {stage} at the same time. See `inv registry.list` and run the command again."
         ) from error
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def main(config: Config) -> None:
-    """Does what `registry.action` says."""
-    if config.registry.action == "register":
-        register(config)
-    elif config.registry.action == "promote":
-        promote(config)
-    elif config.registry.action == "rollback":
-        rollback(config)
-    elif config.registry.action == "pull":
-        pull(config)
-    else:
-        Console().print(table(config))
-
-
-if __name__ == "__main__":
-    hydra_main(main)

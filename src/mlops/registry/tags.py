@@ -1,8 +1,7 @@
-"""Versions and stages of the model as annotated Git tags, which GTO writes; each message is a line of JSON."""
+"""Stores versions and stages of the model as annotated Git tags. GTO writes them; each message is a line of JSON."""
 
 import json
 import logging
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from gto import api as gto
 from gto.exceptions import GTOException
 from scmrepo.exceptions import SCMError
 
-from src.mlops.errors import MlopsError, RegistryError
-from src.mlops.model_store import NAME, Version, number_of
+from src.mlops.errors import GitError, MlopsError, RegistryError
+from src.mlops.io.git import git
+from src.mlops.modelfile.store import NAME, Version, number_of
 
 logger = logging.getLogger(__name__)
 REMOTE = "origin"
@@ -22,11 +22,11 @@ REMOTE = "origin"
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag of a version.
+    """The Git tag of a version.
 
     Attributes:
-        commit: What it points to.
-        message: What was recorded with it.
+        commit: Hash of the commit that the tag points to.
+        message: The JSON object in the message of the tag.
     """
 
     commit: str
@@ -34,7 +34,7 @@ class Tag:
 
 
 def read_tags(repository: Path) -> dict[str, Tag]:
-    """Returns the tags of versions by version."""
+    """Returns a mapping from each version to its tag."""
     fields = "%00".join(["%(refname:short)", "%(*objectname)", "%(contents)"]) + "%01"
     listed = git(repository, "for-each-ref", f"--format={fields}", f"refs/tags/{NAME}@v*")
     tags = {}
@@ -44,30 +44,39 @@ def read_tags(repository: Path) -> dict[str, Tag]:
             facts = json.loads(message)
             tags[f"v{number_of(name.partition('@')[2])}"] = Tag(commit, facts if isinstance(facts, dict) else {})
         except (ValueError, RegistryError):
-            logger.warning("%s is no tag that `inv register` made", name)
+            logger.warning("Ignoring the tag %s, which `inv registry.register` did not create", name)
     return tags
 
 
 def version_of(repository: Path, name: str) -> str:
-    """Returns the version that a name means: `v3`, `v3.0.0`, the tag `gtsrb@v3.0.0`, or a stage's `gtsrb#production#5`.
+    """Returns the version of a name.
+
+    Args:
+        repository: The Git repository.
+        name: `v3`, `v3.0.0`, the tag of a version `gtsrb@v3.0.0`, or the tag of a stage `gtsrb#production#5`.
+
+    Returns:
+        The version, such as `v3`.
 
     Raises:
-        RegistryError: There is no such tag, or the name is none of these.
+        RegistryError: There is no such tag, or the name has another form.
     """
     if name.startswith(f"{NAME}#"):
         try:
             message = json.loads(git(repository, "for-each-ref", "--format=%(contents)", f"refs/tags/{name}"))
             return f"v{number_of(message['version'])}"
         except (ValueError, KeyError, TypeError) as error:
-            raise RegistryError(f"expected a tag of the registry, found no {name} here. `git fetch --tags`.") from error
+            raise RegistryError(
+                f"No valid tag {name} in {repository}. Fetch the tags with `git fetch --tags`."
+            ) from error
     return f"v{number_of(name.removeprefix(f'{NAME}@'))}"
 
 
 def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: ExitStack, *, push: bool) -> None:
-    """Tags the current commit as a version; `undo` takes that back.
+    """Tags the current commit as a version. `undo` removes the tag.
 
     Raises:
-        RegistryError: Git refuses, or with `push` its remote does.
+        RegistryError: Git cannot create the tag, or cannot push it.
     """
     with _tagging(repository, undo, push=push):
         gto.register(str(repository), NAME, "HEAD", version=f"{version}.0.0", message=json.dumps(facts))
@@ -76,65 +85,46 @@ def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: Exi
 def tag_stage(
     repository: Path, stage: str, version: Version, record: dict[str, Any], undo: ExitStack, *, push: bool
 ) -> None:
-    """Tags the commit of a version as being in a stage; `undo` takes that back.
+    """Tags the commit of a version with a stage. `undo` removes the tag.
 
     Raises:
-        RegistryError: Git refuses, or with `push` its remote does.
+        RegistryError: Git cannot create the tag, or cannot push it.
     """
     short = {key: value for key, value in record.items() if key != "checks"}
     short["failed"] = [check["name"] for check in record["checks"] if not check["passed"]]
     with _tagging(repository, undo, push=push):
-        # force: a version may come back.
+        # force: a version can be put into the same stage again.
         gto.assign(str(repository), NAME, stage, version=f"{version.name}.0.0", message=json.dumps(short), force=True)
 
 
 def take_back(undo: ExitStack, work: Callable[..., object], *arguments: object) -> None:
-    """Notes what is to be done if a later step fails."""
+    """Registers a function that `undo` calls if a later step fails."""
 
     def attempt() -> None:
         try:
             work(*arguments)
-        except MlopsError as error:  # the first failure is the one to tell; this one leaves something behind
-            logger.warning("could not take back %s: %s", arguments[-1], error)
+        except MlopsError as error:  # only log it: the user must see the error that caused the undo
+            logger.warning("Cannot undo %s: %s", arguments[-1], error)
 
     undo.callback(attempt)
 
 
-def git(repository: Path, *arguments: str) -> str:
-    """Runs Git and returns what it prints.
-
-    Raises:
-        RegistryError: It fails; with its own reason.
-    """
-    result = subprocess.run(  # noqa: S603 - arguments are names, not a shell's text
-        ["git", *arguments],  # noqa: S607
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        reason = " ".join(result.stderr.split()) or f"exit code {result.returncode}"
-        raise RegistryError(f"expected `git {arguments[0]}` to succeed, found: {reason}.")
-    return result.stdout.strip()
-
-
 @contextmanager
 def _tagging(repository: Path, undo: ExitStack, *, push: bool) -> Iterator[None]:
-    """Finds the tag that the body makes, sends it if asked for, and takes it back if what follows fails."""
+    """Finds the tag that the body creates and pushes it if `push` is set. `undo` removes the tag again."""
     before = set(git(repository, "tag", "--list").split())
     try:
         yield
     except (GTOException, SCMError) as error:
-        raise RegistryError(f"expected Git to take the tag, found: {error}.") from error
+        raise RegistryError(f"Git cannot create the tag: {error}.") from error
     [tag] = set(git(repository, "tag", "--list").split()) - before
     take_back(undo, git, repository, "tag", "--delete", tag)
     if push:
         try:
             git(repository, "push", REMOTE, f"refs/tags/{tag}")
-        except RegistryError as error:
+        except GitError as error:
             raise RegistryError(
-                f"expected to send the tag {tag} to {REMOTE}, found: {error} If somebody else promoted meanwhile: "
-                "`git fetch --tags`, then run the command again."
+                f"Cannot push the tag {tag} to {REMOTE}: {error} If another promotion was pushed in the meantime, run "
+                "`git fetch --tags` and then this command again."
             ) from error
         take_back(undo, git, repository, "push", REMOTE, "--delete", f"refs/tags/{tag}")

@@ -1,1 +1,1 @@
-"""The parts of the service; a request meets `protocol`, `guards`, `uploads`, `engine` and `answers`, in this order."""
+"""The HTTP service. A request passes `protocol`, `middleware`, `app`, `uploads` and `batcher`, in this order."""

@@ -1,6 +1,5 @@
-"""Errors as HTTP answers: problem details of RFC 9457, never a traceback or a path of this machine."""
+"""HTTP error responses as problem details (RFC 9457), without tracebacks or file paths of the server."""
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -12,39 +11,55 @@ from starlette.responses import JSONResponse
 
 from src.mlops.errors import ImageError, UnsupportedImageError
 
-logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 NOT_LOADED = "Model not loaded. Check server logs."
-FAILED = "The service failed. Its log says why, beside the request id."
-RETRY_AFTER = "1"  # seconds; small pictures in a full queue take less
+FAILED = "The request failed. The server logs have the reason under the ID in the header X-Request-ID."
+RETRY_AFTER = "1"  # seconds; a full queue of small images is done in less time
 _MEANING = {
-    400: "the form is malformed",
-    401: "the API key or token is missing or wrong",
-    408: "the request did not arrive in time",
-    409: "the new model cannot be used; the former one goes on",
-    413: "a picture or the request is larger than the limit, or there are too many pictures",
-    415: "the content is no picture of an accepted format",
-    422: "there is no picture, or it is damaged, empty, animated or of absurd dimensions",
-    431: "the headers are larger than the limit",
-    500: "no model is loaded",
-    501: "the model cannot say where its evidence lies",
-    503: "too many requests wait, or no model is loaded; `Retry-After` says when to come again",
+    400: "The form is malformed.",
+    401: "The API key or the admin token is missing or wrong.",
+    408: "The request did not arrive in time.",
+    409: "The new model cannot be used. The previous model remains in service.",
+    413: "An image or the request is larger than the limit, or the request has too many images.",
+    415: "The content is not an image of a supported format.",
+    422: "The image is missing, corrupted, empty or animated, or its dimensions are not supported.",
+    431: "The headers are larger than the limit.",
+    500: "No model is loaded.",
+    501: "The model does not support saliency maps.",
+    503: "Too many requests are waiting, or no model is loaded. `Retry-After` gives the seconds to wait.",
 }
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Makes the answer to a request that cannot be served."""
+    """Builds the error response of a request.
+
+    Args:
+        status: HTTP status code.
+        detail: Explanation of the error, for people.
+        headers: Further headers of the response.
+
+    Returns:
+        The response, with the media type `application/problem+json`.
+    """
     content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     return JSONResponse(content, status, headers, MEDIA_TYPE)
 
 
 def status_of(error: ImageError) -> int:
-    """Returns the status for a picture that cannot be used."""
+    """Returns the HTTP status for an image that cannot be used."""
     return 415 if isinstance(error, UnsupportedImageError) else 422
 
 
 def documented(*statuses: int, success: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
-    """Describes answers for the OpenAPI document: problems, and the content of a success."""
+    """Describes the responses of a route for the OpenAPI document.
+
+    Args:
+        statuses: HTTP statuses of the possible errors.
+        success: Content of a successful response, by media type; None leaves it to FastAPI.
+
+    Returns:
+        A description for each status.
+    """
     found: dict[int | str, dict[str, Any]] = {200: {"content": success}} if success else {}
     return found | {
         status: {
@@ -63,29 +78,29 @@ SCHEMA = {
         "type": {"type": "string", "const": "about:blank"},
         "title": {"type": "string", "examples": ["Unsupported Media Type"]},
         "status": {"type": "integer", "examples": [415]},
-        "detail": {"type": "string", "description": "what was expected and what was found"},
+        "detail": {"type": "string", "description": "What is wrong with the request and how to correct it."},
     },
 }
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of an application a problem answer."""
+    """Makes an application answer every error with problem details."""
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ImageError, _on_image_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)
 
 
 async def _on_http_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class only
     return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
 async def _on_image_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ImageError)  # noqa: S101 - registered for it alone
+    assert isinstance(error, ImageError)  # noqa: S101 - registered for this class only
     return problem(status_of(error), str(error))
 
 
 async def _on_bad_request(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class only
     faults = "; ".join(f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors())
-    return problem(422, f"expected another request, found: {faults}")
+    return problem(422, f"The request is not valid: {faults}")

@@ -1,6 +1,6 @@
-"""Starts the service and lets users loose on it: `python -m src.mlops.loadtest`, or `inv loadtest`.
+"""Starts the service and tests it under load: `python -m src.mlops.serving.loadtest`, or `inv loadtest`.
 
-The users are those of `tests/performancetests/locustfile.py`. A failed request makes it fail.
+`tests/performancetests/locustfile.py` defines the simulated users. The test fails if a request fails.
 """
 
 import os
@@ -13,44 +13,45 @@ from typing import Annotated
 import typer
 
 from src.mlops import ROOT
-from src.mlops.errors import MlopsError, ServiceError, report
-from src.mlops.inference import LATEST
-from src.mlops.service_process import running
+from src.mlops.cli import new_app, typer_main
+from src.mlops.errors import ServiceError
+from src.mlops.io.service_process import running
+from src.mlops.modelfile.locate import LATEST
 
+app = new_app()
 LOCUSTFILE = "tests/performancetests/locustfile.py"
 
 
+@app.command("loadtest")
 def main(
-    host: Annotated[str, typer.Option(help="A service that runs already, with http://; none starts one here.")] = "",
-    users: Annotated[int, typer.Option(help="Users at the same time.", min=1)] = 10,
-    seconds: Annotated[int, typer.Option(help="How long.", min=1)] = 60,
-    pictures: Annotated[str, typer.Option(help="Folder of pictures to send; none draws signs.")] = "",
-    model: Annotated[str, typer.Option(help="Model file; latest is what training made last.")] = LATEST,
-    workers: Annotated[int, typer.Option(help="Processes of the service.", min=1)] = 1,
+    host: Annotated[str, typer.Option(help="URL of a running service; default: start one.")] = "",
+    users: Annotated[int, typer.Option(help="Number of simultaneous users.", min=1)] = 10,
+    seconds: Annotated[int, typer.Option(help="Duration of the test.", min=1)] = 60,
+    images: Annotated[str, typer.Option(help="Folder of images to send; default: drawn signs.")] = "",
+    model: Annotated[str, typer.Option(help="Model file; latest: last trained model.")] = LATEST,
+    workers: Annotated[int, typer.Option(help="Number of processes of the service.", min=1)] = 1,
 ) -> None:
-    """Runs the load test; ends with exit code 1 when a request failed."""
-    try:
-        with ExitStack() as stack:
-            if not host:
-                command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}", "--workers", str(workers)]
-                client = stack.enter_context(running(command, "/health/ready", {"MLOPS_MODEL": model}))
-                host = str(client.base_url).rstrip("/")
-            failed = _run(host, users, seconds, pictures)
-    except MlopsError as error:
-        report(error)
+    """Runs the load test. The exit code is 1 if a request failed."""
+    with ExitStack() as stack:
+        if not host:
+            command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}", "--workers", str(workers)]
+            client = stack.enter_context(running(command, "/health/ready", {"MLOPS_MODEL": model}))
+            host = str(client.base_url).rstrip("/")
+        failed = _run(host, users, seconds, images)
     if failed:
-        found = f"found failures, or no request at all, at {host}"
-        report(ServiceError(f"expected every request to be answered, {found}. See the table above."))
+        raise ServiceError(
+            f"The load test of {host} failed: at least one request failed, or none was sent. See the table above."
+        )
 
 
-def _run(host: str, users: int, seconds: int, pictures: str) -> bool:
-    variables = {"TARGET_HOST": host} | ({"TARGET_PICTURES": str(Path(pictures).absolute())} if pictures else {})
+def _run(host: str, users: int, seconds: int, images: str) -> bool:
+    variables = {"TARGET_HOST": host} | ({"TARGET_IMAGES": str(Path(images).absolute())} if images else {})
     command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--headless", "--only-summary", "-u", str(users)]
-    done = subprocess.run(  # noqa: S603 - the repository's own file
+    done = subprocess.run(  # noqa: S603 - runs a file of this repository
         [*command, "-r", str(users), "-t", f"{seconds}s"], cwd=ROOT, env=os.environ | variables, check=False
     )
     return done.returncode != 0
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer_main(app)

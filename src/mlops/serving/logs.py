@@ -1,4 +1,4 @@
-"""Logs of the service: plain text for people, or one JSON object a line in the shape of Cloud Logging.
+"""Log formats of the service: plain text, or one JSON object per line in the format of Cloud Logging.
 
 https://cloud.google.com/logging/docs/structured-logging
 """
@@ -6,31 +6,23 @@ https://cloud.google.com/logging/docs/structured-logging
 import json
 import logging
 import os
-import sys
+import time
 from contextvars import ContextVar
 from typing import Any
+
+from src.mlops.io import logs
+from src.mlops.serving.settings import Settings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
-def set_up(log_format: str, level: str) -> None:
-    """Sets the logging of this process up, on stderr.
-
-    Args:
-        log_format: `text` or `json`.
-        level: Name of the lowest level that is shown.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What uvicorn tells of its processes and of malformed requests is for those who look into a fault.
-    logging.getLogger("uvicorn").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("PIL").setLevel(logging.INFO)
+def start_logging(settings: Settings) -> None:
+    """Starts the logging of this process with the format and level of the settings."""
+    logs.start_logging(settings.log_level, JsonFormatter() if settings.log_format == "json" else TextFormatter())
 
 
 class TextFormatter(logging.Formatter):
-    """`INFO message [request id]`."""
+    """Formats records as `INFO message [request id]`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Formats one record."""
@@ -39,7 +31,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; a request's fields come as `extra={"fields": {…}}`."""
+    """Formats records as one JSON object per line. `extra={"fields": {…}}` adds fields to it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Formats one record."""
@@ -55,8 +47,6 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry | getattr(record, "fields", {}), ensure_ascii=False)
 
     @staticmethod
-    def converter(seconds: float | None) -> Any:
-        """Writes times in UTC."""
-        import time
-
+    def converter(seconds: float | None) -> time.struct_time:
+        """Converts times to UTC."""
         return time.gmtime(seconds)

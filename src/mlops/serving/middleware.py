@@ -1,4 +1,4 @@
-"""What every request passes: request id, size of headers, API key, security headers, access log, metrics."""
+"""Middleware for every request: request ID, header size, API key, security headers, access log and metrics."""
 
 import hmac
 import logging
@@ -8,15 +8,15 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from src.mlops.serving import metrics
+from src.mlops.serving import prometheus
+from src.mlops.serving.errors import FAILED, problem
 from src.mlops.serving.logs import REQUEST_ID
-from src.mlops.serving.problems import FAILED, problem
 from src.mlops.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 16 * 1024
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
-_OPEN = ("/health/", "/static/", "/metrics", "/docs", "/openapi.json")  # what asks for no key
+_OPEN = ("/health/", "/static/", "/metrics", "/docs", "/openapi.json")  # paths that need no API key
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -28,13 +28,21 @@ _HEADERS = [
 ]
 _STRICT = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _PAGE = _STRICT + b"; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
-# Swagger UI sets styles and draws icons from data of its own.
+# Swagger UI uses inline styles and `data:` icons.
 _DOCS = _STRICT + b"; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 _POLICIES = {"/": _PAGE, "/docs": _DOCS}
 
 
 def header(scope: Scope, name: bytes) -> bytes:
-    """Returns the first header of this name (in lower case), or nothing."""
+    """Returns the value of a header.
+
+    Args:
+        scope: The ASGI scope of the request.
+        name: The header's name in lower case.
+
+    Returns:
+        The first value, or empty bytes if the header is missing.
+    """
     for key, value in scope["headers"]:
         if key == name:
             return bytes(value)
@@ -42,11 +50,11 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 class Guard:
-    """The outermost layer of the application.
+    """The outermost middleware of the application.
 
     Args:
-        app: The application behind.
-        settings: Of the service.
+        app: The wrapped application.
+        settings: The settings of the service.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -54,7 +62,7 @@ class Guard:
         self._keys = [key.encode() for key in settings.listed(settings.api_keys)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets a request pass, or refuses it, and notes what came of it."""
+        """Passes a request on or rejects it, then logs and counts the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -80,8 +88,8 @@ class Guard:
             refusal = self._refusal(scope)
             await (refusal or self._app)(scope, receive, answer)
         except Exception:
-            # What nobody foresaw; what it was stands in the log alone.
-            logger.exception("request failed: %s %r", scope["method"], scope["path"])
+            # An unexpected error. Its details go into the log only, not into the response.
+            logger.exception("Request failed: %s %r", scope["method"], scope["path"])
             if status:
                 raise
             await problem(500, FAILED)(scope, receive, answer)
@@ -94,8 +102,8 @@ class Guard:
         for name, value in scope["headers"]:
             size += len(name) + len(value)
         if size > MAX_HEADER_BYTES:
-            return problem(431, f"expected at most {MAX_HEADER_BYTES:,} bytes of headers, found {size:,}")
-        # A browser asks with OPTIONS, and without the key, whether it may send one.
+            return problem(431, f"The request line and headers have {size:,} bytes; the limit is {MAX_HEADER_BYTES:,}.")
+        # A CORS preflight request (OPTIONS) never contains the key.
         if (
             self._keys
             and scope["method"] != "OPTIONS"
@@ -103,21 +111,18 @@ class Guard:
             and not scope["path"].startswith((*_OPEN, "/admin/"))
         ):
             given = header(scope, b"x-api-key")
-            # Every key is compared, and in constant time, so that the time taken tells nothing.
+            # Compares all keys in constant time. The response time then contains no information about them.
             if not sum(hmac.compare_digest(given, key) for key in self._keys):
-                found = "another" if given else "none"
-                return problem(
-                    401,
-                    f"expected an API key in the header X-API-Key, found {found}",
-                    {"WWW-Authenticate": "X-API-Key"},
-                )
+                wrong = "The API key in the header X-API-Key is not valid."
+                missing = "The API key is missing. Send it in the header X-API-Key."
+                return problem(401, wrong if given else missing, {"WWW-Authenticate": "X-API-Key"})
         return None
 
 
 def _note(scope: Scope, status: int, seconds: float) -> None:
-    # The route, not the path: what strangers ask for must not make new series without end.
+    # Counts by route, because every unknown path would otherwise add a new time series.
     route = getattr(scope.get("route"), "path", "other")
-    metrics.count_request(route, status or 499, seconds)
+    prometheus.count_request(route, status or 499, seconds)
     level = logging.DEBUG if 0 < status < 400 else logging.INFO if status < 500 else logging.WARNING
     if logger.isEnabledFor(level):
         fields = {
@@ -134,7 +139,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
             "%s %r %s in %.1f ms",
             scope["method"],
             scope["path"],
-            status or "gone",
+            status or "aborted",
             1000 * seconds,
             extra={"fields": fields},
         )

@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`; right with several workers too, which write to files that all can read."""
+"""The Prometheus metrics at `/metrics`. With several workers, shared files let each worker report all metrics."""
 
 import functools
 import os
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-from src.mlops.data.signs import SIGNS
-from src.mlops.inference import Prediction
+from src.mlops.data.gtsrb import SIGNS
+from src.mlops.inference.classifier import Prediction
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
@@ -16,36 +16,42 @@ _SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
 
 _REQUESTS = Counter("mlops_requests", "Requests by route and status", ["route", "status"])
 _REQUEST_SECONDS = Histogram(
-    "mlops_request_seconds", "From the request's headers to its answer", ["route"], buckets=_SECONDS
+    "mlops_request_seconds", "Seconds from the headers of a request to its response", ["route"], buckets=_SECONDS
 )
-_STAGE_SECONDS = Histogram("mlops_stage_seconds", "Stages of a picture's way", ["stage"], buckets=_SECONDS)
+_STAGE_SECONDS = Histogram(
+    "mlops_stage_seconds", "Seconds of each processing stage of an image", ["stage"], buckets=_SECONDS
+)
 DECODE, QUEUE, INFERENCE = (_STAGE_SECONDS.labels(stage) for stage in ("decode", "queue", "inference"))
-BATCH_SIZE = Histogram(
-    "mlops_batch_size", "Pictures that ran through the network at once", buckets=(1, 2, 4, 8, 16, 32, 64)
-)
-QUEUE_DEPTH = Gauge("mlops_queue_depth", "Pictures that wait or are at work", multiprocess_mode="livesum")
-UNKNOWN = Counter("mlops_unknown", "Pictures called no known sign")
-MODEL = Gauge("mlops_model_info", "1 for the version that is served", ["version"], multiprocess_mode="livemax")
-RELOADS = Counter("mlops_reloads", "Attempts to swap the model", ["outcome"])
-_CONFIDENCE = Histogram("mlops_confidence", "Probability of the answered class", buckets=_SHARES)
-_PREDICTIONS = Counter("mlops_predictions", "Answers by class", ["class_id"])
+BATCH_SIZE = Histogram("mlops_batch_size", "Images per batch of the network", buckets=(1, 2, 4, 8, 16, 32, 64))
+QUEUE_DEPTH = Gauge("mlops_queue_depth", "Images that wait or are being processed", multiprocess_mode="livesum")
+UNKNOWN = Counter("mlops_unknown", "Images classified as unknown")
+MODEL = Gauge("mlops_model_info", "1 for the version of the loaded model", ["version"], multiprocess_mode="livemax")
+RELOADS = Counter("mlops_reloads", "Attempts to reload the model by outcome", ["outcome"])
+_CONFIDENCE = Histogram("mlops_confidence", "Probability of the predicted class", buckets=_SHARES)
+_PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id"])
 _BY_CLASS = [_PREDICTIONS.labels(sign.class_id) for sign in SIGNS]
 
 
-@functools.cache  # routes and statuses are few, and looking their series up is slow
+@functools.cache  # looking up the series is slow, and there are few routes and statuses
 def _series(route: str, status: int) -> tuple[Counter, Histogram]:
     return _REQUESTS.labels(route, status), _REQUEST_SECONDS.labels(route)
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
-    """Counts an answered request."""
+    """Counts a request.
+
+    Args:
+        route: The route's path template.
+        status: HTTP status of the response.
+        seconds: Time from the request's headers to the end of the response.
+    """
     requests, durations = _series(route, status)
     requests.inc()
     durations.observe(seconds)
 
 
 def count(prediction: Prediction) -> None:
-    """Counts an answer."""
+    """Counts a prediction."""
     _BY_CLASS[prediction.predicted_class].inc()
     _CONFIDENCE.observe(prediction.probability)
     if prediction.is_unknown:
@@ -53,7 +59,7 @@ def count(prediction: Prediction) -> None:
 
 
 def exposition() -> bytes:
-    """Returns all figures in Prometheus' text format, those of all workers together."""
+    """Returns the metrics of all workers in Prometheus' text format."""
     if FOLDER_VARIABLE not in os.environ:
         return generate_latest()
     registry = CollectorRegistry()
@@ -62,5 +68,10 @@ def exposition() -> bytes:
 
 
 def forget(process: int, folder: Path) -> None:
-    """Drops what a worker that is gone said of itself; what it counted stays."""
+    """Removes the gauges of a worker that ended. Its counters stay.
+
+    Args:
+        process: Process ID of the worker.
+        folder: The folder of the workers' metrics.
+    """
     multiprocess.mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]

@@ -1,11 +1,11 @@
-"""What the service answers, as its OpenAPI document describes it."""
+"""The responses of the service. The OpenAPI document shows these classes and their docstrings."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from src.mlops.data.signs import SIGNS
-from src.mlops.inference import Classifier, Prediction
-from src.mlops.model_info import CLASSES, INTENDED_USE
+from src.mlops.data.gtsrb import SIGNS
+from src.mlops.inference.classifier import Classifier, Prediction
+from src.mlops.modelfile.metadata import CLASSES, INTENDED_USE
 
 _RANKED = [
     {"class_id": 14, "class_name": "Stop", "probability": 0.9993},
@@ -23,7 +23,11 @@ EXAMPLE = {
     "sign_number": "206",
 }
 
-REFUSED_EXAMPLE = {"filename": "notes.txt", "error": "expected a picture (BMP, …), found something else", "status": 415}
+REFUSED_EXAMPLE = {
+    "filename": "notes.txt",
+    "error": "The file is not an image in a supported format (BMP, …)",
+    "status": 415,
+}
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Answer(Prediction):
     """A prediction, the name of the uploaded file, and the sign's number in the German catalogue.
 
     Attributes:
-        filename: As the client gave it; empty for a raw body.
-        sign_number: For example `206`.
+        filename: The file name that the client sent; empty if the image was the body.
+        sign_number: The number of the sign, for example `206`.
     """
 
     filename: str
@@ -40,18 +44,18 @@ class Answer(Prediction):
 
     @classmethod
     def of(cls, prediction: Prediction, filename: str) -> "Answer":
-        """Completes a prediction."""
+        """Adds the file name and the sign's number to a prediction."""
         return cls(**vars(prediction), filename=filename, sign_number=SIGNS[prediction.predicted_class].number)
 
 
 @dataclass(frozen=True)
 class Refused:
-    """What is wrong with one picture of several.
+    """The error of one image in a batch.
 
     Attributes:
-        filename: As the client gave it.
-        error: What was expected and what was found.
-        status: The HTTP status that the picture would have had alone.
+        filename: The file name that the client sent.
+        error: The reason why the image cannot be used.
+        status: The HTTP status for this image in a request of its own.
     """
 
     filename: str
@@ -61,22 +65,22 @@ class Refused:
 
 @dataclass(frozen=True)
 class BatchAnswer:
-    """Answers in the order of the pictures."""
+    """The results of a batch, in the order of the images."""
 
     results: list[Answer | Refused]
 
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """What the served model says about itself.
+    """Facts about the loaded model.
 
     Attributes:
-        model_version: First twelve digits of the model file's SHA-256.
-        intended_use: What it is for, and what it is not.
-        architecture: The model's part of its configuration.
-        image_size: Side in px of the pictures that the network sees.
-        classes: Id, number in the German catalogue and English name.
-        metrics: Of its training.
+        model_version: The first twelve digits of the model file's SHA-256.
+        intended_use: The intended use and its limits.
+        architecture: The settings of the network.
+        image_size: Height and width of the network's input in px.
+        classes: ID, number in the German catalogue and English name of each class.
+        metrics: The metrics from training.
         calibration: Temperature and thresholds.
         provenance: Commit, time, versions, fingerprint of the data, seed.
     """
@@ -92,7 +96,7 @@ class ModelAnswer:
 
     @classmethod
     def of(cls, classifier: Classifier) -> "ModelAnswer":
-        """Reads a model's facts; of its configuration only the network, since the rest names the trainer's folders."""
+        """Reads the facts of a model. Leaves out most of its configuration, which contains paths of the trainer."""
         info = classifier.info
         return cls(
             model_version=classifier.version,
@@ -108,7 +112,7 @@ class ModelAnswer:
 
 @dataclass(frozen=True)
 class Health:
-    """Whether the service lives, or is ready and with which model."""
+    """The state of the service, and the version of its model if one is loaded."""
 
     status: str
     model_version: str | None = None

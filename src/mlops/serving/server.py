@@ -1,4 +1,4 @@
-"""Runs the application: one process or several behind one port. uvicorn does the work."""
+"""Runs the application with uvicorn, in one process or in several that share a port."""
 
 import asyncio
 import errno
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from uvicorn.config import STARTUP_FAILURE  # noqa: TID251 - issue 16 starts a stock server
+from uvicorn.supervisors import Multiprocess  # noqa: TID251 - likewise
 
 from src.mlops.errors import ServiceError
-from src.mlops.serving import metrics
+from src.mlops.serving import prometheus
 from src.mlops.serving.protocol import MAX_CONNECTIONS, Protocol
 from src.mlops.serving.settings import Settings
 
@@ -26,23 +26,23 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
-    """Serves until SIGTERM or Ctrl-C.
+    """Runs the service until SIGTERM or Ctrl-C.
 
     Args:
-        settings: Of the service.
-        make_app: Builds the application, for one process; several build their own from the environment.
+        settings: The settings of the service.
+        make_app: Builds the application if there is one process. Several workers build it from the environment.
 
     Raises:
         ServiceError: The port cannot be used, or the workers do not start.
     """
     listener = listen(settings)
     _allow_open_files()
-    logger.info("starting at http://%s:%d", settings.host, settings.port)
+    logger.info("Starting at http://%s:%d", settings.host, settings.port)
     several = settings.workers > 1
     config = uvicorn.Config(
         "src.mlops.api:app" if several else make_app(settings),
         http=Protocol,
-        # uvloop is hardly faster here, and lets some of a hundred connections wait for seconds.
+        # uvloop is hardly faster here, and with a hundred connections some of them wait for seconds.
         loop=f"{__name__}:FairLoop",
         proxy_headers=False,
         lifespan="on",
@@ -56,44 +56,44 @@ def run(settings: Settings, make_app: Callable[[Settings], Any]) -> None:
         timeout_graceful_shutdown=60,
     )
     if not several:
-        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after its orderly end
+        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises the signal again after shutdown
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:
-            sys.exit(130)  # the shell's code for Ctrl-C; requests in flight were answered first
+            sys.exit(130)  # the shell's exit code for Ctrl-C; all requests in flight are answered by now
         return
     try:
         common = tempfile.TemporaryDirectory(prefix="mlops-workers-", ignore_cleanup_errors=True)
     except OSError as error:
         raise ServiceError(
-            f"expected a temporary folder for what {settings.workers} workers count, found: {error}. Free some space, "
-            "name another folder in TMPDIR, or use --workers 1."
+            f"Cannot create a temporary folder for the metrics of {settings.workers} workers: {error}. Free some disk "
+            "space, set TMPDIR to a different folder, or use --workers 1."
         ) from error
     with common as folder:
-        os.environ |= settings.as_environment() | {metrics.FOLDER_VARIABLE: folder}
+        os.environ |= settings.as_environment() | {prometheus.FOLDER_VARIABLE: folder}
         workers = Workers(config, [listener], Path(folder))
         workers.run()
         if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
-            raise ServiceError("expected the workers to start, found that one could not. Its log is above.")
+            raise ServiceError("A worker failed to start. See its log above for the reason.")
 
 
 class FairLoop(asyncio.SelectorEventLoop):
-    """asyncio's loop, taking one new connection at a time, so that the worker with the least to do gets the next."""
+    """An asyncio loop that accepts one connection at a time, which gives the next one to the least busy worker."""
 
     async def create_server(self, *arguments: Any, sock: Any = None, backlog: int = 100, **options: Any) -> Any:
-        """Listens on a bound socket; asyncio takes `backlog` connections at once, the kernel keeps that many."""
+        """Listens on a bound socket. The kernel still queues `backlog` connections; asyncio accepts one of them."""
         server = await super().create_server(*arguments, sock=sock, backlog=1, **options)
         sock.listen(backlog)
         return server
 
 
 class Workers(Multiprocess):
-    """uvicorn's supervisor: starts workers, replaces dead ones, ends them in order.
+    """Extends uvicorn's supervisor, which starts workers, replaces dead ones and shuts them down.
 
     Args:
-        config: uvicorn's.
-        sockets: What they share.
-        folder: Where workers write their metrics.
+        config: The configuration of uvicorn.
+        sockets: The sockets that the workers share.
+        folder: The folder of the workers' metrics.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], folder: Path) -> None:
@@ -101,13 +101,13 @@ class Workers(Multiprocess):
         self._folder = folder
 
     def terminate_all(self) -> None:
-        """Stops listening first: what the kernel took in now would never be answered."""
+        """Stops listening, then ends the workers. Otherwise the kernel would accept connections that nobody answers."""
         for listener in self.sockets:
             listener.close()
         super().terminate_all()
 
     def handle_signals(self) -> None:
-        """Replaces workers at SIGHUP, or starts and ends one, as uvicorn has it."""
+        """Replaces all workers at SIGHUP, and adds or removes one at SIGTTIN or SIGTTOU, as in uvicorn."""
         with self._forgetting():
             super().handle_signals()
 
@@ -116,21 +116,21 @@ class Workers(Multiprocess):
         with self._forgetting() as ended:
             super().keep_subprocess_alive()
         for pid in ended:
-            logger.warning("a worker ended (process %s); another takes its place", pid)
+            logger.warning("Replaced a worker that exited (process %s)", pid)
 
     @contextmanager
     def _forgetting(self) -> Iterator[list[int]]:
-        """Drops what workers that end meanwhile said of their queues and models; yields which they are, afterwards."""
+        """Removes the gauges of workers that end in this context. At exit, the yielded list has their process IDs."""
         before = {process.pid for process in self.processes if process.pid}
         ended: list[int] = []
         yield ended
         ended += before - {process.pid for process in self.processes}
         for pid in ended:
-            metrics.forget(pid, self._folder)
+            prometheus.forget(pid, self._folder)
 
 
 def _allow_open_files() -> None:
-    """Raises the limit of open files, where the system has one, to what so many connections take."""
+    """Raises the limit of open files, if the system has one, to the number that `MAX_CONNECTIONS` needs."""
     try:
         import resource
     except ImportError:  # Windows
@@ -143,23 +143,29 @@ def _allow_open_files() -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Binds the port here rather than in uvicorn, so that what is wrong with it is told in one line.
+    """Binds the port. If uvicorn did it, an error would not be a message of one line.
+
+    Args:
+        settings: The settings of the service.
+
+    Returns:
+        The bound socket.
 
     Raises:
         ServiceError: The port cannot be used.
     """
     try:
-        # The protocol too: without it asyncio leaves Nagle's algorithm on, and each answer waits 40 ms.
+        # Pass the protocol as well. Without it asyncio leaves Nagle's algorithm on, and each response waits 40 ms.
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        in_use = "Stop the other service, or choose a port with --port."
-        other = "Give an address of this machine with --host, and a port that you may use with --port."
+        in_use = "Stop the other service, or choose another port with --port."
+        other = "Choose an address of this machine with --host, and a port that you are allowed to use with --port."
         raise ServiceError(
-            f"expected to listen on {settings.host}:{settings.port}, found: {error.strerror}. "
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
             f"{in_use if error.errno == errno.EADDRINUSE else other}"
         ) from error
     return listener

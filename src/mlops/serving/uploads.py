@@ -1,7 +1,7 @@
-"""What arrives: one picture or several, as a multipart form or as the body itself, within limits.
+"""Reads the images of a request from a multipart form or from the body, within limits.
 
-The body is read whole, within its limit, and cut into parts in memory. For a picture of a few kB, parsers that take a
-body piece by piece, temporary files, and a thread for each of them cost more than a small network does.
+The complete body is read into memory and split into parts there. For an image of a few kB, a streaming parser with
+temporary files and threads takes longer than a small network.
 """
 
 from collections.abc import AsyncIterator
@@ -12,23 +12,23 @@ from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from src.mlops.serving.guards import header
-from src.mlops.serving.problems import RETRY_AFTER
+from src.mlops.serving.errors import RETRY_AFTER
+from src.mlops.serving.middleware import header
 from src.mlops.serving.settings import Settings
 
-_BATCHES_HELD = 4  # bodies of the largest size that requests may hold together
-_FORM_OVERHEAD = 16 * 1024  # bytes that a multipart body may have beside its files
+_BATCHES_HELD = 4  # all requests together can hold this many batches of maximum size in memory
+_FORM_OVERHEAD = 16 * 1024  # maximum bytes of a multipart body in addition to its files
 _MAX_PART_HEADER = 4096  # bytes
-_MAX_OTHER_PARTS = 8  # parts of a form beside those that hold pictures
+_MAX_OTHER_PARTS = 8  # maximum number of parts of a form in addition to its images
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One picture as it was sent.
+    """One uploaded image.
 
     Attributes:
-        filename: The name that the client gave it; empty where it is the body itself.
-        content: Its bytes.
+        filename: The file name that the client sent; empty if the image was the body.
+        content: The bytes of the image file.
     """
 
     filename: str
@@ -36,10 +36,10 @@ class Upload:
 
 
 class Inflow:
-    """Reads the pictures of requests, and keeps what all of them hold in memory together within bounds.
+    """Reads the images of requests, and limits the memory of all uploads together.
 
     Args:
-        settings: Of the service.
+        settings: The settings of the service.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,11 +47,17 @@ class Inflow:
         self._left = _BATCHES_HELD * settings.max_batch_bytes
 
     @asynccontextmanager
-    async def picture(self, request: Request) -> AsyncIterator[Upload]:
-        """Yields the one picture of a request: a form with the part `file`, or the picture as the body.
+    async def image(self, request: Request) -> AsyncIterator[Upload]:
+        """Reads the only image of a request: the part `file` of a form, or the body.
+
+        Args:
+            request: The request.
+
+        Yields:
+            The image.
 
         Raises:
-            HTTPException: 400, 413, 422 or 503; the detail says what was expected and found.
+            HTTPException: 400, 413, 422 or 503; the detail gives the reason.
         """
         kind = header(request.scope, b"content-type")
         largest = self._settings.max_upload_bytes
@@ -59,31 +65,41 @@ class Inflow:
         if not is_form and not kind.startswith((b"image/", b"application/octet-stream")):
             raise HTTPException(
                 422,
-                "expected a form with a picture in the part `file`, or a picture as the body with a content type such "
-                f"as image/png, found {_named(kind)}",
+                f"{_unsupported(kind)} Send the image in the part `file` of a form (multipart/form-data), or as the "
+                "body with a content type such as image/png.",
             )
         async with self._body(request, largest + _FORM_OVERHEAD * is_form, largest) as body:
-            upload = _pictures(body, kind, "file", 1)[0] if is_form else Upload("", body)
+            upload = _images(body, kind, "file", 1)[0] if is_form else Upload("", body)
             if len(upload.content) > largest:
                 raise HTTPException(413, too_large(largest))
             yield upload
 
     @asynccontextmanager
-    async def pictures(self, request: Request) -> AsyncIterator[list[Upload]]:
-        """Yields the pictures of a form, parts `files`; each may be larger than a picture may be, all together not.
+    async def images(self, request: Request) -> AsyncIterator[list[Upload]]:
+        """Reads the images in the parts `files` of a form.
+
+        Only the size of the complete request is limited here. The caller checks the size of each image.
+
+        Args:
+            request: The request.
+
+        Yields:
+            The images in the order of the form.
 
         Raises:
-            HTTPException: 400, 413, 422 or 503; the detail says what was expected and found.
+            HTTPException: 400, 413, 422 or 503; the detail gives the reason.
         """
         kind = header(request.scope, b"content-type")
         if not kind.startswith(b"multipart/form-data"):
-            raise HTTPException(422, f"expected a form with pictures in parts `files`, found {_named(kind)}")
+            raise HTTPException(
+                422, f"{_unsupported(kind)} Send the images in parts `files` of a form (multipart/form-data)."
+            )
         largest = self._settings.max_batch_bytes
         async with self._body(request, largest, largest) as body:
-            yield _pictures(body, kind, "files", self._settings.max_batch_files)
+            yield _images(body, kind, "files", self._settings.max_batch_files)
 
     @asynccontextmanager
-    async def _body(self, request: Request, limit: int, told: int) -> AsyncIterator[bytes]:
+    async def _body(self, request: Request, limit: int, stated_limit: int) -> AsyncIterator[bytes]:
         chunks: list[bytes] = []
         size = 0
         try:
@@ -94,10 +110,10 @@ class Inflow:
                     raise ClientDisconnect
                 chunk = message.get("body", b"")
                 if size + len(chunk) > limit:
-                    raise HTTPException(413, too_large(told))
+                    raise HTTPException(413, too_large(stated_limit))
                 if len(chunk) > self._left:
                     later = {"Retry-After": RETRY_AFTER}
-                    raise HTTPException(503, "expected fewer uploads at the same time. Come again.", later)
+                    raise HTTPException(503, "Too many uploads at the same time. Try again in a moment.", later)
                 size += len(chunk)
                 self._left -= len(chunk)
                 chunks.append(chunk)
@@ -107,39 +123,39 @@ class Inflow:
             self._left += size
 
 
-def _pictures(body: bytes, kind: bytes, name: str, max_files: int) -> list[Upload]:
-    """Returns the parts called `name` that are files."""
+def _images(body: bytes, kind: bytes, name: str, max_files: int) -> list[Upload]:
+    """Returns the files in the parts called `name`."""
     found: list[Upload] = []
     for options, content in _parts(body, kind, max_files + _MAX_OTHER_PARTS):
         if options.get(b"name") == name.encode() and options.get(b"filename"):
             found.append(Upload(options[b"filename"].decode("utf-8", "replace"), content))
     if not found:
-        raise HTTPException(422, f"expected a picture in the part `{name}`, found none")
+        raise HTTPException(422, f"The form has no file in the part `{name}`.")
     if len(found) > max_files:
-        raise HTTPException(413, f"expected at most {max_files} pictures, found {len(found)}")
+        raise HTTPException(413, f"The request has {len(found)} images; the limit is {max_files}.")
     return found
 
 
 def _parts(body: bytes, kind: bytes, max_parts: int) -> list[tuple[dict[bytes, bytes], bytes]]:
-    """Cuts a form (RFC 7578) into parts: the options of each one's `Content-Disposition`, and its content."""
+    """Splits a form (RFC 7578) into parts. Returns the `Content-Disposition` options and the content of each part."""
     boundary = parse_options_header(kind)[1].get(b"boundary")
     if not boundary or len(boundary) > 70:  # RFC 2046
-        raise _malformed("a content type that names no boundary")
+        raise _malformed("the content type has no boundary of 1 to 70 characters")
     delimiter = b"\r\n--" + boundary
     if body.count(delimiter) > max_parts:
-        raise HTTPException(413, f"expected a form of at most {max_parts} parts, found more")
+        raise HTTPException(413, f"The form has more than {max_parts} parts.")
     _, *sections = (b"\r\n" + body).split(delimiter)
     if not sections or not sections.pop().startswith(b"--"):
-        raise _malformed("one without its closing boundary")
+        raise _malformed("the closing boundary is missing")
     return [_part(section) for section in sections]
 
 
 def _part(section: bytes) -> tuple[dict[bytes, bytes], bytes]:
-    # A boundary may be followed by white space; the headers end with an empty line, of which there may be none else.
+    # White space can follow the boundary. An empty line ends the headers, of which there can be none.
     padding, _, rest = section.partition(b"\r\n")
     head, separator, content = (b"\r\n" + rest).partition(b"\r\n\r\n")
     if padding.strip(b" \t") or not separator or len(head) > _MAX_PART_HEADER:
-        raise _malformed("a part whose headers do not end, or are too long")
+        raise _malformed(f"the headers of a part are incomplete or longer than {_MAX_PART_HEADER:,} bytes")
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-disposition":
@@ -147,14 +163,16 @@ def _part(section: bytes) -> tuple[dict[bytes, bytes], bytes]:
     return {}, content
 
 
-def _malformed(found: str) -> HTTPException:
-    return HTTPException(400, f"expected a well-formed multipart form, found {found}")
+def _malformed(reason: str) -> HTTPException:
+    return HTTPException(400, f"The multipart form is malformed: {reason}.")
 
 
-def _named(kind: bytes) -> str:
-    return kind[:80].decode("latin-1") or "no content type"
+def _unsupported(kind: bytes) -> str:
+    return (
+        f"The content type {kind[:80].decode('latin-1')} is not supported." if kind else "The content type is missing."
+    )
 
 
 def too_large(max_bytes: int) -> str:
-    """Says that a picture or a request is larger than the limit."""
-    return f"expected at most {max_bytes:,} bytes, found more"
+    """Returns the message for an image or a request above the limit."""
+    return f"The upload is larger than the limit of {max_bytes:,} bytes."

@@ -1,4 +1,4 @@
-"""Training in several processes, started by torchrun. One process is the ordinary case and passes through untouched."""
+"""Training in several processes, started by torchrun. With a single process, these functions do not communicate."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Joins the processes that torchrun started: nccl between GPUs, gloo between CPUs."""
+    """Joins the process group that torchrun started: NCCL between GPUs, Gloo between CPUs."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -26,7 +26,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(_local_rank())
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if rank() > 0:
-        logging.getLogger("src.mlops").setLevel(logging.WARNING)  # one process speaks for all
+        logging.getLogger("src.mlops").setLevel(logging.WARNING)  # only rank 0 logs progress
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """Returns this process's number, 0 to `world_size() - 1`."""
+    """Returns the rank of this process, 0 to `world_size() - 1`."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
@@ -44,12 +44,12 @@ def world_size() -> int:
 
 
 def shard() -> tuple[int, int]:
-    """Returns this process's number and the number of processes, as `Batches` takes them."""
+    """Returns the rank of this process and the number of processes, in the form that `Batches` takes."""
     return rank(), world_size()
 
 
 def first_on_each_node(work: Callable[[], T]) -> T:
-    """Lets one process of each machine do what the others then find done, such as preparing data."""
+    """Runs `work`, such as preparing data, in one process per machine first, and then in the others."""
     if world_size() == 1 or _local_rank() == 0:
         return _all_or_none(work)
     _all_or_none(lambda: None)
@@ -57,7 +57,7 @@ def first_on_each_node(work: Callable[[], T]) -> T:
 
 
 def from_rank_0(work: Callable[[], T]) -> T:
-    """Runs `work` in the first process and hands its result to all."""
+    """Runs `work` on rank 0 and returns its result on all ranks."""
     result: list[Any] = [_all_or_none(work if rank() == 0 else lambda: None)]
     if world_size() > 1:
         distributed.broadcast_object_list(result)
@@ -65,33 +65,33 @@ def from_rank_0(work: Callable[[], T]) -> T:
 
 
 def share_gradients(model: nn.Module) -> nn.Module:
-    """Wraps a model so that its gradients are averaged over all processes."""
+    """Returns a model whose gradients are averaged over all processes."""
     return DistributedDataParallel(model) if world_size() > 1 else model
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Adds a tensor up over all processes, in place."""
+    """Sums a tensor over all processes, in place, and returns it."""
     if world_size() > 1:
         distributed.all_reduce(values)
     return values
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Gives all processes the first one's buffers: the running statistics of BatchNorm differ slightly."""
+    """Copies the buffers of rank 0 to all ranks, because the running statistics of BatchNorm differ slightly."""
     if world_size() > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)
 
 
 def gather_rows(rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Puts the rows that the processes computed together.
+    """Gathers the rows that the processes computed.
 
     Args:
-        rows: This process's rows, float32 [M, D].
-        places: Their places in the whole, int64 [M]; the processes' places together are 0 to N - 1.
+        rows: The rows of this process, float32 [M, D].
+        places: The indices of these rows in the result, int64 [M]. Together, the processes have the indices 0 to N - 1.
 
     Returns:
-        All rows in order, float32 [N, D], in every process.
+        All rows in order, float32 [N, D], on every rank.
     """
     if world_size() == 1:
         return rows
@@ -104,7 +104,7 @@ def gather_rows(rows: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray
 
 
 def _all_or_none(work: Callable[[], T]) -> T:
-    """Runs `work` in each process; where it fails in one, that one raises and the others end instead of waiting."""
+    """Runs `work` in each process. If it fails in one, that process raises and the others exit instead of waiting."""
     if world_size() == 1:
         return work()
     error: Exception | None = None

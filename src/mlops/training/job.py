@@ -1,7 +1,7 @@
-"""Training in a container: fetch data, train, hand the model over. `python -m src.mlops.train_job --out gs://… data=…`.
+"""Training in a container: downloads the data, trains, and uploads the model.
 
-Vertex AI's variables are the defaults of the options: AIP_MODEL_DIR, AIP_CHECKPOINT_DIR, AIP_TRAINING_DATA_URI and
-CLUSTER_SPEC, by which several machines find each other. Elsewhere a mounted folder does instead of a bucket.
+The variables of Vertex AI are the defaults of the options: AIP_MODEL_DIR, AIP_CHECKPOINT_DIR, AIP_TRAINING_DATA_URI,
+and CLUSTER_SPEC, which describes the machines of the job. Outside Vertex AI, mounted folders can replace the buckets.
 """
 
 import json
@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,38 +19,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
-
-import torch
-import typer
+from typing import Any
 
 from src.mlops import ROOT
 from src.mlops.config import Config, load_config
-from src.mlops.errors import ConfigError, DataError, MlopsError, StorageError, TrainingError, report
-from src.mlops.run_folder import BEST, CONFIG, LAST
-from src.mlops.secrets import read_secret
-from src.mlops.storage import Storage, open_storage, sha256, split_url
+from src.mlops.errors import ConfigError, DataError, StorageError, TrainingError
+from src.mlops.io.files import sha256
+from src.mlops.io.secret_manager import read_secret
+from src.mlops.io.storage import Storage, open_storage, split_url
+from src.mlops.training.run_dir import BEST, CONFIG, LAST
 
-logger = logging.getLogger("src.mlops.train_job")
-SUMS = "SHA256SUMS"  # written last: a folder without it is not whole. `sha256sum -c SHA256SUMS` checks it
+logger = logging.getLogger(__name__)
+SUMS = "SHA256SUMS"  # written last: without it the folder is incomplete. Check with `sha256sum -c`
 RESOLVED = "config.json"
-MIRROR_SECONDS = 30.0  # between two looks whether there is a new checkpoint
-WANDB_SECRET = "WANDB_SECRET"  # noqa: S105 - the variable that holds the secret's name
+MIRROR_SECONDS = 30.0  # between two checks for a new checkpoint
+WANDB_SECRET = "WANDB_SECRET"  # noqa: S105 - the variable with the name of the secret
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a container is to do.
+    """The task of a container.
 
     Attributes:
-        out: Where the model goes: `gs://` URL or folder.
-        folder: Where on this machine fetched data and the run's state lie; one that is new.
-        data: Raw images: `gs://` URL or folder of a layout that is known, or an archive of one. None leaves the
-            overrides to say where data comes from.
-        checkpoints: Where the state of the run is kept, so that an interrupted job goes on. None keeps none.
-        overrides: Hydra overrides of the training.
+        out: Destination of the model: `gs://` URL or folder.
+        folder: New folder on this machine for the downloaded data and the state of the run.
+        data: Raw images: `gs://` URL or folder in a supported layout, or an archive of one. With None, the overrides
+            name the data.
+        checkpoints: `gs://` URL or folder for the state of the run, from which an interrupted job can resume. With
+            None, the state is not kept.
+        overrides: Hydra overrides for the training.
     """
 
     out: str
@@ -63,13 +61,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machines of a job, as torchrun wants to know them.
+    """The machines of a job, in the form that torchrun takes.
 
     Attributes:
         nodes: Number of machines.
-        rank: This one's number; 0 hands the model over.
-        address: Host of machine 0.
-        port: Port there that the others connect to.
+        rank: Number of this machine. Machine 0 uploads the model.
+        address: Host name or IP address of machine 0.
+        port: Port of machine 0 that the other machines connect to.
     """
 
     nodes: int = 1
@@ -79,25 +77,26 @@ class Cluster:
 
 
 def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> Path:
-    """Fetches data, trains and exports in processes of their own, and hands the model over.
+    """Downloads the data, trains and exports in a subprocess, and uploads the model.
 
     Returns:
-        The trained checkpoint on this machine.
+        The path of the trained checkpoint on this machine.
 
     Raises:
-        ConfigError: An override is refused.
-        StorageError: Data cannot be read, or the place for the model cannot be written: found out before training.
+        ConfigError: An override is invalid.
+        StorageError: The data cannot be read, or the destination of the model cannot be written. Both are checked
+            before the training.
         TrainingError: The training failed.
     """
     out, checkpoints = open_storage(job.out), open_storage(job.checkpoints) if job.checkpoints else None
     run_dir = job.folder / "run"
-    # Whatever the overrides say of data: what was named as data is trained on.
+    # The data of the job has priority over the overrides.
     source = ["data.source=local"] if job.data else []
     overrides = [*job.overrides, *source, f"run_dir='{run_dir}'"]
     config = load_config(overrides)
     chief = cluster.rank == 0
     if chief:
-        out.remove(SUMS)  # what may lie there of another attempt is not whole from here on
+        out.remove(SUMS)  # from now on, the files of an earlier attempt are incomplete
         out.write(RESOLVED, json.dumps(config.to_dict(), indent=2).encode())
     if job.data:
         overrides.append(f"data.raw_dir='{fetch(job.data, job.folder / 'raw')}'")
@@ -106,23 +105,23 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
     with _mirrored(run_dir, checkpoints if chief else None, mirror_seconds):
         _train(overrides, cluster)
     if chief:
-        _hand_over(config, run_dir, out)
+        _upload_model(config, run_dir, out)
     return config.ckpt_path
 
 
 def fetch(url: str, target: Path) -> Path:
-    """Copies raw images to this machine, and unpacks them when they come as one archive.
+    """Copies raw images to this machine, and unpacks them if they are in an archive.
 
     Args:
         url: `gs://` URL or path of a folder, or of a .zip or .tar archive.
-        target: Folder to put them into.
+        target: Folder to copy them to.
 
     Returns:
-        The folder of the images; a folder of this machine is used where it is.
+        The folder of the images. A local folder is not copied.
 
     Raises:
-        DataError: There is nothing at the URL, or an archive cannot be unpacked.
-        StorageError: It cannot be read.
+        DataError: There are no files at the URL, or an archive cannot be unpacked.
+        StorageError: The URL cannot be read.
     """
     if url.endswith(_ARCHIVES):
         folder, name = split_url(url)
@@ -133,18 +132,18 @@ def fetch(url: str, target: Path) -> Path:
     storage = open_storage(url)
     names = storage.names()
     if not names:
-        raise DataError(f"expected raw images below {url}, found none. Check the address, or send them there first.")
-    logger.info("fetching %s files from %s; one .zip of them would be faster", f"{len(names):,}", url)
+        raise DataError(f"No raw images in {url}. Check the URL, or upload the images first.")
+    logger.info("Fetching %s files from %s. A single .zip file would be faster", f"{len(names):,}", url)
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         list(pool.map(lambda name: storage.download(name, target / name), names))
     return target
 
 
 def read_cluster(environment: Mapping[str, str]) -> Cluster:
-    """Reads Vertex AI's CLUSTER_SPEC; one machine where there is none.
+    """Reads the machines of a job from Vertex AI's CLUSTER_SPEC, or returns one machine if it is not set.
 
     Raises:
-        ConfigError: It cannot be understood.
+        ConfigError: CLUSTER_SPEC is invalid.
     """
     text = environment.get("CLUSTER_SPEC")
     if not text:
@@ -158,24 +157,42 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         return Cluster(len(order), order.index((kind, index)), host, int(port))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(
-            f"expected CLUSTER_SPEC as Vertex AI sets it (cluster, task), found {text[:200]!r} ({error!r})."
+            f"CLUSTER_SPEC must contain cluster and task, as set by Vertex AI, but is {text[:200]!r} ({error!r})."
         ) from error
+
+
+def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Reads the locations of data, checkpoints and model from Vertex AI's environment variables.
+
+    Raises:
+        ConfigError: The data is a managed dataset, which contains no folder of images.
+    """
+    kind = environment.get("AIP_DATA_FORMAT")
+    if kind not in (None, ""):
+        raise ConfigError(
+            f"The data must be a folder or an archive of images, but is a managed dataset (AIP_DATA_FORMAT={kind}). "
+            "Start the job without the dataset and with --data."
+        )
+    names = {"out": "AIP_MODEL_DIR", "checkpoints": "AIP_CHECKPOINT_DIR", "data": "AIP_TRAINING_DATA_URI"}
+    return {option: environment.get(name) or None for option, name in names.items()}
 
 
 def _unpack(archive: Path, target: Path) -> Path:
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
-                file.extractall(target)  # noqa: S202 - zipfile keeps it inside of the target
+                file.extractall(target)  # noqa: S202 - zipfile writes only inside the target
         else:
             with tarfile.open(archive) as tar:
                 tar.extractall(target, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise DataError(f"expected an archive of raw images at {archive.name}, found: {error}.") from error
+        raise DataError(f"Cannot unpack the archive of raw images {archive.name}: {error}.") from error
     return target
 
 
 def _train(overrides: Sequence[str], cluster: Cluster) -> None:
+    import torch  # the import takes seconds, and listing the commands does not need it
+
     per_node = max(1, torch.cuda.device_count())
     command = [sys.executable, "-m", "src.mlops.train", *overrides]
     if cluster.nodes * per_node > 1:
@@ -188,18 +205,18 @@ def _train(overrides: Sequence[str], cluster: Cluster) -> None:
     if secret and "tracking=wandb" in overrides and "WANDB_API_KEY" not in environment:
         environment["WANDB_API_KEY"] = read_secret(secret)
     process = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: S603 - this package's own module
-    with _passing_on_sigterm(process):
+    with _forwarding_sigterm(process):
         code = process.wait()
     if code:
         raise TrainingError(
-            f"expected the training to end well, found exit code {code}; what was wrong stands above. "
-            "With a place for checkpoints, the same job goes on where it was."
+            f"The training failed with exit code {code}. See its error above. If the job has a folder for checkpoints, "
+            "start it again to resume the training."
         )
 
 
 @contextmanager
-def _passing_on_sigterm(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Ends the training too when the container is told to end; its last checkpoint is then handed over."""
+def _forwarding_sigterm(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Forwards SIGTERM to the training, so that its last checkpoint is uploaded before the container ends."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         process.terminate()
@@ -214,7 +231,7 @@ def _passing_on_sigterm(process: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 @contextmanager
 def _mirrored(run_dir: Path, checkpoints: Storage | None, seconds: float) -> Iterator[None]:
-    """Sends the run's state to where it outlives this machine, after each epoch and at the end."""
+    """Uploads the state of the run after each epoch and at the end, so that it is not lost with this machine."""
     if checkpoints is None:
         yield
         return
@@ -225,8 +242,8 @@ def _mirrored(run_dir: Path, checkpoints: Storage | None, seconds: float) -> Ite
         while not done.wait(seconds):
             try:
                 send()
-            except StorageError as error:  # the training goes on; the next look tries again
-                logger.warning("the checkpoint was not sent: %s", error)
+            except StorageError as error:  # must not stop the training
+                logger.warning("Cannot upload the checkpoint, will retry in %.0f s: %s", seconds, error)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -243,7 +260,7 @@ def _sender(run_dir: Path, checkpoints: Storage) -> Callable[[], None]:
 
     def send() -> None:
         changed = {}
-        # What resuming begins with is read first and sent last: what lies beside it there is as new as it, or newer.
+        # A run resumes from LAST, so it is read first and uploaded last. The other files are then at least as new.
         for name in (LAST, BEST, "metrics.csv", CONFIG):
             path = run_dir / name
             if path.is_file() and sent.get(name) != path.stat().st_mtime_ns:
@@ -256,17 +273,17 @@ def _sender(run_dir: Path, checkpoints: Storage) -> Callable[[], None]:
 
 
 def _restore(checkpoints: Storage, run_dir: Path) -> bool:
-    """Fetches the state of an earlier attempt, if there is one."""
+    """Downloads the state of an earlier attempt. Returns whether there was one."""
     names = checkpoints.names()
     if LAST not in names:
         return False
-    logger.info("going on with the run in %s", checkpoints.url)
+    logger.info("Resuming the run in %s", checkpoints.url)
     for name in names:
         checkpoints.download(name, run_dir / name)
     return True
 
 
-def _hand_over(config: Config, run_dir: Path, out: Storage) -> None:
+def _upload_model(config: Config, run_dir: Path, out: Storage) -> None:
     model = config.ckpt_path
     sums = []
     for path in (model, model.with_suffix(".onnx"), run_dir / "metrics.csv", run_dir / "train.log"):
@@ -274,54 +291,4 @@ def _hand_over(config: Config, run_dir: Path, out: Storage) -> None:
             out.upload(path, path.name)
             sums.append(f"{sha256(path)}  {path.name}\n")
     out.write(SUMS, "".join(sums).encode())
-    logger.info("the model is at %s", out.url)
-
-
-def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Reads what Vertex AI tells a container about its places.
-
-    Raises:
-        ConfigError: The data is of a kind that holds no pictures.
-    """
-    kind = environment.get("AIP_DATA_FORMAT")
-    if kind not in (None, ""):
-        raise ConfigError(
-            f"expected a folder or an archive of pictures, found a managed dataset, AIP_DATA_FORMAT={kind}. Start the "
-            "job without one and give --data."
-        )
-    names = {"out": "AIP_MODEL_DIR", "checkpoints": "AIP_CHECKPOINT_DIR", "data": "AIP_TRAINING_DATA_URI"}
-    return {option: environment.get(name) or None for option, name in names.items()}
-
-
-def _new_folder() -> Path:
-    parent = ROOT / "data"
-    try:
-        parent.mkdir(exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="job-", dir=parent))
-    except OSError as error:
-        raise StorageError(f"expected to write to {parent}, found: {error}. Name a folder with --folder.") from error
-
-
-def main(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides such as data=synthetic.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder or gs:// URL for the model; else AIP_MODEL_DIR.")] = None,
-    data: Annotated[str | None, typer.Option(help="Raw images: folder, .zip, .tar or gs:// URL.")] = None,
-    checkpoints: Annotated[
-        str | None, typer.Option(help="Folder or gs:// URL of the run's state; else AIP_CHECKPOINT_DIR.")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where fetched data and the run lie meanwhile.")] = None,
-) -> None:
-    """Fetches data, trains, exports and hands the model over."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        given = {"out": out, "data": data, "checkpoints": checkpoints}
-        places: dict[str, Any] = {name: given[name] or told for name, told in read_environment(os.environ).items()}
-        if not places["out"]:
-            raise ConfigError("expected a place for the model, found none. Give --out, or set AIP_MODEL_DIR.")
-        run(Job(**places, overrides=tuple(overrides or ()), folder=folder or _new_folder()), read_cluster(os.environ))
-    except MlopsError as error:
-        report(error)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    logger.info("Uploaded the model to %s", out.url)

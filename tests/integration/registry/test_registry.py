@@ -1,6 +1,8 @@
-"""Versions, stages and the gate, in a folder and in a bucket, with a real Git repository and all that goes wrong."""
+"""Versions, stages and the gate with a real Git repository, a folder and a bucket, and their failures."""
 
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,24 +12,27 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
-from src.mlops import ROOT, git_tags, registry
-from src.mlops.checkpoint import read_plain, write_content
-from src.mlops.config import Config, load_config
+from src.mlops import ROOT
+from src.mlops.config import Config
 from src.mlops.errors import DataError, GateError, MlopsError, RegistryError, StorageError, UnreachableError
-from src.mlops.evaluate import evaluate
-from src.mlops.export import export
-from src.mlops.gate import not_worse
-from src.mlops.inference import Classifier, locate_model
-from src.mlops.model_store import SERVED, STORE, read_stage, versions
-from src.mlops.registry import promote, register, rollback, table
-from src.mlops.storage import open_storage, sha256
-from src.mlops.train import train
-from tests.conftest import tiny_overrides, write_kaggle
-from tests.emulator import BUCKET, Cloud
+from src.mlops.evaluation.evaluate import evaluate
+from src.mlops.inference.classifier import Classifier
+from src.mlops.io.files import sha256
+from src.mlops.io.storage import open_storage
+from src.mlops.modelfile.checkpoint import read_plain, write_content
+from src.mlops.modelfile.locate import locate_model
+from src.mlops.modelfile.onnx_export import export
+from src.mlops.modelfile.store import SERVED, STORE, read_stage, versions
+from src.mlops.registry import registry, tags
+from src.mlops.registry.registry import promote, register, rollback, table
+from src.mlops.training.train import train
+from tests.helpers.once import made_once
+from tests.helpers.storage_emulator import BUCKET, Cloud
+from tests.helpers.tiny import quick_config, tiny_overrides, write_kaggle
 
 REMOTE_STORE = f"gs://{BUCKET}/gtsrb/models"
 LENIENT = ["gate.max_calibration_error=1", "gate.min_class_f1=0", "gate.max_latency_ms=1000"]
@@ -36,20 +41,23 @@ Make = Callable[..., Config]
 
 @pytest.fixture(scope="module", autouse=True)
 def no_figures() -> Iterator[None]:
-    """Leaves out the drawings of an evaluation, which take longer than all the rest."""
+    """Skips the figures of an evaluation, which take longer than everything else."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.mlops.evaluate.draw_evaluation", lambda *_: None)
-        patch.setattr("src.mlops.train.draw_learning_curves", lambda *_: None)
+        patch.setattr("src.mlops.evaluation.evaluate.draw_evaluation", lambda *_: None)
+        patch.setattr("src.mlops.training.train.draw_learning_curves", lambda *_: None)
         yield
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
-    """Folders with a model each and what was measured of it: `good`, `equal` (other file, same answers), `bad`."""
-    folder = tmp_path_factory.mktemp("models")
+    """Returns the parent of three model folders with results: `good`, `equal` (other file, same predictions), `bad`."""
+    return made_once(tmp_path_factory, "registry_models", make_models)
+
+
+def make_models(folder: Path) -> None:
     measured: dict[str, Any] = {}
     overrides = [*tiny_overrides(folder, write_kaggle(folder / "raw")), "training.epochs=8"]
-    train(load_config(overrides))
+    train(quick_config(overrides))
     content = read_plain(folder / "latest" / "best_model.pth")
     head = [name for name in content["state_dict"] if name.startswith("head.")]
     for name, change in {"good": 1, "equal": 1, "bad": -1}.items():
@@ -61,13 +69,12 @@ def models(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
         write_content(path, own)
         version = Classifier.load(export(path)).version
         reports = folder / name / "reports"
-        if not measured:  # the other two answer the same, or need no figures of their own
-            measured = evaluate(load_config([*overrides, f"ckpt_path={path}", f"evaluation.reports_dir={reports}"]))
+        if not measured:  # `equal` has the same metrics, and the tests do not read those of `bad`
+            measured = evaluate(quick_config([*overrides, f"ckpt_path={path}", f"evaluation.reports_dir={reports}"]))
         reports.mkdir(exist_ok=True)
         (reports / "metrics.json").write_text(json.dumps({**measured, "provenance": own["provenance"]}))
         report = {"model_version": version, "mean": 0.9}
         (reports / "robustness.json").write_text(json.dumps(report))
-    return folder
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -105,19 +112,19 @@ def make(models: Path, tmp_path: Path) -> Make:
             f"evaluation.reports_dir={models / model / 'reports'}",
             f"registry.store={store}",
         ]
-        return load_config([*own, *LENIENT, *overrides])
+        return quick_config([*own, *LENIENT, *overrides])
 
     return compose
 
 
 def state(repository: Path, store: str | Path) -> tuple[list[str], dict[str, bytes]]:
-    """Returns all tags and the whole content of a store."""
+    """Returns all tags and the complete content of a store."""
     storage = open_storage(str(store))
     return git(repository, "tag", "--list").split(), {name: storage.read(name) for name in storage.names()}
 
 
 class TestRegister:
-    def test_a_version_ties_everything_together(self, make: Make, repository: Path, tmp_path: Path) -> None:
+    def test_writes_files_manifest_and_tag(self, make: Make, repository: Path, tmp_path: Path) -> None:
         config = make()
         assert register(config, repository) == "v1"
         assert git(repository, "tag", "--list") == "gtsrb@v1.0.0"
@@ -136,48 +143,48 @@ class TestRegister:
         assert message["manifest_sha256"] == sha256(folder / "manifest.json")
         assert git(repository, "status", "--porcelain") == ""
 
-    def test_versions_count_up(self, make: Make, repository: Path) -> None:
+    def test_numbers_the_versions(self, make: Make, repository: Path) -> None:
         assert register(make("good"), repository) == "v1"
-        with pytest.raises(RegistryError, match="expected a commit without a version, found v1"):
+        with pytest.raises(RegistryError, match=rf"{git(repository, 'rev-parse', 'HEAD')[:8]}.*v1"):
             register(make("bad"), repository)
         assert register(make("bad"), commit(repository)) == "v2"
-        with pytest.raises(RegistryError, match="found v1, which is this very file"):
+        with pytest.raises(RegistryError, match=r"model file.*v1"):
             register(make("good"), commit(repository))
 
-    def test_a_dirty_tree_is_refused(self, make: Make, repository: Path, tmp_path: Path) -> None:
+    def test_rejects_uncommitted_changes(self, make: Make, repository: Path, tmp_path: Path) -> None:
         (repository / "README.md").write_text("changed")
-        with pytest.raises(RegistryError, match=r"found changes: README\.md"):
+        with pytest.raises(RegistryError, match=r"(?i)README\.md.*commit"):
             register(make(), repository)
         assert state(repository, tmp_path / "store") == ([], {})
 
     def test_a_folder_without_git(self, make: Make, tmp_path: Path) -> None:
         (tmp_path / "plain").mkdir()
-        with pytest.raises(RegistryError, match="expected a Git repository"):
+        with pytest.raises(RegistryError, match=rf"{re.escape(str(tmp_path / 'plain'))}.*Git"):
             register(make(), tmp_path / "plain")
 
-    def test_a_model_that_was_not_measured(self, make: Make, repository: Path, tmp_path: Path, models: Path) -> None:
+    def test_rejects_a_model_without_results(self, make: Make, repository: Path, tmp_path: Path, models: Path) -> None:
         config = make("good", f"evaluation.reports_dir={tmp_path / 'none'}")
-        with pytest.raises(DataError, match="inv evaluate"):
+        with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path / 'none' / 'metrics.json'))}.*inv evaluate"):
             register(config, repository)
-        with pytest.raises(DataError, match="found that of another"):
+        with pytest.raises(DataError, match=r"bad/reports/metrics\.json.*good/best_model\.pth"):
             register(make("good", f"evaluation.reports_dir={models / 'bad' / 'reports'}"), repository)
         assert state(repository, tmp_path / "store") == ([], {})
 
-    def test_a_tag_that_git_refuses_leaves_nothing(
+    def test_undoes_everything_if_git_cannot_tag(
         self, make: Make, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         git(repository, "config", "--unset", "user.name")
         git(repository, "config", "--unset", "user.email")
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-        monkeypatch.setattr(git_tags.gto, "register", _refuse)
-        with pytest.raises(RegistryError, match="expected Git to take the tag, found: no identity"):
+        monkeypatch.setattr(tags.gto, "register", _refuse)
+        with pytest.raises(RegistryError, match="no identity"):
             register(make(), repository)
         assert state(repository, tmp_path / "store") == ([], {})
 
 
 def _refuse(*_: object, **__: object) -> None:
-    raise git_tags.GTOException("no identity")
+    raise tags.GTOException("no identity")
 
 
 class TestPromote:
@@ -185,40 +192,39 @@ class TestPromote:
         storage = open_storage(str(tmp_path / "store"))
         register(make("good"), repository)
         register(make("equal"), commit(repository))
-        production = "registry.stage=production"
-        assert promote(make("good", production, "registry.version=v1"), repository)[0] == "v1"
-        assert promote(make("good", production), repository)[0] == "v2"
+        assert promote(make("good"), "production", "v1", repository=repository)[0] == "v1"
+        assert promote(make("good"), "production", repository=repository)[0] == "v2"
         assert read_stage(storage, "production").history == ["v1", "v2"]
-        assert rollback(make("good", production), repository) == "v1"
+        assert rollback(make("good"), "production", repository) == "v1"
         assert read_stage(storage, "production").version == "v1"
-        with pytest.raises(RegistryError, match="expected a former version to go back to in production, found v1 only"):
-            rollback(make("good", production), repository)
-        assert promote(make("good", production, "registry.version=v2.0.0"), repository)[0] == "v2"
+        with pytest.raises(RegistryError, match=r"production.*v1"):
+            rollback(make("good"), "production", repository)
+        assert promote(make("good"), "production", "v2.0.0", repository=repository)[0] == "v2"
         assert read_stage(storage, "staging").version is None
         assert len([tag for tag in git(repository, "tag").split() if tag.startswith("gtsrb#production#")]) == 4
 
-    def test_the_first_checks_compare_on_the_same_images(self, make: Make, repository: Path) -> None:
+    def test_the_first_check_compares_with_production(self, make: Make, repository: Path) -> None:
         register(make("good"), repository)
-        promote(make("good", "registry.stage=production"), repository)
+        promote(make("good"), "production", repository=repository)
         register(make("equal"), commit(repository))
-        _, checks = promote(make("equal"), repository)
+        _, checks = promote(make("equal"), "staging", repository=repository)
         assert checks[0].name == "not worse than production"
         assert checks[0].found == "0 of 12 wrong, production 0; 0 lost, 0 won, p = 1"
         assert all(check.passed for check in checks)
 
-    def test_a_worse_model_is_refused_with_reasons(self, make: Make, repository: Path, tmp_path: Path) -> None:
+    def test_a_worse_model_fails_the_gate(self, make: Make, repository: Path, tmp_path: Path) -> None:
         register(make("good"), repository)
-        promote(make("good", "registry.stage=production"), repository)
+        promote(make("good"), "production", repository=repository)
         register(make("bad"), commit(repository))
         before = state(repository, tmp_path / "store")
-        with pytest.raises(GateError, match=r"expected v2 to pass the gate for production.*not worse than production"):
-            promote(make("bad", "registry.stage=production"), repository)
+        with pytest.raises(GateError, match=r"v2.*production.*not worse than production"):
+            promote(make("bad"), "production", repository=repository)
         assert state(repository, tmp_path / "store") == before
 
     def test_force_is_recorded(self, make: Make, repository: Path, tmp_path: Path) -> None:
         register(make("bad"), repository)
-        config = make("bad", "registry.force=true", "gate.min_class_f1=0.5")
-        promote(config, repository)
+        config = make("bad", "gate.min_class_f1=0.5")
+        promote(config, "staging", repository=repository, force=True)
         event = json.loads((tmp_path / "store" / "stages" / "staging" / "00001.json").read_text())
         assert event["forced"] is True
         assert [check["name"] for check in event["checks"] if not check["passed"]] == ["F1 of the weakest class"]
@@ -230,18 +236,18 @@ class TestPromote:
         ("override", "reason"),
         [
             ("gate.max_size_mb=0.01", "size of the ONNX file"),
-            ("gate.max_latency_ms=0.0001", "median time of one picture"),
+            ("gate.max_latency_ms=0.0001", "median time of one image"),
             ("gate.max_calibration_error=0", "calibration error"),
             ("gate.min_robustness=0.95", "accuracy under corruptions"),
         ],
     )
-    def test_each_limit_refuses(self, override: str, reason: str, make: Make, repository: Path) -> None:
+    def test_each_limit_fails_the_gate(self, override: str, reason: str, make: Make, repository: Path) -> None:
         model = "bad" if reason == "calibration error" else "good"  # the good one is perfectly calibrated
         register(make(model), repository)
-        with pytest.raises(GateError, match=f"fails: {reason}"):
-            promote(make(model, override), repository)
+        with pytest.raises(GateError, match=f"v1.*staging: {reason}"):
+            promote(make(model, override), "staging", repository=repository)
 
-    def test_what_was_not_measured_or_committed_is_refused(
+    def test_missing_robustness_and_uncommitted_code_fail_the_gate(
         self, make: Make, repository: Path, models: Path, tmp_path: Path
     ) -> None:
         content = read_plain(models / "good" / "best_model.pth")
@@ -253,65 +259,68 @@ class TestPromote:
         config = make("good", f"ckpt_path={path}", f"evaluation.reports_dir={tmp_path / 'reports'}")
         evaluate(config)
         register(config, repository)
-        with pytest.raises(GateError, match="fails: code it was trained by, accuracy under corruptions"):
-            promote(config, repository)
+        with pytest.raises(GateError, match="staging: commit of the training code, accuracy under corruptions"):
+            promote(config, "staging", repository=repository)
 
-    def test_images_of_its_training_prove_nothing(self, make: Make, repository: Path) -> None:
+    def test_rejects_images_of_the_training(self, make: Make, repository: Path) -> None:
         register(make("good"), repository)
-        with pytest.raises(DataError, match="not trained on, found evaluation"):
-            promote(make("good", "evaluation.split=train"), repository)
+        with pytest.raises(DataError, match=r"'train'.*evaluation\.split=test"):
+            promote(make("good", "evaluation.split=train"), "staging", repository=repository)
 
     def test_unknown_versions(self, make: Make, repository: Path, tmp_path: Path) -> None:
-        with pytest.raises(RegistryError, match=r"expected a registered version, found none in .*inv register"):
-            promote(make(), repository)
+        with pytest.raises(RegistryError, match=rf"{re.escape(str(tmp_path / 'store'))}.*inv registry\.register"):
+            promote(make(), "staging", repository=repository)
         register(make(), repository)
         before = state(repository, tmp_path / "store")
-        with pytest.raises(RegistryError, match="found 'v7'; there are: v1"):
-            promote(make("good", "registry.version=v7"), repository)
-        with pytest.raises(RegistryError, match="expected a version such as v3, found 'newest'"):
-            promote(make("good", "registry.version=newest"), repository)
-        promote(make(), repository)
-        with pytest.raises(RegistryError, match="found v1, which is in it already"):
-            promote(make(), repository)
+        with pytest.raises(RegistryError, match=r"'v7'.*: v1"):
+            promote(make("good"), "staging", "v7", repository=repository)
+        with pytest.raises(RegistryError, match=r"(?=.*v3)(?=.*'newest')"):
+            promote(make("good"), "staging", "newest", repository=repository)
+        promote(make(), "staging", repository=repository)
+        with pytest.raises(RegistryError, match=r"v1.*staging"):
+            promote(make(), "staging", repository=repository)
         assert set(before[0]) < set(state(repository, tmp_path / "store")[0])
 
     def test_a_tag_without_files(self, make: Make, repository: Path, tmp_path: Path) -> None:
         register(make(), repository)
         shutil.rmtree(tmp_path / "store" / "versions" / "v1")
-        with pytest.raises(RegistryError, match="expected the files of gtsrb@v1, which has a tag"):
-            promote(make(), repository)
+        with pytest.raises(RegistryError, match=r"gtsrb@v1.*registry=gcs"):
+            promote(make(), "staging", repository=repository)
         assert "tag without files" in shown(make(), repository)
         assert register(make("bad"), commit(repository)) == "v2"  # the number is not used again
 
     def test_files_without_a_tag(self, make: Make, repository: Path) -> None:
         register(make(), repository)
         git(repository, "tag", "--delete", "gtsrb@v1.0.0")
-        with pytest.raises(RegistryError, match=r"expected a tag of gtsrb@v1.*git fetch --tags"):
-            promote(make(), repository)
-        assert "no tag here" in shown(make(), repository)
+        with pytest.raises(RegistryError, match=r"gtsrb@v1.*git fetch --tags"):
+            promote(make(), "staging", repository=repository)
+        assert "git fetch --tags" in shown(make(), repository)
 
     @pytest.mark.parametrize("name", ["best_model.onnx", "best_model.pth", "manifest.json"])
-    def test_files_that_are_not_those_registered(self, name: str, make: Make, repository: Path, tmp_path: Path) -> None:
+    def test_rejects_files_that_changed_after_the_registration(
+        self, name: str, make: Make, repository: Path, tmp_path: Path
+    ) -> None:
         register(make(), repository)
         path = tmp_path / "store" / "versions" / "v1" / name
         path.write_bytes(path.read_bytes().replace(b"2026", b"2027"))
         before = state(repository, tmp_path / "store")
-        with pytest.raises(RegistryError, match=f"expected ({name}|the manifest) of v1"):
-            promote(make(), repository)
+        with pytest.raises(RegistryError, match=f"({re.escape(name)}|manifest) of v1.*Do not use"):
+            promote(make(), "staging", repository=repository)
         assert state(repository, tmp_path / "store") == before
 
-    def test_two_at_once_in_one_clone(self, make: Make, repository: Path, tmp_path: Path) -> None:
+    def test_rejects_a_second_process_in_one_clone(self, make: Make, repository: Path, tmp_path: Path) -> None:
         register(make(), repository)
-        with registry._alone(repository), pytest.raises(RegistryError, match="found another process"):
-            promote(make(), repository)
-        assert promote(make(), repository)[0] == "v1"
+        lock = FileLock(repository / ".git" / "model-registry.lock")
+        with lock, pytest.raises(RegistryError, match="Another process"):
+            promote(make(), "staging", repository=repository)
+        assert promote(make(), "staging", repository=repository)[0] == "v1"
 
-    def test_the_table_tells_all(self, make: Make, repository: Path, tmp_path: Path) -> None:
+    def test_the_table_shows_the_state(self, make: Make, repository: Path, tmp_path: Path) -> None:
         register(make(), repository)
-        promote(make(), repository)
-        told = shown(make(), repository)
+        promote(make(), "staging", repository=repository)
+        output = shown(make(), repository)
         for text in ("v1", "staging", "100.00", "complete", git(repository, "rev-parse", "HEAD")[:8]):
-            assert text in told
+            assert text in output
         path = tmp_path / "store" / "versions" / "v1" / "manifest.json"
         path.write_text(path.read_text() + "\n")
         assert "manifest changed" in shown(make(), repository)
@@ -332,32 +341,32 @@ class TestSharedGit:
         git(repository, "push", "--quiet", "origin", "HEAD:refs/heads/main")
         return tmp_path / "origin.git"
 
-    def test_tags_are_sent(self, make: Make, repository: Path, origin: Path) -> None:
-        register(make("good", "registry.push=true"), repository)
-        promote(make("good", "registry.push=true"), repository)
+    def test_tags_are_pushed(self, make: Make, repository: Path, origin: Path) -> None:
+        register(make("good"), repository, push=True)
+        promote(make("good"), "staging", repository=repository, push=True)
         assert git(origin, "tag").split() == git(repository, "tag").split() != []
 
-    def test_the_second_of_two_clones_is_refused_and_changes_nothing(
+    def test_the_second_of_two_clones_fails_and_changes_nothing(
         self, make: Make, repository: Path, origin: Path, tmp_path: Path
     ) -> None:
-        register(make("good", "registry.push=true"), repository)
+        register(make("good"), repository, push=True)
         git(tmp_path, "clone", "--quiet", "--branch", "main", str(origin), "second")
         second = tmp_path / "second"
         git(second, "config", "user.name", "B")
         git(second, "config", "user.email", "b@example.org")
-        promote(make("good", "registry.push=true", "registry.stage=production"), repository)
-        # The second one's store does not know yet, as when both looked at the same time.
+        promote(make("good"), "production", repository=repository, push=True)
+        # Remove the promotion from the store, as if both clones had read it at the same time.
         shutil.rmtree(tmp_path / "store" / "stages")
         before = state(second, tmp_path / "store")
-        with pytest.raises(RegistryError, match=r"expected to send the tag gtsrb#production#\d+ to origin"):
-            promote(make("good", "registry.push=true", "registry.stage=production"), second)
+        with pytest.raises(RegistryError, match=r"gtsrb#production#\d+ to origin.*git fetch --tags"):
+            promote(make("good"), "production", repository=second, push=True)
         assert state(second, tmp_path / "store") == before
 
 
 class TestBucket:
-    def test_the_whole_life(self, make: Make, repository: Path, cloud: Cloud) -> None:
+    def test_register_and_promote(self, make: Make, repository: Path, cloud: Cloud) -> None:
         register(make("good", store=REMOTE_STORE), repository)
-        promote(make("good", "registry.stage=production", store=REMOTE_STORE), repository)
+        promote(make("good", store=REMOTE_STORE), "production", repository=repository)
         assert sorted(cloud.objects()) == [
             "gtsrb/models/stages/production/00001.json",
             *(f"gtsrb/models/versions/v1/{name}" for name in (
@@ -365,9 +374,9 @@ class TestBucket:
             )),
         ]  # fmt: skip
 
-    def test_an_upload_that_fails_registers_nothing(self, make: Make, repository: Path, cloud: Cloud) -> None:
+    def test_a_failed_upload_registers_nothing(self, make: Make, repository: Path, cloud: Cloud) -> None:
         cloud.fail("503", method="POST", part="upload")
-        with pytest.raises(StorageError, match=f"expected to use {REMOTE_STORE}/versions/v1"):
+        with pytest.raises(StorageError, match=f"{REMOTE_STORE}/versions/v1"):
             register(make(store=REMOTE_STORE), repository)
         assert state(repository, REMOTE_STORE) == ([], {})
         cloud.heal()
@@ -375,20 +384,20 @@ class TestBucket:
         fault.times = 0
         assert register(make(store=REMOTE_STORE), repository) == "v1"
 
-    def test_a_promotion_that_cannot_be_written_leaves_the_stage(
+    def test_a_promotion_that_cannot_be_written_leaves_the_stage_unchanged(
         self, make: Make, repository: Path, cloud: Cloud
     ) -> None:
         register(make(store=REMOTE_STORE), repository)
         before = state(repository, REMOTE_STORE)
         cloud.fail("503", method="POST", part="upload")
         with pytest.raises(UnreachableError):
-            promote(make(store=REMOTE_STORE), repository)
+            promote(make(store=REMOTE_STORE), "staging", repository=repository)
         assert state(repository, REMOTE_STORE) == before
 
-    def test_two_promotions_at_once(
+    def test_two_promotions_at_the_same_time(
         self, make: Make, repository: Path, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Two clones look at the same state and both decide to promote: one wins, the other changes nothing."""
+        """Two clones read the same state and both promote: one succeeds, the other changes nothing."""
         register(make(store=REMOTE_STORE), repository)
         git(tmp_path, "clone", "--quiet", str(repository), "second")
         second = tmp_path / "second"
@@ -409,7 +418,7 @@ class TestBucket:
 
         def attempt(clone: Path) -> None:
             try:
-                outcomes.append(promote(config, clone)[0])
+                outcomes.append(promote(config, "staging", repository=clone)[0])
             except MlopsError as error:
                 outcomes.append(error)
 
@@ -420,7 +429,7 @@ class TestBucket:
             thread.join()
         [error] = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         assert isinstance(error, RegistryError)
-        assert "somebody else changed it" in str(error)
+        assert re.search("staging.*inv registry.list", str(error))
         assert [outcome for outcome in outcomes if outcome is not error] == ["v1"]
         assert [name for name in cloud.objects() if "stages/" in name] == ["gtsrb/models/stages/staging/00001.json"]
         assert sum("gtsrb#staging" in git(clone, "tag") for clone in (repository, second)) == 1
@@ -434,7 +443,7 @@ class TestServingByName:
         monkeypatch.setenv("MLOPS_MODEL_STORE", REMOTE_STORE)
         monkeypatch.setenv("MLOPS_MODEL_CACHE", str(tmp_path / "cache"))
         register(make("good", store=REMOTE_STORE), repository)
-        promote(make("good", "registry.stage=production", store=REMOTE_STORE), repository)
+        promote(make("good", store=REMOTE_STORE), "production", repository=repository)
         return make
 
     @pytest.mark.parametrize(
@@ -456,31 +465,31 @@ class TestServingByName:
         assert locate_model(reference) == path
         assert [request for request in cloud.requests if "onnx?alt=media" in request] == []
 
-    def test_a_promotion_changes_what_a_name_means(self, served: Make, repository: Path, models: Path) -> None:
+    def test_a_name_follows_promotions_and_rollbacks(self, served: Make, repository: Path, models: Path) -> None:
         locate_model("gtsrb@production")
         register(served("equal", store=REMOTE_STORE), commit(repository))
-        promote(served("equal", "registry.stage=production", store=REMOTE_STORE), repository)
+        promote(served("equal", store=REMOTE_STORE), "production", repository=repository)
         assert sha256(locate_model("gtsrb@production")) == sha256(models / "equal" / SERVED)
-        rollback(served("equal", "registry.stage=production", store=REMOTE_STORE), repository)
+        rollback(served("equal", store=REMOTE_STORE), "production", repository)
         assert sha256(locate_model("gtsrb@production")) == sha256(models / "good" / SERVED)
 
-    def test_the_copy_survives_an_unreachable_bucket(
+    def test_uses_the_copy_if_the_bucket_is_unreachable(
         self, served: Make, cloud: Cloud, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = locate_model("gtsrb@production")
         cloud.fail("503")
         assert locate_model("gtsrb@production") == path
-        assert "using the copy of gtsrb@production" in caplog.text
+        assert "copy of gtsrb@production" in caplog.text
         with pytest.raises(UnreachableError):
-            locate_model("gtsrb@v1")  # was never asked for
-        path.write_bytes(b"damaged")
+            locate_model("gtsrb@v1")  # has no copy
+        path.write_bytes(b"corrupted")
         with pytest.raises(UnreachableError):
             locate_model("gtsrb@production")
         cloud.heal()
         Classifier.load(locate_model("gtsrb@production"))
 
     @pytest.mark.parametrize("kind", ["drop", "corrupt"])
-    def test_a_damaged_transfer_leaves_no_file(self, kind: str, served: Make, cloud: Cloud, tmp_path: Path) -> None:
+    def test_a_corrupted_transfer_leaves_no_file(self, kind: str, served: Make, cloud: Cloud, tmp_path: Path) -> None:
         cloud.fail(kind, part="best_model.onnx?alt=media")
         with pytest.raises(StorageError, match=r"best_model\.onnx"):
             locate_model("gtsrb@production")
@@ -491,87 +500,71 @@ class TestServingByName:
     def test_a_copy_that_cannot_be_written(self, served: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").touch()
         monkeypatch.setenv("MLOPS_MODEL_CACHE", str(tmp_path / "file" / "cache"))
-        with pytest.raises(StorageError, match=r"expected to write .*Name a folder .*MLOPS_MODEL_CACHE"):
+        with pytest.raises(StorageError, match=rf"{re.escape(str(tmp_path / 'file' / 'cache'))}.*MLOPS_MODEL_CACHE"):
             locate_model("gtsrb@production")
 
-    def test_another_file_than_was_registered_is_refused(self, served: Make, cloud: Cloud, tmp_path: Path) -> None:
+    def test_rejects_another_file_than_was_registered(self, served: Make, cloud: Cloud, tmp_path: Path) -> None:
         cloud.put("gtsrb/models/versions/v1/best_model.onnx", b"another model")
-        with pytest.raises(RegistryError, match="as it was registered, found"):
+        with pytest.raises(RegistryError, match=hashlib.sha256(b"another model").hexdigest()[:12]):
             locate_model("gtsrb@production")
         assert list((tmp_path / "cache").rglob("*.onnx")) == []
         manifest = json.loads(cloud.objects()["gtsrb/models/versions/v1/manifest.json"])
         manifest["metrics"]["Accuracy"] = 2
-        cloud.put("gtsrb/models/versions/v1/manifest.json", json.dumps(manifest).encode())
-        with pytest.raises(RegistryError, match=r"expected the manifest of v1 .* as it was promoted"):
+        changed = json.dumps(manifest).encode()
+        cloud.put("gtsrb/models/versions/v1/manifest.json", changed)
+        with pytest.raises(RegistryError, match=f"manifest.*{hashlib.sha256(changed).hexdigest()[:12]}"):
             locate_model("gtsrb@production")
 
     @pytest.mark.parametrize(
         ("reference", "message"),
         [
-            ("gtsrb@v9", "expected the version v9 in .*, found v1"),
-            ("gtsrb@staging", "found none. Promote one: `inv promote --stage staging`"),
-            ("models:/cats@production", "expected a model such as models:/gtsrb@production"),
-            ("models:/gtsrb@newest", "expected a version such as v3"),
-            (f"gs://{BUCKET}/elsewhere/best_model.onnx", "expected manifest.json beside"),
-            (f"gs://{BUCKET}/gtsrb/models/versions/v1/other.onnx", r"expected other\.onnx among the files"),
+            ("gtsrb@v9", "v9.*v1"),
+            ("gtsrb@staging", "`inv registry.promote --stage staging`"),
+            ("models:/cats@production", "(?=.*models:/gtsrb@production)(?=.*models:/cats@production)"),
+            ("models:/gtsrb@newest", "(?=.*v3)(?=.*newest)"),
+            (f"gs://{BUCKET}/elsewhere/best_model.onnx", r"(?=.*manifest\.json)(?=.*elsewhere/best_model\.onnx)"),
+            (f"gs://{BUCKET}/gtsrb/models/versions/v1/other.onnx", r"(?=.*other\.onnx)(?=.*v1)"),
         ],
     )
-    def test_names_that_mean_nothing(self, reference: str, message: str, served: Make) -> None:
+    def test_names_that_do_not_exist(self, reference: str, message: str, served: Make) -> None:
         with pytest.raises(RegistryError, match=message):
             locate_model(reference)
 
-    def test_a_folder_as_store(
-        self, make: Make, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_local_store(self, make: Make, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLOPS_MODEL_STORE", str(tmp_path / "store"))
         register(make(), repository)
         path = locate_model("gtsrb@v1")
         assert path == tmp_path / "store" / "versions" / "v1" / SERVED
-        path.write_bytes(b"damaged")
-        with pytest.raises(RegistryError, match="as it was registered"):
+        path.write_bytes(b"corrupted")
+        with pytest.raises(RegistryError, match=hashlib.sha256(b"corrupted").hexdigest()[:12]):
             locate_model("gtsrb@v1")
 
-    def test_damaged_records(self, served: Make, cloud: Cloud) -> None:
+    def test_corrupted_records(self, served: Make, cloud: Cloud) -> None:
         cloud.put("gtsrb/models/stages/production/00002.json", b"{")
-        with pytest.raises(RegistryError, match="expected a promotion or a rollback"):
+        with pytest.raises(RegistryError, match=r"stages/production/00002\.json"):
             locate_model("gtsrb@production")
         cloud.put("gtsrb/models/versions/v1/manifest.json", b'{"files": {"best_model.onnx": {"sha256": "short"}}}')
-        with pytest.raises(RegistryError, match="found a damaged one"):
+        with pytest.raises(RegistryError, match=r"(?=.*manifest)(?=.*v1)(?=.*AttributeError)"):
             locate_model("gtsrb@v1")
 
 
 def test_serving_by_name_needs_no_torch_and_no_bucket_packages(tmp_path: Path) -> None:
     program = (
-        "import sys; from src.mlops.errors import MlopsError; from src.mlops.inference import locate_model\n"
+        "import sys; from src.mlops.errors import MlopsError; from src.mlops.modelfile.locate import locate_model\n"
         "try: locate_model('gtsrb@production')\nexcept MlopsError as error: print(error)\n"
         "print(sorted({'torch', 'hydra', 'pandas', 'fsspec', 'gcsfs', 'tenacity', 'gto'} & set(sys.modules)))"
     )
     environment = {"MLOPS_MODEL_STORE": str(tmp_path), "PATH": ""}
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert "found none. Promote one" in result.stdout
+    assert "inv registry.promote --stage production" in result.stdout
     assert result.stdout.endswith("[]\n")
 
 
-def test_the_service_looks_where_the_registry_writes() -> None:
-    assert load_config().registry.store == STORE[1]
-    cloud = load_config(["registry=gcs"])
+def test_the_service_reads_from_the_store_of_the_registry() -> None:
+    assert quick_config().registry.store == STORE[1]
+    cloud = quick_config(["registry=gcs"])
     assert cloud.registry.store == cloud.cloud.models == f"gs://{cloud.cloud.bucket}/gtsrb/models"
-
-
-class TestMcNemar:
-    def test_the_textbook_value(self) -> None:
-        # 1 lost and 8 won of 9: one-sided P(X >= 1) = 1 - 0.5^9; the other way round 10 / 512.
-        a = np.array([True] * 8 + [False] + [True] * 91)
-        b = np.array([False] * 8 + [True] + [True] * 91)
-        assert not_worse(a, b, 0.05).passed
-        worse = not_worse(b, a, 0.05)
-        assert not worse.passed
-        assert f"p = {10 / 512:.3g}" in worse.found
-
-    def test_equal_models_pass(self) -> None:
-        right = np.array([True, False, True])
-        assert not_worse(right, right, 0.05).passed
 
 
 class TestWandb:
@@ -583,15 +576,15 @@ class TestWandb:
         config = make("good", "tracking=wandb")
         register(config, repository)
         assert calls == [("file", "best_model.onnx"), ("file", "best_model.pth"), ("log", ["gtsrb-v1"])]
-        promote(config, repository)
+        promote(config, "staging", repository=repository)
         assert calls[3:] == [("artifact", "gtsrb-signs/gtsrb:gtsrb-v1"), ("saved", ["staging"])]
 
-    def test_what_fails_there_is_told_and_stops_nothing(
+    def test_a_failure_of_wandb_is_only_logged(
         self, make: Make, repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=lambda **_: 1 / 0))
         assert register(make("good", "tracking=wandb"), repository) == "v1"
-        assert "W&B does not know of v1 (division by zero)" in caplog.text
+        assert re.search("v1.*division by zero", caplog.text)
 
 
 def _fake_wandb(calls: list[object]) -> SimpleNamespace:

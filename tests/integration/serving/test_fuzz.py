@@ -1,4 +1,4 @@
-"""The service against strangers: requests made from its own description, and pictures broken in every way."""
+"""Tests the service with requests generated from its OpenAPI document, and with corrupted images and forms."""
 
 import json
 import random
@@ -13,16 +13,15 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from src.mlops.api import create_app
 from src.mlops.preprocessing import WEB_FORMATS
+from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
-from tests.conftest import picture
-from tests.unit.test_api import SNAPSHOT
-from tests.unit.test_preprocessing import encode, png_header
+from tests.helpers.images import encode, make_image, png_header
+from tests.helpers.service import SNAPSHOT
 
 KINDS = [*WEB_FORMATS, "GIF of two frames", "PNG of absurd size"]
-SEEDS = {kind: encode(picture(number, side=24), kind) for number, kind in enumerate(WEB_FORMATS)} | {
-    "GIF of two frames": encode(picture(0), "GIF", save_all=True, append_images=[picture(1)]),
+SEEDS = {kind: encode(make_image(number, side=24), kind) for number, kind in enumerate(WEB_FORMATS)} | {
+    "GIF of two frames": encode(make_image(0), "GIF", save_all=True, append_images=[make_image(1)]),
     "PNG of absurd size": png_header(9_000, 9_000),
 }
 COUNTS = [pytest.param(300, id="few"), pytest.param(10_000, id="many", marks=pytest.mark.slow)]
@@ -35,7 +34,7 @@ def client(exported: Path) -> Iterator[TestClient]:
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Breaks a picture: bytes changed, cut, doubled, moved, or numbers of its head made extreme."""
+    """Corrupts bytes: changes, removes, repeats or inserts some, or writes extreme numbers into the header."""
     data = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
         place = rng.randrange(len(data) or 1)
@@ -57,7 +56,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_broken_pictures_never_break_the_service(client: TestClient, count: int) -> None:
+def test_corrupted_images_never_break_the_service(client: TestClient, count: int) -> None:
     found: Counter[int] = Counter()
 
     @settings(max_examples=count, deadline=None, phases=[Phase.generate], database=None, derandomize=True,
@@ -79,7 +78,7 @@ def test_broken_pictures_never_break_the_service(client: TestClient, count: int)
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_broken_forms_never_break_the_service(client: TestClient, count: int) -> None:
+def test_corrupted_forms_never_break_the_service(client: TestClient, count: int) -> None:
     rng = random.Random(7)
     part = b'--x\r\nContent-Disposition: form-data; name="%b"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     forms = {
@@ -104,8 +103,8 @@ description = schemathesis.openapi.from_dict(json.loads(SNAPSHOT.read_text()))
 @description.parametrize()
 @settings(max_examples=20, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
           suppress_health_check=list(HealthCheck))  # fmt: skip
-def test_the_description_holds(case: schemathesis.Case, client: TestClient) -> None:
-    """Requests made from the service's own description, right and wrong ones, get answers that it names."""
+def test_responses_match_the_openapi_document(case: schemathesis.Case, client: TestClient) -> None:
+    """Sends valid and invalid requests; the document must describe every status and content type of the responses."""
     wanted = case.as_transport_kwargs(base_url="http://testserver")
     prepared = requests.Request(**{name: wanted.get(name) for name in ("method", "url", "headers", "data", "files")})
     sent = prepared.prepare()

@@ -1,4 +1,4 @@
-"""The service as processes: workers, an orderly end under load, slow and hostile clients, traces."""
+"""Tests the processes of the service: workers, shutdown under load, slow and hostile clients, traces."""
 
 import http.server
 import json
@@ -20,12 +20,11 @@ import psutil
 import pytest
 
 from src.mlops import ROOT
-from src.mlops.service_process import free_port
-from tests.conftest import picture
-from tests.unit.test_api import other_model
-from tests.unit.test_preprocessing import encode
+from src.mlops.io.service_process import free_port
+from tests.helpers.images import encode, make_image
+from tests.helpers.service import other_model
 
-PNG = encode(picture(1), "PNG")
+PNG = encode(make_image(1), "PNG")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for one process")
 REQUEST = (
     b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(PNG)
@@ -36,10 +35,10 @@ REQUEST = (
 def service(
     model: Path, *options: str, code: str = "", environment: dict[str, str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Starts the service and waits until it is ready; `code` runs before it, in its process."""
+    """Starts the service and waits until it is ready. `code` runs first in the same process."""
     port = free_port()
-    start = f"{code}\nfrom src.mlops.api import main\nimport sys\nsys.argv = sys.argv[1:]\nmain()"
-    command = [sys.executable, "-c", start, "api", "--port", str(port), "--model", str(model), *options]
+    start = f"{code}\nfrom src.mlops.cli import typer_main\nfrom src.mlops.serving.commands import app\ntyper_main(app)"
+    command = [sys.executable, "-c", start, "--port", str(port), "--model", str(model), *options]
     variables = {**psutil.Process().environ(), **(environment or {})}
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=variables) as process:
         try:
@@ -61,11 +60,11 @@ def _wait(condition: Any, process: subprocess.Popen[str] | None = None, seconds:
         except httpx.TransportError:
             pass
         threading.Event().wait(0.05)
-    raise AssertionError("it did not come true in time")
+    raise AssertionError(f"the condition was still false after {seconds:.0f} s")
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """Reads one answer; empty where the connection was closed without one."""
+    """Reads one response. Returns empty bytes if the connection was closed without one."""
     found = b""
     while b"\r\n\r\n" not in found:
         chunk = connection.recv(65536)
@@ -97,7 +96,7 @@ def test_sigterm_loses_no_request(exported: Path, workers: str) -> None:
         began = threading.Barrier(9)
 
         def ask() -> tuple[int, int]:
-            """Asks on one connection until the service closes it; returns what was sent and what was answered."""
+            """Sends requests on one connection until the service closes it. Returns how many were sent and answered."""
             sent = answered = 0
             with connected(port) as connection:
                 while True:
@@ -119,8 +118,8 @@ def test_sigterm_loses_no_request(exported: Path, workers: str) -> None:
     assert sum(sent for sent, _ in counts) > 160
 
 
-def test_a_large_picture_in_flight_is_answered(exported: Path) -> None:
-    large = encode(picture(1, side=900), "PNG")
+def test_a_large_image_in_flight_is_answered(exported: Path) -> None:
+    large = encode(make_image(1, side=900), "PNG")
     head = b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(large)
     with service(exported) as (process, port), connected(port) as connection:
         connection.sendall(head + large[:-1])
@@ -139,18 +138,18 @@ def workers_of(process: subprocess.Popen[str]) -> set[int]:
     return found
 
 
-def test_workers_count_together_reload_together_and_are_replaced(exported: Path, tmp_path: Path) -> None:
+def test_workers_share_metrics_and_reloads_and_are_replaced(exported: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(exported.read_bytes())
-    fast = "import src.mlops.serving.engine as e; e.WATCH_SECONDS = 0.05"
-    (tmp_path / "sitecustomize.py").write_text(fast)  # workers are processes of their own
+    fast = "import src.mlops.serving.model_holder as e; e.WATCH_SECONDS = 0.05"
+    (tmp_path / "sitecustomize.py").write_text(fast)  # every worker process imports it
     with service(
         model, "--workers", "2", environment={"MLOPS_ADMIN_TOKEN": "secret", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     ) as (process, port):
         address = f"http://127.0.0.1:{port}"
 
         def ask() -> str:
-            # A new connection for each, so that both workers get some.
+            # A new connection per request distributes the requests over both workers.
             answer = httpx.post(f"{address}/cv_model/", files={"file": ("a.png", PNG)})
             assert answer.status_code == 200
             return str(answer.json()["model_version"])
@@ -181,7 +180,7 @@ def test_workers_count_together_reload_together_and_are_replaced(exported: Path,
 SHORT = "import src.mlops.serving.protocol as p; p.RECEIVE_SECONDS = 0.3; p.MAX_CONNECTIONS = 20"
 
 
-def test_slow_and_hostile_clients_cost_nothing(exported: Path) -> None:
+def test_slow_and_hostile_clients_do_no_harm(exported: Path) -> None:
     with service(exported, code=SHORT) as (process, port):
         with connected(port) as silent, connected(port) as half_head, connected(port) as half_body:
             half_head.sendall(b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\n")
@@ -196,17 +195,17 @@ def test_slow_and_hostile_clients_cost_nothing(exported: Path) -> None:
             endless.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 40_000)
             assert answer_of(endless).startswith(b"HTTP/1.1 431")
         with connected(port) as nonsense:
-            nonsense.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+            nonsense.sendall(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
             assert answer_of(nonsense).startswith(b"HTTP/1.1 400")
         with connected(port) as leaves:
             leaves.sendall(REQUEST[:-10])
-        with connected(port) as keeps:  # several requests on one connection, also at once
+        with connected(port) as keeps:  # two pipelined requests on one connection
             keeps.sendall(REQUEST + REQUEST.replace(b"Host: x", b"Host: x\r\nConnection: close"))
             assert everything_of(keeps).count(b"HTTP/1.1 200") == 2
         with connected(port) as floods, suppress(ConnectionError):
             floods.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
             assert b"HTTP/1.1 400" in everything_of(floods)
-        with connected(port) as held:  # a second request that begins in the packet which ends the first
+        with connected(port) as held:  # one packet has the end of a request and the start of the next one
             held.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n")
             held.sendall(b"\r\nGET /health/live HTTP/1.1\r\nHo")
             assert b"HTTP/1.1 408" in everything_of(held)
@@ -232,14 +231,14 @@ def test_slow_and_hostile_clients_cost_nothing(exported: Path) -> None:
             never_reads.sendall(b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
             _wait(lambda: psutil.Process(process.pid).net_connections()[1:] == [])
         crowd = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(40)]
-        assert sum(one.recv(1) == b"" for one in crowd[:20:-1]) == 19  # closed at once, beyond the limit of 20
+        assert sum(one.recv(1) == b"" for one in crowd[:20:-1]) == 19  # closed immediately, above the limit of 20
         for one in crowd:
             one.close()
         address = f"http://127.0.0.1:{port}/cv_model/"
         _wait(lambda: httpx.post(address, files={"file": ("a.png", PNG)}).status_code == 200)
 
 
-def test_traces_go_where_the_standard_variables_say(exported: Path) -> None:
+def test_opentelemetry_variables_set_the_target_of_traces(exported: Path) -> None:
     received: list[tuple[str, bytes]] = []
 
     class Collector(http.server.BaseHTTPRequestHandler):
@@ -249,7 +248,7 @@ def test_traces_go_where_the_standard_variables_say(exported: Path) -> None:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Says nothing."""
+            """Suppresses the log of requests."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever).start()

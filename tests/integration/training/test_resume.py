@@ -1,4 +1,4 @@
-"""Kill -9 at any moment, resume, and the weights are those of a run that was never killed."""
+"""A run that is killed with SIGKILL and resumed has the same final weights as an uninterrupted run."""
 
 import random
 import signal
@@ -10,33 +10,33 @@ import pytest
 import torch
 
 from src.mlops import ROOT
-from src.mlops.checkpoint import read_plain
-from tests.conftest import tiny_overrides
+from src.mlops.modelfile.checkpoint import read_plain
+from tests.helpers.tiny import tiny_overrides
 
 # Trains in a process that kills itself when a function is called for the n-th time.
 DRIVER = """
 import os, signal, sys
 import torch
 from src.mlops.config import load_config
-from src.mlops.train import train
+from src.mlops.training.train import train
 
 place, count = sys.argv[1], int(sys.argv[2])
 module, name = {"write": (os, "fsync"), "rename": (os, "replace"), "step": (torch.optim.AdamW, "step")}[place]
 original = getattr(module, name)
 calls = 0
 
-def deadly(*arguments, **options):
+def counted(*arguments, **options):
     global calls
     calls += 1
     if calls == count:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments, **options)
 
-setattr(module, name, deadly)
+setattr(module, name, counted)
 train(load_config(sys.argv[3:]))
 """
-# In the middle of writing a checkpoint, just before it takes its name, and at random steps of the training (20 steps)
-# and of the final fit (25 more). Each run goes on where the one before was killed.
+# The runs are killed while a checkpoint is written, just before it is renamed, and at random steps of the training (20
+# steps) and of the final fit (25 steps). Each run resumes the one before.
 RANDOM = random.Random(2026)
 STEPS = [("step", RANDOM.randint(1, 9)) for _ in range(5)]
 POINTS = [STEPS[0], ("write", 2), STEPS[1], ("rename", 1), STEPS[2], ("write", 1), STEPS[3], ("rename", 3), STEPS[4]]

@@ -1,4 +1,4 @@
-"""Each command line that the project prints, tried on the real `gcloud`: it refuses wrong words before a login."""
+"""Checks all command lines with the real `gcloud`, which rejects wrong arguments even without a login."""
 
 import json
 import os
@@ -12,23 +12,23 @@ import pytest
 import yaml
 
 from src.mlops import ROOT
-from src.mlops.cloud import train as train_module
+from src.mlops.cloud import submit as submit_module
 from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.names import Names
+from src.mlops.cloud.submit import job_file, train
 from src.mlops.cloud.teardown import teardown
-from src.mlops.cloud.train import job_file, train
-from src.mlops.config import load_config
-from tests.unit.cloud.conftest import Double
+from tests.helpers.gcloud_record import Double
+from tests.helpers.tiny import quick_config
 
 REAL = shutil.which("gcloud")
 NOT_LOGGED_IN = "You do not currently have an active account selected"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(REAL is None, reason="there is no gcloud on this machine"),
+    pytest.mark.skipif(REAL is None, reason="gcloud is not installed"),
 ]
-# The classes that gcloud itself makes of a file; it says what does not fit.
+# Parses a file with the classes of gcloud, which report unknown fields.
 CHECK = """
 import json, sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/third_party"]
@@ -42,7 +42,7 @@ util.DictToMessageWithErrorCheck(json.load(sys.stdin), kind)
 
 
 def ask(arguments: list[str], folder: Path) -> str:
-    """Returns what gcloud says without an account."""
+    """Returns the stderr of gcloud without an account."""
     environment = {**os.environ, "CLOUDSDK_CONFIG": str(folder), "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
     result = subprocess.run(
         [str(REAL), *arguments], capture_output=True, text=True, env=environment, check=False, timeout=120, input=""
@@ -50,9 +50,9 @@ def ask(arguments: list[str], folder: Path) -> str:
     return result.stderr
 
 
-def test_every_command_is_understood(gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "fetch_model", lambda *_: None)
-    settings = load_config(
+def test_every_command_is_valid(gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit_module, "fetch_model", lambda *_: None)
+    settings = quick_config(
         [
             *("cloud.tag=abc", "cloud.github=owner/name", "cloud.serve.public=true"),
             *("cloud.drift.command=[python,-m,json.tool]", "cloud.teardown.confirm=my-project"),
@@ -68,7 +68,7 @@ def test_every_command_is_understood(gcloud: Double, tmp_path: Path, monkeypatch
     teardown(settings.model_copy(update={"teardown": settings.teardown.model_copy(update={"data": True})}))
     commands = [list(words) for words in dict.fromkeys(map(tuple, gcloud.arguments()))]
     assert len(commands) > 60
-    # One of each form is enough: they differ in their values only.
+    # Commands that differ only in their values are checked once.
     forms = {tuple(word.split("=")[0] for word in words): words for words in commands}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         answers = list(pool.map(lambda words: ask(words, tmp_path / "config"), forms.values()))
@@ -79,7 +79,7 @@ def test_every_command_is_understood(gcloud: Double, tmp_path: Path, monkeypatch
             assert NOT_LOGGED_IN in said or "No credentialed account" in said, f"{' '.join(words)}: {said}"
 
 
-def test_a_wrong_word_would_be_noticed(tmp_path: Path) -> None:
+def test_a_wrong_option_is_detected(tmp_path: Path) -> None:
     said = ask(["run", "services", "replace", "x.yaml", "--regionn=x"], tmp_path)
     assert NOT_LOGGED_IN not in said
 
@@ -102,8 +102,8 @@ def check(content: object, *kind: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("replicas", [1, 4])
-def test_jobs_fit_to_vertex_ai(replicas: int) -> None:
-    names = Names(load_config(["cloud.tag=abc", f"cloud.train.replicas={replicas}"]).cloud)
+def test_jobs_match_the_schema_of_vertex_ai(replicas: int) -> None:
+    names = Names(quick_config(["cloud.tag=abc", f"cloud.train.replicas={replicas}"]).cloud)
     job = yaml.safe_load(job_file(names, "gs://b/jobs/1").read_text())
     kind = ("aiplatform", "v1", "GoogleCloudAiplatformV1CustomJobSpec")
     result = check(job, *kind)
@@ -112,7 +112,7 @@ def test_jobs_fit_to_vertex_ai(replicas: int) -> None:
     assert "acceleratorTypo" in check(job, *kind).stderr
 
 
-def test_the_lifecycle_fits_to_cloud_storage() -> None:
+def test_the_lifecycle_matches_the_schema_of_cloud_storage() -> None:
     rules = json.loads((ROOT / "cloud/lifecycle.json").read_text())
     assert check(rules, "storage", "v1", "Bucket.LifecycleValue").returncode == 0
     rules["rule"][0]["condition"]["olderThan"] = 1

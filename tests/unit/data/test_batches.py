@@ -1,4 +1,4 @@
-"""Splits, batches and augmentation."""
+"""Tests splits, batches and augmentation."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from src.mlops.config import AugmentationConfig, Config, load_config
+from src.mlops.config import AugmentationConfig, Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.packing import SplitArrays, stack
 from src.mlops.data.prepare import prepare
-from src.mlops.data.signs import SIGNS
 from src.mlops.data.splits import hold_out
+from tests.helpers.tiny import quick_config
 
 
 def table(groups_per_class: int, classes: int = 3) -> pd.DataFrame:
@@ -29,7 +30,7 @@ def table(groups_per_class: int, classes: int = 3) -> pd.DataFrame:
 
 class TestHoldOut:
     @pytest.mark.parametrize("test_size", [0.01, 0.2, 0.5, 0.99])
-    def test_every_class_stands_on_both_sides_and_no_group_does(self, test_size: float) -> None:
+    def test_every_class_is_on_both_sides_but_no_group_is(self, test_size: float) -> None:
         frame = table(10)
         held_out = hold_out(frame, test_size=test_size, seed=0)
         for _, rows in frame.groupby("class_id"):
@@ -71,7 +72,7 @@ class TestBatches:
 
 
 def settings(**changes: float | bool) -> AugmentationConfig:
-    return load_config().training.augmentation.model_copy(update=changes)
+    return quick_config().training.augmentation.model_copy(update=changes)
 
 
 OFF = dict.fromkeys(AugmentationConfig.model_fields, 0.0) | {"mirror": False}
@@ -85,7 +86,7 @@ class TestAugment:
     images = torch.randint(0, 256, (43, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(43)
 
-    def test_nothing_on_changes_nothing(self) -> None:
+    def test_no_augmentation_changes_nothing(self) -> None:
         images, labels = run(self.images, self.labels, **OFF)
         torch.testing.assert_close(images, self.images.float(), atol=1e-2, rtol=0)
         assert torch.equal(labels, self.labels)
@@ -93,27 +94,27 @@ class TestAugment:
     @pytest.mark.parametrize(
         "change", [{name: 0.5} for name in AugmentationConfig.model_fields if name != "mirror"] + [{"mirror": True}]
     )
-    def test_each_change_changes_pictures_within_bounds(self, change: dict[str, float]) -> None:
+    def test_each_change_changes_images_within_bounds(self, change: dict[str, float]) -> None:
         images, _ = run(self.images, self.labels, **(OFF | change))
         assert (images - self.images).abs().max() > 1
         assert images.min() >= -1e-3
         assert images.max() <= 255 + 1e-3
 
-    def test_scales_to_the_size_trained_at(self) -> None:
+    def test_resizes_to_the_training_size(self) -> None:
         assert run(self.images, self.labels, size=16)[0].shape == (43, 3, 16, 16)
 
     def test_same_seed_same_batch(self) -> None:
         assert torch.equal(run(self.images, self.labels, seed=3)[0], run(self.images, self.labels, seed=3)[0])
         assert not torch.equal(run(self.images, self.labels, seed=3)[0], run(self.images, self.labels, seed=4)[0])
 
-    def test_some_signs_lose_all_colour_and_keep_their_light(self) -> None:
+    def test_some_signs_lose_all_colour_and_keep_their_brightness(self) -> None:
         images, _ = run(self.images, self.labels, **(OFF | {"saturation": 2.0}))
         grey = (images.amax(dim=1) - images.amin(dim=1)).amax(dim=(1, 2)) < 1e-2
         assert 0 < grey.sum() < len(images)
         expected = self.images.float().mean(dim=1)[grey]
         torch.testing.assert_close(images[grey].mean(dim=1), expected, atol=1e-2, rtol=0)
 
-    def test_mirrored_signs_get_the_class_that_they_show(self) -> None:
+    def test_mirrored_signs_get_the_mirrored_class(self) -> None:
         images, labels = run(self.images, self.labels, **(OFF | {"mirror": True}))
         mirrored = torch.flip(self.images.float(), dims=[3])
         for sign, image, label in zip(SIGNS, images, labels.tolist(), strict=True):
@@ -132,7 +133,7 @@ def test_signs_mirror_each_other() -> None:
     assert len({sign.name for sign in SIGNS}) == len({sign.number for sign in SIGNS}) == 43
 
 
-def test_stacked_packs_read_as_one(arrays: SplitArrays) -> None:
+def test_stacked_packs_are_read_as_one(arrays: SplitArrays) -> None:
     other = SplitArrays(255 - arrays.images, arrays.rows[:5], arrays.labels[:5], arrays.paths[:5])
     whole = stack(stack(arrays, other), arrays)
     expected = np.concatenate([arrays.images, 255 - arrays.images, arrays.images])
@@ -148,9 +149,9 @@ def test_images_stay_memory_mapped(make_config: Callable[..., Config]) -> None:
     assert isinstance(prepare(make_config().data).load("train").images, np.memmap)
 
 
-def test_letting_go_of_pages_changes_no_image(make_config: Callable[..., Config]) -> None:
+def test_releasing_pages_changes_no_image(make_config: Callable[..., Config]) -> None:
     arrays = prepare(make_config().data).load("train", "val")
-    for _ in range(2):  # after some batches what was read is let go
+    for _ in range(2):  # after some batches, the pages that were read are released
         images = torch.cat([images for images, _ in Batches(arrays, 1).epoch()]).permute(0, 2, 3, 1).numpy()
         assert len(images) > 64
         assert (images == arrays.images[arrays.rows]).all()

@@ -1,6 +1,7 @@
-"""Preparation of raw data, good and bad, through `prepare` and `read_layout`."""
+"""Tests the preparation of good and bad raw data with `prepare` and `read_layout`."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from src.mlops.config import Config, load_config
+from src.mlops.config import Config
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.packing import open_pack
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.preprocessing import open_image, preprocess
-from tests.conftest import GTSRB, picture, write_kaggle
+from tests.helpers.images import make_image
+from tests.helpers.tiny import GTSRB, quick_config, write_kaggle
 
 MakeConfig = Callable[..., Config]
 
@@ -73,27 +75,27 @@ class TestGoodData:
         first = prepare(make_config().data).fingerprint
         assert prepare(make_config(override).data).fingerprint != first
 
-    def test_changed_image_is_packed_anew(self, make_config: MakeConfig, raw_dir: Path) -> None:
+    def test_changed_image_is_packed_again(self, make_config: MakeConfig, raw_dir: Path) -> None:
         first = prepare(make_config().data).fingerprint
-        picture(3, seed=999).save(raw_dir / "Train/0/00000_00000_00000.png")
+        make_image(3, seed=999).save(raw_dir / "Train/0/00000_00000_00000.png")
         assert prepare(make_config().data).fingerprint != first
 
-    def test_damaged_pack_is_made_anew(self, make_config: MakeConfig) -> None:
+    def test_corrupted_pack_is_prepared_again(self, make_config: MakeConfig) -> None:
         config = make_config()
         first = prepare(config.data).fingerprint
         images = config.data.processed_dir / "images.npy"
         images.write_bytes(images.read_bytes()[:-100])
-        with pytest.raises(DataError, match=r"images\.npy as it was prepared"):
+        with pytest.raises(DataError, match=r"processed/images\.npy .*inv data\.prepare"):
             open_pack(config.data.processed_dir)
         assert prepare(config.data).fingerprint == first
 
-    def test_without_raw_dir_what_was_prepared_is_used(self, make_config: MakeConfig) -> None:
+    def test_without_raw_dir_prepared_data_is_used(self, make_config: MakeConfig) -> None:
         first = prepare(make_config().data)
         assert prepare(make_config("data.raw_dir=null").data).fingerprint == first.fingerprint
-        with pytest.raises(DataError, match="expected images of 32 px"):
+        with pytest.raises(DataError, match=r"24 px.*data\.image_size is 32.*data\.raw_dir"):
             prepare(make_config("data.raw_dir=null", "data.image_size=32").data)
 
-    def test_without_raw_dir_and_pack_the_ways_to_data_are_named(self, make_config: MakeConfig) -> None:
+    def test_error_without_raw_dir_and_pack_names_the_sources(self, make_config: MakeConfig) -> None:
         with pytest.raises(DataError, match=r"data=official.*data=synthetic"):
             prepare(make_config("data.raw_dir=null").data)
 
@@ -109,7 +111,7 @@ class TestLayouts:
         ):
             directory.mkdir(parents=True)
             for number, name in enumerate(names):
-                picture(14, number).save(directory / name)
+                make_image(14, number).save(directory / name)
             lines = [f"{name};30;30;3;3;27;27;14\n" for name in names]
             (directory / csv).write_text(header + "".join(lines))
         raw = read_layout(tmp_path)
@@ -121,24 +123,26 @@ class TestLayouts:
             read_layout(tmp_path)
 
     @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif"])
-    def test_class_folders_hold_out_a_test_set_of_their_own(self, tmp_path: Path, suffix: str) -> None:
+    def test_class_folders_without_a_test_folder_hold_out_a_test_set(self, tmp_path: Path, suffix: str) -> None:
         for class_id in (0, 7):
             for number in range(10):
                 path = tmp_path / "raw" / str(class_id) / f"sign{number}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                picture(class_id, number).save(path)
-        config = load_config([f"data.raw_dir={tmp_path}/raw", f"data.processed_dir={tmp_path}/p", "data.image_size=24"])
+                make_image(class_id, number).save(path)
+        config = quick_config(
+            [f"data.raw_dir={tmp_path}/raw", f"data.processed_dir={tmp_path}/p", "data.image_size=24"]
+        )
         pack = prepare(config.data)
         assert [len(pack.load(split).rows) for split in ("train", "val", "test")] == [12, 4, 4]
 
     def test_class_folders_with_a_test_folder(self, tmp_path: Path) -> None:
         for split in ("train", "test"):
             (tmp_path / split / "00003").mkdir(parents=True)
-            picture(3).save(tmp_path / split / "00003" / "a.png")
+            make_image(3).save(tmp_path / split / "00003" / "a.png")
         raw = read_layout(tmp_path)
         assert (raw.layout, len(raw.train), len(raw.test)) == ("class folders", 1, 1)
 
-    def test_kaggle_with_small_letters(self, raw_dir: Path) -> None:
+    def test_kaggle_with_lower_case_names(self, raw_dir: Path) -> None:
         (raw_dir / "Train.csv").rename(raw_dir / "train.csv")
         raw = read_layout(raw_dir)
         assert (raw.layout, len(raw.train), len(raw.test)) == ("Kaggle", 80, 12)
@@ -146,14 +150,14 @@ class TestLayouts:
     @pytest.mark.parametrize("name", ["Train.csv", "Test.csv"])
     def test_kaggle_with_a_table_missing(self, raw_dir: Path, name: str) -> None:
         (raw_dir / name).unlink()
-        with pytest.raises(DataError, match=f"{name} with the classes of the images, found no such file"):
+        with pytest.raises(DataError, match=f"{name} .*classes of the images"):
             read_layout(raw_dir)
 
     def test_class_folders_with_a_name(self, tmp_path: Path) -> None:
         for name in ("0", "stop"):
             (tmp_path / name).mkdir()
-            picture(0).save(tmp_path / name / "a.png")
-        with pytest.raises(DataError, match=r"expected folders named by class 0 to 42 in .*, found stop too"):
+            make_image(0).save(tmp_path / name / "a.png")
+        with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))} .*0 to 42: stop\."):
             read_layout(tmp_path)
 
     def test_missing_folder(self, tmp_path: Path) -> None:
@@ -161,37 +165,37 @@ class TestLayouts:
             read_layout(tmp_path / "nowhere")
 
     def test_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="an empty folder"):
+        with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))} .*empty.*Kaggle"):
             read_layout(tmp_path)
 
-    def test_wrong_layout_says_what_is_there(self, tmp_path: Path) -> None:
+    def test_unknown_layout_lists_the_content(self, tmp_path: Path) -> None:
         (tmp_path / "holiday.jpg").touch()
-        with pytest.raises(DataError, match=r"expected one of: Train\.csv.*found holiday\.jpg"):
+        with pytest.raises(DataError, match=r"holiday\.jpg.*Train\.csv.*Final_Training"):
             read_layout(tmp_path)
 
     def test_csv_without_a_column(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: table.drop(columns="ClassId"))
-        with pytest.raises(DataError, match=r"Train\.csv.*ClassId missing"):
+        with pytest.raises(DataError, match=r"Train\.csv: ClassId\."):
             read_layout(raw_dir)
 
-    def test_csv_that_is_no_table(self, raw_dir: Path) -> None:
+    def test_csv_that_is_not_a_table(self, raw_dir: Path) -> None:
         (raw_dir / "Train.csv").write_bytes(b"")
-        with pytest.raises(DataError, match=r"expected a table.*Train\.csv"):
+        with pytest.raises(DataError, match=r"Train\.csv .*separated by ','"):
             read_layout(raw_dir)
 
     def test_class_id_43(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: table.assign(ClassId=[43, *table["ClassId"][1:]]))
-        with pytest.raises(DataError, match="class ids 0 to 42, found 43 for Train/0/00000_00000_00000"):
+        with pytest.raises(DataError, match=r"Train/0/00000_00000_00000\.png .*43.*0 to 42"):
             read_layout(raw_dir)
 
-    def test_class_id_that_is_no_number(self, raw_dir: Path) -> None:
+    def test_class_id_that_is_not_a_number(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: table.astype({"ClassId": str}).replace({"ClassId": "0"}, "stop"))
-        with pytest.raises(DataError, match="in line 2"):
+        with pytest.raises(DataError, match=r"(?i)line 2 .*Train\.csv.*ClassId"):
             read_layout(raw_dir)
 
     def test_image_listed_twice(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: pd.concat([table, table.head(1)]))
-        with pytest.raises(DataError, match="each image once"):
+        with pytest.raises(DataError, match=r"Train\.csv .*Train/0/00000_00000_00000\.png"):
             read_layout(raw_dir)
 
 
@@ -205,12 +209,12 @@ def swap_folder(path: Path) -> None:
 
 
 BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "corrupt": (lambda path: path.write_bytes(b"no picture at all"), "found something else"),
-    "truncated": (truncate, "damaged or cut off"),
-    "zero-byte": (lambda path: path.write_bytes(b""), "empty file"),
-    "missing": (Path.unlink, "no such file"),
-    "wrong size": (lambda path: picture(0, side=31).save(path), "mislabelled: the table says 30 x 30 px"),
-    "wrong class": (swap_folder, "mislabelled: the table says class 3, the file lies in the folder of class 0"),
+    "corrupt": (lambda path: path.write_bytes(b"no image at all"), "not an image"),
+    "truncated": (truncate, "corrupted"),
+    "zero-byte": (lambda path: path.write_bytes(b""), "is empty"),
+    "missing": (Path.unlink, "does not exist"),
+    "wrong size": (lambda path: make_image(0, side=31).save(path), "30 x 30 px.*31 x 31 px"),
+    "wrong class": (swap_folder, "class 3.*folder of class 0"),
 }
 BAD = "Train/0/00000_00001_00002.png"
 
@@ -235,23 +239,23 @@ class TestBadData:
         assert BAD not in pack.load("train").paths + pack.load("val").paths
 
     def test_image_in_no_table(self, make_config: MakeConfig, raw_dir: Path) -> None:
-        picture(1, seed=5).save(raw_dir / "Train/1/extra.png")
-        with pytest.raises(DataError, match=r"Train/1/extra\.png: the image is in no table"):
+        make_image(1, seed=5).save(raw_dir / "Train/1/extra.png")
+        with pytest.raises(DataError, match=r"1 bad image.*Train/1/extra\.png: .*CSV"):
             prepare(make_config().data)
 
-    def test_same_picture_under_two_classes(self, make_config: MakeConfig, raw_dir: Path) -> None:
+    def test_same_image_under_two_classes(self, make_config: MakeConfig, raw_dir: Path) -> None:
         shutil.copy(raw_dir / BAD, raw_dir / "Train/1/00001_00000_00000.png")
-        with pytest.raises(DataError, match="the same picture stands for classes 0, 1"):
+        with pytest.raises(DataError, match=f"2 bad images.*{BAD}: .*classes 0, 1"):
             prepare(make_config().data)
 
-    def test_failure_keeps_what_was_prepared_before(self, make_config: MakeConfig, raw_dir: Path) -> None:
+    def test_failure_keeps_the_prepared_data(self, make_config: MakeConfig, raw_dir: Path) -> None:
         first = prepare(make_config().data)
         (raw_dir / BAD).write_bytes(b"")
         with pytest.raises(DataError):
             prepare(make_config().data)
         assert open_pack(first.directory).fingerprint == first.fingerprint
 
-    def test_leaks_drop_the_whole_training_track(self, make_config: MakeConfig, raw_dir: Path) -> None:
+    def test_leaks_drop_the_complete_training_track(self, make_config: MakeConfig, raw_dir: Path) -> None:
         shutil.copy(raw_dir / BAD, raw_dir / "Test/00000.png")
         config = make_config()
         pack = prepare(config.data)
@@ -260,7 +264,7 @@ class TestBadData:
         assert found["leaked_tracks_dropped"] == {"00000_00001": 4}
         assert not [path for path in pack.load("train").paths + pack.load("val").paths if "00000_00001_" in path]
 
-    def test_tracks_that_share_a_picture_stay_together(self, make_config: MakeConfig, raw_dir: Path) -> None:
+    def test_tracks_that_share_an_image_stay_together(self, make_config: MakeConfig, raw_dir: Path) -> None:
         for track in range(4):
             source = raw_dir / f"Train/0/00000_{track:05d}_00000.png"
             shutil.copy(source, raw_dir / f"Train/0/00000_{track + 1:05d}_00001.png")
@@ -270,24 +274,15 @@ class TestBadData:
         assert len(sides) == 1
         assert len(report(config)["duplicates"]) == 4
 
-    def test_thousands_of_missing_files_are_told_at_once(self, tmp_path: Path) -> None:
-        columns = {"Width": 30, "Height": 30, "Roi.X1": 3, "Roi.Y1": 3, "Roi.X2": 27, "Roi.Y2": 27, "ClassId": 0}
-        for name, count in (("Train", 20_000), ("Test", 20_000)):  # each with each would be 400 million pairs
-            rows = pd.DataFrame([columns]).loc[[0] * count]
-            rows.assign(Path=[f"{name}/0/{n}.png" for n in range(count)]).to_csv(tmp_path / f"{name}.csv", index=False)
-        config = load_config([f"data.raw_dir={tmp_path}", f"data.processed_dir={tmp_path / 'p'}", "data.image_size=24"])
-        with pytest.raises(DataError, match="40000 bad image"):
-            prepare(config.data)
-
-    def test_skipping_everything_keeps_what_was_prepared_before(self, make_config: MakeConfig, raw_dir: Path) -> None:
+    def test_skipping_all_images_keeps_the_prepared_data(self, make_config: MakeConfig, raw_dir: Path) -> None:
         first = prepare(make_config().data)
         for path in (raw_dir / "Train").rglob("*.png"):
             path.write_bytes(b"")
-        with pytest.raises(DataError, match="expected images to train on and tracks to validate on"):
+        with pytest.raises(DataError, match=r"'bad': 80.*two tracks"):
             prepare(make_config("data.on_bad_image=skip").data)
         assert open_pack(first.directory).fingerprint == first.fingerprint
 
-    def test_a_folder_that_was_there_stays_there(self, make_config: MakeConfig, raw_dir: Path) -> None:
+    def test_an_existing_folder_is_kept(self, make_config: MakeConfig, raw_dir: Path) -> None:
         (raw_dir / BAD).unlink()
         config = make_config()
         config.data.processed_dir.mkdir()
@@ -304,7 +299,7 @@ class TestBadData:
 
     def test_output_that_cannot_be_written(self, make_config: MakeConfig, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(DataError, match="expected to write the prepared data"):
+        with pytest.raises(DataError, match=r"prepared data .*file/x: "):
             prepare(make_config(f"data.processed_dir={tmp_path / 'file' / 'x'}").data)
 
     def test_full_disk_leaves_nothing(self, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,20 +312,20 @@ class TestBadData:
             prepare(config.data)
         assert not config.data.processed_dir.exists()
 
-    def test_leftovers_of_a_killed_run_are_cleared(self, make_config: MakeConfig) -> None:
+    def test_leftovers_of_a_killed_run_are_removed(self, make_config: MakeConfig) -> None:
         config = make_config()
         (config.data.processed_dir / ".work-killed").mkdir(parents=True)
         prepare(config.data)
         assert not list(config.data.processed_dir.glob(".work-*"))
 
     def test_synthetic_needs_its_settings(self, make_config: MakeConfig) -> None:
-        with pytest.raises(ConfigError, match=r"data\.synthetic"):
+        with pytest.raises(ConfigError, match=r"data\.source=synthetic.*data\.synthetic"):
             prepare(make_config("data.source=synthetic").data)
 
 
 @pytest.mark.gtsrb
-def test_real_images_leaks_are_found(tmp_path: Path) -> None:
-    config = load_config([f"data.raw_dir={GTSRB}", f"data.processed_dir={tmp_path}"])
+def test_leaks_in_the_real_images_are_found(tmp_path: Path) -> None:
+    config = quick_config([f"data.raw_dir={GTSRB}", f"data.processed_dir={tmp_path}"])
     prepare(config.data)
     found = report(config)
     leaks = {leak["test_path"] for leak in found["leaks"]}
@@ -338,27 +333,27 @@ def test_real_images_leaks_are_found(tmp_path: Path) -> None:
     assert found["images"] == {"train": 31349, "val": 7830, "test": 6315}
 
 
-def test_animated_pictures_and_tiny_ones_are_bad(make_config: MakeConfig, raw_dir: Path) -> None:
-    frames = [picture(0, seed) for seed in range(3)]
+def test_animated_images_and_tiny_ones_are_bad(make_config: MakeConfig, raw_dir: Path) -> None:
+    frames = [make_image(0, seed) for seed in range(3)]
     frames[0].save(raw_dir / "Test/00000.png", save_all=True, append_images=frames[1:])
     Image.new("RGB", (2, 2)).save(raw_dir / "Test/00001.png")
-    with pytest.raises(DataError, match=r"found several frames.*found 2 x 2"):
+    with pytest.raises(DataError, match=r"several frames.*2 x 2"):
         prepare(make_config().data)
 
 
-def test_single_track_is_trained_on_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_single_track_is_used_for_training_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = write_kaggle(tmp_path / "raw", tracks=1)
     for class_id in (0,):
         for frame in range(4):
             name = f"Train/{class_id}/{class_id:05d}_00009_{frame:05d}.png"
-            picture(class_id, 900 + frame).save(raw / name)
+            make_image(class_id, 900 + frame).save(raw / name)
     edit_csv(
         raw / "Train.csv",
         lambda table: pd.concat(
             [table, table.head(4).assign(Path=[f"Train/0/00000_00009_{frame:05d}.png" for frame in range(4)])]
         ),
     )
-    config = load_config([f"data.raw_dir={raw}", f"data.processed_dir={tmp_path}/p", "data.image_size=24"])
+    config = quick_config([f"data.raw_dir={raw}", f"data.processed_dir={tmp_path}/p", "data.image_size=24"])
     pack = prepare(config.data)
     assert set(pack.load("val").labels) == {0}
-    assert "class 1 has a single track" in caplog.text
+    assert re.search("[Cc]lass 1 .*single track", caplog.text)

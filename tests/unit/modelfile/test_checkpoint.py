@@ -1,17 +1,18 @@
-"""Checkpoints: good ones from any config, and hostile or damaged ones."""
+"""Checkpoints: valid ones of any config, and hostile or corrupted ones."""
 
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from src.mlops.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.errors import CheckpointError
 from src.mlops.model import TinyCNN, build_model
-from src.mlops.model_info import FORMAT_VERSION
+from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain, write_content
+from src.mlops.modelfile.metadata import FORMAT_VERSION
 
 
 def change(source: Path, target: Path, **changes: Any) -> Path:
@@ -19,7 +20,7 @@ def change(source: Path, target: Path, **changes: Any) -> Path:
     return target
 
 
-def test_says_all_about_the_model(checkpoint: Path) -> None:
+def test_contains_the_metadata_of_the_model(checkpoint: Path) -> None:
     loaded = load_checkpoint(checkpoint)
     assert set(loaded.provenance) == {"git_commit", "created", "versions", "data_fingerprint", "trained_on", "seed"}
     assert loaded.config["data"]["image_size"] == loaded.image_size == 24
@@ -28,7 +29,7 @@ def test_says_all_about_the_model(checkpoint: Path) -> None:
     assert not loaded.model.training
 
 
-def test_holds_plain_values_only(checkpoint: Path) -> None:
+def test_contains_only_plain_values(checkpoint: Path) -> None:
     def plain(value: object) -> bool:
         if isinstance(value, dict):
             return all(isinstance(key, str) and plain(entry) for key, entry in value.items())
@@ -40,8 +41,8 @@ def test_holds_plain_values_only(checkpoint: Path) -> None:
     assert plain({**content, "state_dict": dict(content["state_dict"])})
 
 
-def test_loads_another_model_than_todays_yaml_names(checkpoint: Path, tmp_path: Path) -> None:
-    # Today's configshydra/ says SignNet of width 24; what counts is what the file says.
+def test_loads_another_model_than_the_yaml_files_name(checkpoint: Path, tmp_path: Path) -> None:
+    # configshydra/ has a SignNet of width 24. The config in the file has priority.
     assert build_model({"_target_": "src.mlops.model.SignNet"}).head.in_features == 864
     assert load_checkpoint(checkpoint).model.head.in_features == 144
     content = read_plain(checkpoint)
@@ -50,8 +51,8 @@ def test_loads_another_model_than_todays_yaml_names(checkpoint: Path, tmp_path: 
     assert isinstance(load_checkpoint(other).model, TinyCNN)
 
 
-class Bomb:
-    """What runs when a naive reader unpickles it."""
+class Exploit:
+    """Creates a file when an unsafe reader unpickles it."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -64,10 +65,10 @@ class Bomb:
 def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, legacy: bool) -> None:
     path, marker = tmp_path / "hostile.pth", tmp_path / "executed"
     if legacy:
-        path.write_bytes(pickle.dumps({"format_version": 1, "state_dict": Bomb(marker)}))
+        path.write_bytes(pickle.dumps({"format_version": 1, "state_dict": Exploit(marker)}))
     else:
-        torch.save({"format_version": 1, "state_dict": Bomb(marker)}, path)
-    with pytest.raises(CheckpointError, match=r"refused .*hostile\.pth.*Nothing was executed"):
+        torch.save({"format_version": 1, "state_dict": Exploit(marker)}, path)
+    with pytest.raises(CheckpointError, match=r"hostile\.pth.*run code"):
         load_checkpoint(path)
     assert not marker.exists()
 
@@ -80,66 +81,69 @@ def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path, legacy: bool) -
         {"_target_": "builtins.eval", "_args_": ["1"]},
     ],
 )
-def test_target_outside_the_list_is_refused(checkpoint: Path, tmp_path: Path, model: dict[str, Any]) -> None:
+def test_target_outside_the_allow_list_is_refused(checkpoint: Path, tmp_path: Path, model: dict[str, Any]) -> None:
     config = read_plain(checkpoint)["config"] | {"model": model}
     path = change(checkpoint, tmp_path / "hostile.pth", config=config)
-    with pytest.raises(CheckpointError, match=r"refused .*expected model._target_ to be one of src\.mlops\.model"):
+    with pytest.raises(CheckpointError, match=r"hostile\.pth.*model\._target_.*src\.mlops\.model"):
         load_checkpoint(path)
 
 
-def test_absurd_sizes_take_no_memory(checkpoint: Path, tmp_path: Path) -> None:
+def test_huge_sizes_allocate_no_memory(checkpoint: Path, tmp_path: Path) -> None:
     config = read_plain(checkpoint)["config"]
     for width in (256, 10**6, 10**30):
         config["model"]["width"] = width
         path = change(checkpoint, tmp_path / "huge.pth", config=config)
-        with pytest.raises(CheckpointError, match=r"parts do not fit|width is a whole number from 4 to 256"):
+        with pytest.raises(CheckpointError, match=r"huge\.pth.*(size mismatch|width.*4 to 256)"):
             load_checkpoint(path)
 
 
-@pytest.mark.parametrize("size", [200_000, -5, 0, float("inf")])
-def test_absurd_image_sizes(checkpoint: Path, tmp_path: Path, size: float) -> None:
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(200_000, "24 to 512 .*200000"), (-5, "24 to 512 .*-5"), (0, "24 to 512 .*0"), (float("inf"), "infinity")],
+)
+def test_invalid_image_sizes(checkpoint: Path, tmp_path: Path, size: float, message: str) -> None:
     config = read_plain(checkpoint)["config"]
     config["data"]["image_size"] = size
-    with pytest.raises(CheckpointError, match="parts do not fit"):
+    with pytest.raises(CheckpointError, match=rf"odd\.pth.*{message}"):
         load_checkpoint(change(checkpoint, tmp_path / "odd.pth", config=config))
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("damage", "message"),
     [
-        lambda weight: weight * float("nan"),
-        lambda weight: weight.double(),
-        lambda weight: weight.to_sparse(),
-        lambda weight: torch.zeros(50, 144),
-        lambda weight: "weight",
+        (lambda weight: weight * float("nan"), r"head\.weight.*finite"),
+        (lambda weight: weight.double(), r"head\.weight.*float64"),
+        (lambda weight: weight.to_sparse(), r"head\.weight.*sparse"),
+        (lambda weight: torch.zeros(50, 144), r"size mismatch for head\.weight"),
+        (lambda weight: "weight", "AttributeError"),
     ],
 )
-def test_weights_that_would_break_the_service(checkpoint: Path, tmp_path: Path, spoil: Any) -> None:
+def test_weights_that_would_break_the_service(checkpoint: Path, tmp_path: Path, damage: Any, message: str) -> None:
     state_dict = dict(read_plain(checkpoint)["state_dict"])
-    state_dict["head.weight"] = spoil(state_dict["head.weight"])
-    with pytest.raises(CheckpointError, match="parts do not fit"):
+    state_dict["head.weight"] = damage(state_dict["head.weight"])
+    with pytest.raises(CheckpointError, match=rf"odd\.pth.*{message}"):
         load_checkpoint(change(checkpoint, tmp_path / "odd.pth", state_dict=state_dict))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": FORMAT_VERSION + 1}, f"found format {FORMAT_VERSION + 1}"),
-        ({"format_version": None}, "found format None"),
+        ({"format_version": FORMAT_VERSION + 1}, rf"format.*\b{FORMAT_VERSION + 1}\b"),
+        ({"format_version": None}, "format.*None"),
         ({"classes": []}, "43 classes"),
-        ({"config": {}}, "parts do not fit"),
-        ({"config": "none"}, "parts do not fit"),
-        ({"state_dict": {}}, "parts do not fit"),
-        ({"calibration": {"temperature": 0.0}}, "parts do not fit"),
-        ({"calibration": {"warmth": 1.0}}, "parts do not fit"),
-        ({"history": 3}, "parts do not fit"),
-        ({"epoch": float("inf")}, "parts do not fit"),
-        ({"calibration": {"energy_threshold": float("nan")}}, "parts do not fit"),
+        ({"config": {}}, "KeyError: 'data'"),
+        ({"config": "none"}, "TypeError"),
+        ({"state_dict": {}}, "KeyError: 'features"),
+        ({"calibration": {"temperature": 0.0}}, "temperature=0.0"),
+        ({"calibration": {"warmth": 1.0}}, "'warmth'"),
+        ({"history": 3}, "TypeError"),
+        ({"epoch": float("inf")}, "infinity"),
+        ({"calibration": {"energy_threshold": float("nan")}}, "energy_threshold=nan"),
     ],
 )
 def test_incomplete_checkpoints(checkpoint: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = change(checkpoint, tmp_path / "odd.pth", **changes)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=rf"odd\.pth.*{message}"):
         load_checkpoint(path)
 
 
@@ -157,15 +161,15 @@ def test_foreign_files(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=name):
             load_checkpoint(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds list"):
+    with pytest.raises(CheckpointError, match=r"list\.pth.*\blist\b"):
         load_checkpoint(tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="inv train"):
+    with pytest.raises(CheckpointError, match=r"none\.pth.*inv train"):
         load_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(CheckpointError, match="found a folder"):
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(tmp_path))} .*folder"):
         load_checkpoint(tmp_path)
 
 
-def test_failed_write_keeps_the_former_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.pth"
     write_content(path, {"value": 1})
 
@@ -173,7 +177,7 @@ def test_failed_write_keeps_the_former_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"No space left.*former file is untouched"):
+    with pytest.raises(CheckpointError, match=r"model\.pth.*No space left"):
         write_content(path, {"value": 2})
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
     assert read_plain(path) == {"value": 1}

@@ -1,8 +1,9 @@
-"""Photographs the drawn signs as a car's camera would.
+"""Renders the drawn signs as a car's camera would see them.
 
-A frame is made in the order in which light travels: a weathered sign on its pole, its pose before a background, lens
-and motion blur, exposure, sensor noise. What one physical sign keeps over its approach is chosen once for each track
-(`_Scene`), the rest anew for each frame. Until the sensor, light is float32 in units of a fully exposed white.
+A frame is rendered in the order in which light travels: a weathered sign on its pole, its pose in front of a
+background, lens and motion blur, exposure, sensor noise. The properties of the physical sign and its scene are chosen
+once per track (`_Scene`), all others for each frame. Up to the sensor, light is float32, where 1 is a fully exposed
+white.
 """
 
 import io
@@ -15,20 +16,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from src.mlops.data.drawing import draw_sign
+from src.mlops.data.synthetic.drawing import draw_sign
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]  # [3, 3], a homography
 
-_BACKGROUND_SIDE = 96  # px of the texture that frames look at a part of
-_CAMERA_DISTANCE = 5.0  # from the sign, in half sign widths: how strong perspective is
+_BACKGROUND_SIDE = 96  # px of the background texture; each frame shows a part of it
+_CAMERA_DISTANCE = 5.0  # from the sign, in half sign widths; determines the perspective
 
 
 class Frame(NamedTuple):
-    """One photograph of a sign.
+    """One rendered image of a sign.
 
     Attributes:
-        image: RGB picture.
+        image: RGB image.
         roi: The sign's bounding box in pixels, as x1, y1, x2, y2.
     """
 
@@ -38,9 +39,9 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """What all frames of a track share."""
+    """The properties that all frames of a track share."""
 
-    sign: Image.Image  # RGBA, the sign in the middle of a picture of twice its side, with pole and plate
+    sign: Image.Image  # RGBA, the sign in the middle of an image of twice its side, with pole and plate
     outline: Floats  # [N, 2], points on the sign's outline; the drawing spans -1 to 1
     background: Floats  # [96, 96, 3]
     tilt: Floats  # [3], yaw, pitch and roll in degrees
@@ -48,52 +49,52 @@ class _Scene:
     background_light: Floats  # [3]
     veil: Floats  # [3], stray light that the windscreen adds everywhere
     blur: float  # standard deviation of the lens blur, as a share of the frame's side
-    noise: float  # of the sensor, relative to a usual one
+    noise: float  # of the sensor, relative to a typical one
 
 
 def photograph(drawing: Image.Image, rng: np.random.Generator, size: int) -> Image.Image:
-    """Photographs a drawing once, in a random scene.
+    """Renders a drawing once, in a random scene.
 
     Args:
-        drawing: Square RGBA picture of a sign, transparent outside of its outline.
+        drawing: Square RGBA image of a sign, transparent outside of its outline.
         rng: Source of every random choice.
-        size: Side of the photograph in pixels.
+        size: Side of the result in pixels.
 
     Returns:
-        An RGB picture of `size` x `size` pixels, in which the sign fills about 70 to 95 %.
+        An RGB image of `size` x `size` pixels. The sign fills about 70 to 95 % of its side.
     """
     return _shoot(_scene(drawing, rng), rng, size).image
 
 
 def photograph_track(class_id: int, rng: np.random.Generator, frames: int) -> Iterator[Frame]:
-    """Photographs one physical sign while the car approaches it.
+    """Renders one physical sign while the car approaches it.
 
     Args:
         class_id: The benchmark's class, 0 to 42.
         rng: Source of every random choice.
-        frames: Number of photographs, the farthest first.
+        frames: Number of frames, the farthest first.
 
     Yields:
         Frames that grow from about 25 to about 75 pixels.
 
     Raises:
-        DataError: If there is no such class.
+        DataError: The class does not exist.
     """
     scene = _scene(draw_sign(class_id), rng)
-    # At constant speed the distance falls linearly, and the size is its inverse.
+    # At constant speed the distance decreases linearly, and the size is its inverse.
     for nearness in np.linspace(1 / rng.uniform(18, 32), 1 / rng.uniform(48, 110), frames):
         yield _shoot(scene, rng, round(1 / nearness))
 
 
 def scenery(rng: np.random.Generator, size: int) -> Image.Image:
-    """Photographs a background without any sign.
+    """Renders a background without a sign.
 
     Args:
         rng: Source of every random choice.
-        size: Side of the photograph in pixels.
+        size: Side of the result in pixels.
 
     Returns:
-        An RGB picture of `size` x `size` pixels.
+        An RGB image of `size` x `size` pixels.
     """
     light = _backdrop(_background(rng), rng, size) * math.exp(rng.normal(-0.2, 0.5))
     light = _blurred(light, _blur_kernel(rng, rng.uniform(0.005, 0.017) * size, size))
@@ -112,7 +113,7 @@ def _scene(drawing: Image.Image, rng: np.random.Generator) -> _Scene:
         background=_background(rng),
         tilt=rng.normal(0, (16, 7, 4)).astype(np.float32),
         sign_light=(min(sign_light, 2.5) * cast).astype(np.float32),
-        # A sign in the sun stands before shade as often as one in the shade stands before the sky.
+        # A bright sign in front of a dark background is as frequent as a dark sign in front of a bright one.
         background_light=(sign_light * math.exp(rng.normal(-0.1, 0.9)) * cast).astype(np.float32),
         veil=(rng.random() ** 8 * rng.uniform(0.2, 0.6) * np.array([1, 0.85, 0.9])).astype(np.float32),
         blur=float(rng.uniform(0.005, 0.017)),
@@ -131,7 +132,7 @@ def _weathered(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
     bleach = rng.random() ** 4 * 0.45
     pixels[..., :3] += bleach * (np.array([225, 190, 150]) - pixels[..., :3])
     dirt = 1 - rng.uniform(0, 0.2) * _noise(rng, drawing.width, 12)
-    # A shadow has an edge: leaves where the noise is fine, a building where it is coarse.
+    # A shadow has an edge. Fine noise gives the shadow of leaves, coarse noise that of a building.
     shape = _noise(rng, drawing.width, int(rng.integers(2, 8)))
     shadow = 1 - max(0.0, rng.uniform(-1.4, 0.7)) / (1 + np.exp(-20 * (shape - rng.uniform(0.3, 0.7))))
     pixels[..., :3] *= (dirt * shadow)[..., None]
@@ -146,7 +147,7 @@ def _weathered(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _mounted(sign: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Puts a sign in the middle of a picture of twice its side, often with a pole, a plate or another sign."""
+    """Puts a sign in the middle of an image of twice its side, often with a pole, a plate or another sign."""
     side = sign.width
     mounted = Image.new("RGBA", (2 * side, 2 * side))
     draw = ImageDraw.Draw(mounted)
@@ -190,15 +191,15 @@ def _background(rng: np.random.Generator) -> Floats:
         sky = _mix(np.full(3, rng.uniform(0.8, 1.1)), np.array([0.55, 0.7, 0.95]), blueness)
         branches = 1 / (1 + np.exp(40 * (rng.uniform(0.5, 0.9) - rough)))
         return np.asarray(sky * (1 - 0.85 * branches[..., None]), np.float32)
-    picture = Image.new("RGB", (side, side), tuple(int(v) for v in rng.integers(60, 220) + rng.integers(-30, 30, 3)))
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (side, side), tuple(int(v) for v in rng.integers(60, 220) + rng.integers(-30, 30, 3)))
+    draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(2, 9))):
-        # Façades have upright edges; a street has level ones.
+        # Façades have vertical edges; a street has horizontal ones.
         width, x = (rng.uniform(5, 60), rng.uniform(-20, side)) if family == 2 else (side, 0)
         height, y = rng.uniform(5, 60), rng.uniform(-20, side)
         shade = int(rng.integers(15, 240))
         draw.rectangle((x, y, x + width, y + height), tuple(int(v) for v in shade + rng.integers(-15, 15, 3)))
-    return np.asarray(np.asarray(picture, np.float32) / 255 * (0.75 + 0.5 * rough[..., None]), np.float32)
+    return np.asarray(np.asarray(image, np.float32) / 255 * (0.75 + 0.5 * rough[..., None]), np.float32)
 
 
 def _mix(start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], share: Floats) -> Floats:
@@ -207,7 +208,7 @@ def _mix(start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], share: Fl
     return (start * (1 - blend) + end * blend).clip(0, 2).astype(np.float32)
 
 
-# The photograph.
+# The frame.
 
 
 def _shoot(scene: _Scene, rng: np.random.Generator, size: int) -> Frame:
@@ -228,7 +229,7 @@ def _shoot(scene: _Scene, rng: np.random.Generator, size: int) -> Frame:
     light += _backdrop(scene.background, rng, size) * (1 - alpha) * scene.background_light
     light = _blurred(light, _blur_kernel(rng, scene.blur * size * rng.uniform(0.8, 1.3), size))
     light = light * math.exp(rng.normal(0, 0.08)) + scene.veil
-    # Shot noise grows with the root of the light, read noise is constant.
+    # Shot noise grows with the square root of the light; read noise is constant.
     light = light.clip(0, 1)
     light += rng.standard_normal(light.shape, np.float32) * scene.noise * np.sqrt(0.0001 + 0.0006 * light)
     image = Image.fromarray((light.clip(0, 1) * 255 + 0.5).astype(np.uint8))
@@ -240,13 +241,13 @@ def _shoot(scene: _Scene, rng: np.random.Generator, size: int) -> Frame:
 
 
 def _pose(degrees: npt.NDArray[np.float64]) -> Matrix:
-    """Returns the homography of a plane that is turned by yaw, pitch and roll before a pinhole camera."""
+    """Returns the homography of a plane that is rotated by yaw, pitch and roll in front of a pinhole camera."""
     yaw, pitch, roll = np.radians(degrees)
     turn_yaw = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]])
     turn_pitch = np.array([[1, 0, 0], [0, math.cos(pitch), -math.sin(pitch)], [0, math.sin(pitch), math.cos(pitch)]])
     turn_roll = np.array([[math.cos(roll), -math.sin(roll), 0], [math.sin(roll), math.cos(roll), 0], [0, 0, 1]])
     pose = np.asarray(turn_yaw @ turn_pitch @ turn_roll, np.float64)
-    pose[:, 2] = 0, 0, 1  # the sign is flat, and the camera's distance stands in the place of its depth
+    pose[:, 2] = 0, 0, 1  # the sign is flat, so the camera's distance replaces its depth
     pose[2, :2] /= _CAMERA_DISTANCE
     return pose
 
@@ -259,7 +260,7 @@ def _project(homography: Matrix, points: Floats) -> npt.NDArray[np.float64]:
 def _warp(sign: Image.Image, pose: Matrix, size: int) -> Floats:
     """Returns the mounted sign as the camera sees it, float32 [size, size, 4] from 0 to 1."""
     side = max(8, round(4 * pose[0, 0]))
-    # Brought to scale first, because a perspective transform looks at single points and would miss thin lines.
+    # Resize first, because a perspective transform samples single points and would miss thin lines.
     scaled = sign.resize((side, side), Image.Resampling.BOX if side < sign.width else Image.Resampling.BICUBIC)
     to_pixels = np.array([[side / 4, 0, side / 2], [0, side / 4, side / 2], [0, 0, 1]])
     inverse = to_pixels @ np.linalg.inv(pose)
@@ -269,7 +270,7 @@ def _warp(sign: Image.Image, pose: Matrix, size: int) -> Floats:
 
 
 def _backdrop(texture: Floats, rng: np.random.Generator, size: int) -> Floats:
-    """Returns a part of the texture, [size, size, 3], a little elsewhere in each frame."""
+    """Returns a random part of the texture, [size, size, 3]."""
     part = int(rng.integers(72, 85))
     x, y = rng.integers(0, _BACKGROUND_SIDE - part + 1, 2)
     index = np.arange(size) * part // size
@@ -277,14 +278,14 @@ def _backdrop(texture: Floats, rng: np.random.Generator, size: int) -> Floats:
 
 
 def _blur_kernel(rng: np.random.Generator, sigma: float, size: int) -> Floats:
-    """Returns a normalised kernel: a Gaussian, now and then drawn out along the way the camera moved."""
+    """Returns a normalised Gaussian kernel, sometimes stretched in the direction in which the camera moves."""
     motion = size * rng.uniform(0.01, 0.05) if rng.random() < 0.2 else 0.0
     angle = rng.uniform(0, math.pi)
     radius = min(4, max(1, math.ceil(2 * (sigma + motion))))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     kernel = np.exp(-0.5 * (along**2 / (sigma + motion) ** 2 + across**2 / sigma**2)).astype(np.float32)
-    kernel[kernel < 0.005] = 0  # taps that nobody would see
+    kernel[kernel < 0.005] = 0  # too small to be visible
     return np.asarray(kernel / kernel.sum(), np.float32)
 
 

@@ -1,8 +1,8 @@
-"""Draws each of the 43 signs as a clean picture, the way the sign catalogue prints it.
+"""Draws each of the 43 signs as a clean image, as it is printed in the sign catalogue.
 
-Outlines come from the shape family and numerals from the catalogue number in `signs.py`; only the pictograms live here.
-Where the catalogue changed after 2010, the picture follows the signs that GTSRB shows.
-All coordinates are hundredths of the picture's side: (0, 0) is the top left corner, (100, 100) the bottom right one.
+The outline follows from the shape and the numerals from the catalogue number in `gtsrb.py`. This module adds only the
+pictograms. If the catalogue changed a sign after 2010, the image shows the version in GTSRB.
+All coordinates are hundredths of the image's side: (0, 0) is the top left corner, (100, 100) the bottom right one.
 """
 
 import functools
@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from src.mlops.data.signs import NUM_CLASSES, SIGNS, Shape
+from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS, Shape
 from src.mlops.errors import DataError
 
 Point = tuple[float, float]
 Limbs = tuple[list[Point], list[Point]]
 Colour = tuple[int, int, int]
 
-# Near the RAL tones of the catalogue (3020, 5017, 1023, 6024), a little dulled as by the weather.
+# Similar to the RAL colours of the catalogue (3020, 5017, 1023, 6024), but slightly faded.
 WHITE: Colour = (244, 244, 242)
 BLACK: Colour = (22, 22, 24)
 GREY: Colour = (138, 140, 142)
@@ -27,8 +27,8 @@ BLUE: Colour = (12, 84, 166)
 YELLOW: Colour = (246, 180, 14)
 GREEN: Colour = (0, 142, 96)
 
-_MIN_RENDER_SIDE = 512  # pixels; drawn no smaller than this and reduced, so that edges come out smooth
-_CENTROID_Y = 64.5  # of the triangle, so that its bounding box is centred in the picture
+_MIN_RENDER_SIDE = 512  # pixels; signs are drawn at least this large and then reduced, to get smooth edges
+_CENTROID_Y = 64.5  # of the triangle, so that its bounding box is centred in the image
 
 
 @functools.lru_cache(maxsize=4 * NUM_CLASSES)
@@ -50,37 +50,37 @@ def draw_sign(class_id: int, size: int = 128) -> Image.Image:
 
     Args:
         class_id: The benchmark's class, 0 to 42.
-        size: Side of the square picture in pixels.
+        size: Side of the square image in pixels.
 
     Returns:
-        An RGBA picture of `size` x `size` pixels, transparent outside of the sign's outline.
+        An RGBA image of `size` x `size` pixels, transparent outside of the sign's outline.
 
     Raises:
-        DataError: If there is no such class.
+        DataError: The class does not exist.
     """
     if not 0 <= class_id < NUM_CLASSES:
         raise DataError(
-            f"expected a class id from 0 to {NUM_CLASSES - 1}, found {class_id}, while drawing a sign. "
-            "The classes are listed in src/mlops/data/signs.py."
+            f"Cannot draw class {class_id}: class ids must be 0 to {NUM_CLASSES - 1}. "
+            "The classes are listed in src/mlops/data/gtsrb.py."
         )
-    return _draw(class_id, size).copy()  # callers may paint on theirs
+    return _draw(class_id, size).copy()  # a copy, because callers may paint on the image
 
 
 class Canvas:
-    """A transparent square picture that is painted in hundredths of its side.
+    """A transparent square image with coordinates in hundredths of its side.
 
     Attributes:
-        image: The RGBA picture.
+        image: The RGBA image.
     """
 
     def __init__(self, side: int) -> None:
-        """Makes an empty picture of `side` x `side` pixels."""
+        """Creates an empty image of `side` x `side` pixels."""
         self.image = Image.new("RGBA", (side, side))
         self._draw = ImageDraw.Draw(self.image)
         self._unit = side / 100
 
     def polygon(self, points: Sequence[Point], colour: Colour, rounding: float = 0) -> None:
-        """Fills a polygon; `rounding` grows it by that radius and rounds its corners."""
+        """Fills a polygon; `rounding` enlarges it by that radius and rounds its corners."""
         self._draw.polygon(self._pixels(points), fill=colour)
         if rounding:
             self.stroke([*points, points[0]], 2 * rounding, colour, round_ends=True)
@@ -94,13 +94,13 @@ class Canvas:
         self._draw.ellipse(self._pixels([(x - radius, y - radius), (x + radius, y + radius)]), fill=colour)
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour, *, round_ends: bool = False) -> None:
-        """Draws a line through the points with round bends, and round ends if asked."""
+        """Draws a line through the points with round bends and optionally round ends."""
         self._draw.line(self._pixels(points), colour, round(width * self._unit))
         for x, y in points if round_ends else points[1:-1]:
             self.disc(x, y, width / 2, colour)
 
     def arrow(self, path: Sequence[Point], width: float, head: float, colour: Colour = WHITE) -> None:
-        """Draws a line that ends in a barbed head; `head` is how far the barbs reach back and sideways."""
+        """Draws a line with a barbed arrowhead of length `head` and width 2 * `head`."""
         (x, y), (tip_x, tip_y) = path[-2:]
         length = math.hypot(tip_x - x, tip_y - y)
         forward = ((tip_x - x) / length, (tip_y - y) / length)
@@ -115,7 +115,7 @@ class Canvas:
         self.polygon([beside_tip(0, 0), *right, beside_tip(barb, 0), *left], colour)
 
     def text(self, text: str, box: tuple[float, float, float, float], colour: Colour, weight: float) -> None:
-        """Writes text stretched into a box (left, top, right, bottom), its strokes widened by `weight` hundredths."""
+        """Writes text stretched to a box (left, top, right, bottom), with strokes widened by `weight` hundredths."""
         font = ImageFont.load_default(size=40 * self._unit)
         widening = weight * self._unit
         left, top, right, bottom = font.getbbox(text, stroke_width=widening)
@@ -141,7 +141,7 @@ def _triangle(canvas: Canvas, inner: float, *, point_down: bool = False) -> None
     for circumradius, rounding, colour in ((52.0, 4.5, WHITE), (52.0, 3.0, RED), (inner, 1.5, WHITE)):
         half_base, base_y = circumradius * math.sqrt(0.75), _CENTROID_Y + circumradius / 2
         corners = [(50, _CENTROID_Y - circumradius), (50 + half_base, base_y), (50 - half_base, base_y)]
-        # The triangle reaches from 8 to 95, and upside down it shall do so too.
+        # Mirrored at 51.5, the inverted triangle also extends from 8 to 95.
         canvas.polygon([(x, 103 - y) for x, y in corners] if point_down else corners, colour, rounding)
 
 
@@ -265,13 +265,13 @@ def _roundabout(canvas: Canvas) -> None:
     for start in (10, 130, 250):
         angles = [math.radians(degrees) for degrees in range(start, start + 81, 8)]
         arc = [(50 + 29 * math.cos(a), 50 - 29 * math.sin(a)) for a in angles]
-        # The head points along the tangent where the arc ends.
+        # The head points along the tangent at the end of the arc.
         end, (x, y) = angles[-1], arc[-1]
         canvas.arrow([*arc, (x - 11 * math.sin(end), y - 11 * math.cos(end))], width=7.5, head=9.5)
 
 
 def _car(canvas: Canvas, x: float, y: float, width: float, colour: Colour, degrees: float = 0) -> None:
-    """Draws a car from behind; (x, y) is the middle of its body, `degrees` its roll."""
+    """Draws a car from behind; (x, y) is the middle of its body and `degrees` its roll angle."""
     cos, sin = math.cos(math.radians(degrees)) * width / 24, math.sin(math.radians(degrees)) * width / 24
 
     def part(points: Sequence[Point], fill: Colour) -> None:
@@ -366,7 +366,7 @@ def _deer(canvas: Canvas) -> None:
         canvas.stroke(leg, 2.6, BLACK, round_ends=True)
 
 
-# Missing are the signs that their outline completes, and the later one of two that mirror each other.
+# Signs that consist only of their outline have no entry, nor has the second sign of a mirrored pair.
 _PICTOGRAMS: dict[int, Callable[[Canvas], None]] = {
     **{
         sign.class_id: functools.partial(_limit, digits=sign.number.removeprefix("274-"))

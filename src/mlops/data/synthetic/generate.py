@@ -1,4 +1,4 @@
-"""Writes photographs of the drawn signs as a dataset in the Kaggle layout."""
+"""Writes rendered images of the drawn signs as a data set in the Kaggle layout."""
 
 import os
 import tempfile
@@ -9,18 +9,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.mlops.data.camera import photograph_track
+from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.data.layouts import COLUMNS, write_csv
-from src.mlops.data.signs import NUM_CLASSES
+from src.mlops.data.synthetic.camera import photograph_track
 from src.mlops.errors import DataError
-from src.mlops.progress import ProgressBar
+from src.mlops.io.progress import progress_bar
 
-# Test tracks are numbered from here, so that asking for more training tracks leaves the test images as they were.
+# Number of the first test track. It is fixed, so more training tracks do not change the test images.
 _FIRST_TEST_TRACK = 100_000
 
 
 class _Job(NamedTuple):
-    """A track to write: the frames' paths, relative to the dataset."""
+    """A track to write, with the paths of its frames relative to the data set."""
 
     class_id: int
     track: int
@@ -30,28 +30,28 @@ class _Job(NamedTuple):
 def generate(
     folder: Path, *, tracks_per_class: int, frames_per_track: int, test_tracks_per_class: int, seed: int
 ) -> None:
-    """Writes a dataset of photographed drawings in the Kaggle layout; equal arguments give equal bytes.
+    """Writes a data set of rendered signs in the Kaggle layout; equal arguments give equal bytes.
 
     Args:
-        folder: Where to write; must not exist or be empty. Appears only when it is complete.
+        folder: Folder to write to. It must be empty or not exist, and is filled only when all images are complete.
         tracks_per_class: Physical signs of each class in `Train/`.
-        frames_per_track: Photographs of each physical sign.
+        frames_per_track: Images of each physical sign.
         test_tracks_per_class: Physical signs of each class in `Test/`; 0 leaves the test set empty.
         seed: Seed of all random choices, 0 or more.
 
     Raises:
-        DataError: If the folder is not empty, or a number is out of its range.
+        DataError: The folder is not empty, or a number is out of range.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
-            f"expected a new or empty folder for synthetic data, found that {folder} is in use. "
-            "Remove it or choose another one."
+            f"Cannot write synthetic data to {folder}, because it is not an empty folder. "
+            "Remove it or choose a different folder."
         )
     if min(tracks_per_class, frames_per_track) < 1 or min(test_tracks_per_class, seed) < 0:
         raise DataError(
-            "expected tracks_per_class and frames_per_track of 1 or more, test_tracks_per_class and seed of 0 or more, "
-            f"found {tracks_per_class}, {frames_per_track}, {test_tracks_per_class} and {seed} for the synthetic data "
-            f"in {folder}. Correct these settings."
+            f"Cannot generate synthetic data in {folder}: tracks_per_class ({tracks_per_class}) and frames_per_track "
+            f"({frames_per_track}) must be at least 1, and test_tracks_per_class ({test_tracks_per_class}) and seed "
+            f"({seed}) must be at least 0."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -65,12 +65,12 @@ def generate(
         write_csv(table[~is_test], root / "Train.csv")
         write_csv(table[is_test].sort_values("path"), root / "Test.csv")
         if folder.exists():
-            folder.rmdir()  # empty, see above; not every system renames onto an existing folder
+            folder.rmdir()  # it is empty; some systems cannot rename a folder onto an existing one
         root.rename(folder)
 
 
 def _jobs(tracks: int, frames: int, test_tracks: int, seed: int) -> list[_Job]:
-    # Test images are numbered in random order, so that a name tells nothing of the class.
+    # Test images are numbered in random order, so their names do not reveal the class.
     shuffle = np.random.default_rng(np.random.SeedSequence([seed, NUM_CLASSES]))
     test_numbers = shuffle.permutation(NUM_CLASSES * test_tracks * frames).reshape(NUM_CLASSES, test_tracks, frames)
     train_jobs = [
@@ -87,7 +87,7 @@ def _jobs(tracks: int, frames: int, test_tracks: int, seed: int) -> list[_Job]:
 
 
 def _write_tracks(root: Path, jobs: list[_Job], seed: int) -> list[tuple[str | int, ...]]:
-    """Writes the images of all tracks; returns the table's rows in the order of `COLUMNS`."""
+    """Writes the images of all tracks and returns the table's rows with the columns `COLUMNS`."""
 
     def write(job: _Job) -> list[tuple[str | int, ...]]:
         rng = np.random.default_rng(np.random.SeedSequence([seed, job.class_id, job.track]))
@@ -98,9 +98,9 @@ def _write_tracks(root: Path, jobs: list[_Job], seed: int) -> list[tuple[str | i
         return rows
 
     rows = []
-    # Pillow lets go of the interpreter lock while it transforms and compresses.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, ProgressBar("drawing signs", len(jobs)) as bar:
-        for done, track_rows in enumerate(pool.map(write, jobs), start=1):
+    # Pillow releases the GIL while it transforms and compresses.
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("drawing signs", len(jobs)) as bar:
+        for track_rows in pool.map(write, jobs):
             rows += track_rows
-            bar.show(done)
+            bar.update()
     return rows

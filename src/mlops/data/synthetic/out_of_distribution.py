@@ -1,28 +1,28 @@
-"""Pictures that show none of the 43 signs, to measure whether a model says so."""
+"""Draws images that show none of the 43 signs, to measure whether a model rejects them."""
 
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from src.mlops.data.camera import photograph, scenery
-from src.mlops.data.drawing import BLACK, BLUE, RED, WHITE, YELLOW, Canvas, draw_sign
-from src.mlops.data.signs import NUM_CLASSES
+from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.synthetic.camera import photograph, scenery
+from src.mlops.data.synthetic.drawing import BLACK, BLUE, RED, WHITE, YELLOW, Canvas, draw_sign
 
 Maker = Callable[[np.random.Generator], Image.Image]
-SIDE = 64  # px of every picture
+SIDE = 64  # px of every image
 
 
 def draw_unknowns(count: int, seed: int) -> dict[str, list[Image.Image]]:
-    """Draws pictures of each kind.
+    """Draws out-of-distribution images of each kind.
 
     Args:
-        count: Pictures of each kind.
-        seed: Seeds every random choice.
+        count: Images of each kind.
+        seed: Seed of all random choices.
 
     Returns:
-        RGB pictures of 64 x 64 px by kind: `blank`, `noise`, `texture`, `object`, `scenery`, `half sign` (drawn and
-        photographed, then cut in the middle) and `other sign` (road signs that are none of the classes).
+        RGB images of 64 x 64 px by kind: `blank`, `noise`, `texture`, `object`, `scenery`, `half sign` (a rendered
+        sign cut in half) and `other sign` (a road sign that belongs to none of the classes).
     """
     return {
         kind: [make(np.random.default_rng([seed, number, place])) for number in range(count)]
@@ -41,7 +41,7 @@ def _noise(rng: np.random.Generator) -> Image.Image:
 
 
 def _texture(rng: np.random.Generator) -> Image.Image:
-    """Stripes or checks of two colours, at any angle."""
+    """Returns stripes or a checked pattern of two colours, at a random angle."""
     y, x = np.mgrid[:SIDE, :SIDE]
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 32)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -54,7 +54,7 @@ def _texture(rng: np.random.Generator) -> Image.Image:
 
 
 def _object(rng: np.random.Generator) -> Image.Image:
-    """A photographed heap of coloured shapes."""
+    """Returns a rendered image of overlapping coloured shapes."""
     canvas = Canvas(512)
     for _ in range(int(rng.integers(2, 6))):
         red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
@@ -73,7 +73,7 @@ def _object(rng: np.random.Generator) -> Image.Image:
 
 
 def _half_sign(rng: np.random.Generator) -> Image.Image:
-    """The left, right, upper or lower half of a sign fills the picture."""
+    """Returns an image that is filled by the left, right, upper or lower half of a sign."""
     whole = photograph(draw_sign(int(rng.integers(NUM_CLASSES))), rng, 2 * SIDE)
     half = SIDE
     x, y = [(0, half // 2), (half, half // 2), (half // 2, 0), (half // 2, half)][rng.integers(4)]
@@ -81,7 +81,7 @@ def _half_sign(rng: np.random.Generator) -> Image.Image:
 
 
 def _other_sign(rng: np.random.Generator) -> Image.Image:
-    """A road sign that is none of the classes: parking, no stopping, a town, a hospital, other numbers and more."""
+    """Returns a sign of none of the classes: parking, no stopping, a town, a hospital, other numbers and more."""
     canvas = Canvas(512)
     kind = rng.integers(6)
     if kind == 0:

@@ -1,19 +1,19 @@
-// The page of the service: pictures in, answers out. No library, nothing from elsewhere.
+// The web page of the service. It uses no library and loads no files from other hosts.
 
-const PER_REQUEST = 16; // pictures; so that answers come in steps that one sees
-const LARGE = 1_500_000; // bytes; a photograph above it is made smaller before it is sent
-const SIDE = 1024; // px, of a photograph that was made smaller
+const PER_REQUEST = 16; // images per batch request; small, to show results step by step
+const LARGE = 1_500_000; // bytes; a larger JPEG image is scaled down before it is sent
+const SIDE = 1024; // longer side of a scaled image in px
 
-let waiting = []; // the pictures that were given last
-let running; // stops the requests for them
-let urls = []; // of pictures on the page
-let table = []; // what is downloaded
+let waiting = []; // the current images
+let running; // aborts the requests for the current images
+let urls = []; // object URLs of the images on the page
+let table = []; // rows of the CSV file to download
 
 const byId = (id) => document.getElementById(id);
 const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const milliseconds = (since) => `${Math.round(performance.now() - since)} ms`;
 
-// Keeps the API key until the tab is closed; in a browser that stores nothing, until the page is left.
+// Stores the API key until the tab is closed, or until the page is left if the browser blocks storage.
 const kept = (() => {
   try {
     return sessionStorage;
@@ -29,7 +29,7 @@ function element(tag, content = "", kind = "") {
   return made;
 }
 
-/** Tells what happens; of the kind `heard`, to screen readers alone, since the page shows it already. */
+/** Shows a status message. The kind `heard` is for screen readers only, because the page already shows the text. */
 function say(words, kind = "") {
   byId("status").className = kind;
   byId("status").textContent = words;
@@ -41,14 +41,14 @@ function address(blob) {
   return url;
 }
 
-/** Shows one of the two cards, or none, for new pictures: those of the former answer are let go. */
+/** Shows one of the two cards, or none, and releases the images of the previous result. */
 function turnTo(card) {
   urls.forEach((url) => URL.revokeObjectURL(url));
   urls = [];
   for (const id of ["answer", "several"]) byId(id).hidden = id !== card;
 }
 
-/** Posts pictures; returns the answer as `json` or `blob`. An error's message is for people. */
+/** Posts images and returns the response as `json` or `blob`. Error messages are for display on the page. */
 async function send(path, part, files, signal, read) {
   const body = new FormData();
   for (const file of files) body.append(part, file);
@@ -61,17 +61,17 @@ async function send(path, part, files, signal, read) {
     signal.throwIfAborted();
     for (const file of files) {
       await file.slice(0, 1).arrayBuffer().catch(() => {
-        throw new Error(`The file ${file.name} cannot be read. Is it a folder, or was it moved or changed?`);
+        throw new Error(`The file ${file.name} cannot be read. It may be a folder, or it was moved or changed.`);
       });
     }
-    throw new Error("The service does not answer. Try again in a moment.");
+    throw new Error("The service does not respond. Try again in a moment.");
   }
-  const problem = await response.json().catch(() => ({})); // what a proxy answers is no JSON
-  const error = new Error(problem.detail ?? `The service answered with status ${response.status}.`);
+  const problem = await response.json().catch(() => ({})); // an error of a proxy is not JSON
+  const error = new Error(problem.detail ?? `The service returned HTTP status ${response.status}.`);
   throw Object.assign(error, { status: response.status });
 }
 
-/** Makes a phone's photograph smaller: it may be above the service's limit, and the network sees a few px of it. */
+/** Scales a large JPEG image down. It can exceed the service's limit, and the network's input is much smaller. */
 async function reduced(file) {
   if (file.type !== "image/jpeg" || file.size < LARGE) return file;
   try {
@@ -84,11 +84,11 @@ async function reduced(file) {
     image.close();
     return new File([blob ?? file], file.name, { type: file.type });
   } catch {
-    return file; // the service says what is wrong with it
+    return file; // the service reports the error
   }
 }
 
-/** Shows a picture; `words` stand in its place where the browser cannot. */
+/** Shows an image, or the text `words` if the browser cannot display it. */
 function view(id, blob, words) {
   const note = byId(`${id}-note`);
   note.textContent = "";
@@ -107,8 +107,8 @@ async function showOne(file, signal) {
   const took = milliseconds(started);
   signal.throwIfAborted();
   turnTo("answer");
-  view("picture", file, "This browser cannot show the format.");
-  byId("picture").alt = `The picture ${file.name}`;
+  view("image", file, "This browser cannot display this format.");
+  byId("image").alt = `The image ${file.name}`;
   byId("overlay").hidden = true;
   byId("overlay-note").textContent = "";
 
@@ -123,12 +123,12 @@ async function showOne(file, signal) {
     pair.append(element("dd", String(value)));
     byId("facts").append(pair);
   }
-  byId("ranking-title").textContent = answer.is_unknown ? "The nearest known signs" : "The five most probable signs";
+  byId("ranking-title").textContent = answer.is_unknown ? "Most similar known signs" : "Five most probable signs";
   byId("ranking").classList.toggle("doubted", answer.is_unknown);
   byId("ranking").replaceChildren(...answer.top_k.map((entry) => {
     const item = element("li", element("span", entry.class_name));
     const fill = element("div");
-    fill.style.width = `${100 * entry.probability}%`; // not in the markup, which the security policy forbids
+    fill.style.width = `${100 * entry.probability}%`; // the security policy forbids inline styles in HTML
     item.append(" ", element("span", percent(entry.probability), "share"), element("div", fill, "track"));
     return item;
   }));
@@ -140,11 +140,11 @@ async function showOne(file, signal) {
     signal.throwIfAborted();
     view("overlay", overlay, "");
   } catch (error) {
-    if (!signal.aborted) byId("overlay-note").textContent = error.message; // a network that cannot tell
+    if (!signal.aborted) byId("overlay-note").textContent = error.message; // some networks do not support it
   }
 }
 
-/** Asks for some pictures at once; for fewer where they are above the service's limits. */
+/** Classifies images in one request, or in several smaller ones if they exceed the service's limits. */
 async function askBatch(files, signal) {
   try {
     return (await send("cv_model/batch", "files", files, signal, "json")).results;
@@ -159,13 +159,13 @@ async function askBatch(files, signal) {
 async function showSeveral(files, signal) {
   const started = performance.now();
   for (let done = 0; done < files.length; done += PER_REQUEST) {
-    if (done) say(`${done} of ${files.length} pictures …`);
+    if (done) say(`${done} of ${files.length} images …`);
     const chunk = files.slice(done, done + PER_REQUEST);
     const sent = [];
-    for (const file of chunk) sent.push(await reduced(file)); // one after the other: each takes 50 MB for a moment
+    for (const file of chunk) sent.push(await reduced(file)); // not in parallel, because each takes 50 MB
     const results = await askBatch(sent, signal).catch((error) => {
       if (!done || error.status === 401) throw error;
-      return chunk.map(() => ({ error: error.message })); // the answers that are there stay
+      return chunk.map(() => ({ error: error.message })); // keeps the results of earlier requests
     });
     signal.throwIfAborted();
     if (!done) {
@@ -174,16 +174,16 @@ async function showSeveral(files, signal) {
       table = [["file", "class", "sign", "number", "probability", "is_unknown", "error"]];
     }
     results.forEach((answer, place) => addRow(chunk[place], answer));
-    byId("several-title").textContent = `${table.length - 1} pictures in ${milliseconds(started)}`;
+    byId("several-title").textContent = `${table.length - 1} images in ${milliseconds(started)}`;
   }
   const refused = table.slice(1).filter((row) => row.at(-1)).length;
-  say(`${files.length} pictures are answered${refused ? `, ${refused} of them could not be used` : ""}.`, "heard");
+  say(`${files.length} images processed${refused ? `, ${refused} of them with errors` : ""}.`, "heard");
 }
 
 function addRow(file, answer) {
   const row = byId("rows").insertRow();
   const image = element("img");
-  image.alt = ""; // its name stands beside it
+  image.alt = ""; // the next cell has its name
   image.onerror = () => { image.hidden = true; };
   image.src = address(file);
   row.insertCell().append(image);
@@ -192,7 +192,7 @@ function addRow(file, answer) {
   row.append(head);
   const { class_name: name, sign_number: number } = answer;
   if (answer.error) row.insertCell().append(element("span", answer.error, "error"));
-  else if (answer.is_unknown) row.insertCell().append(element("strong", "Not a known sign", "warn"), element("span", `nearest: ${name}`, "small"));
+  else if (answer.is_unknown) row.insertCell().append(element("strong", "Not a known sign", "warn"), element("span", `most similar: ${name}`, "small"));
   else row.insertCell().append(element("strong", name), element("span", `sign ${number}`, "small"));
   row.insertCell().append(answer.error ? "–" : percent(answer.probability));
   table.push([file.name, answer.predicted_class, name, number, answer.probability, answer.is_unknown, answer.error]);
@@ -200,13 +200,13 @@ function addRow(file, answer) {
 
 async function take(files, missing) {
   if (!files.length) return say(missing, "error");
-  running?.abort(); // the pictures given last are those that count
+  running?.abort(); // new images replace the previous ones
   running = new AbortController();
   const { signal } = running;
   waiting = [...files];
   byId("key-form").hidden = true;
   document.body.setAttribute("aria-busy", "true");
-  say("Looking …");
+  say("Classifying …");
   try {
     await (waiting.length === 1 ? showOne(waiting[0], signal) : showSeveral(waiting, signal));
   } catch (error) {
@@ -220,26 +220,26 @@ async function take(files, missing) {
 }
 
 function askForKey() {
-  if (kept.apiKey) say("The service does not know this key.", "error");
-  else say("The service asks for an API key.");
+  if (kept.apiKey) say("This API key is not valid.", "error");
+  else say("The service requires an API key.");
   byId("key-form").hidden = false;
   byId("key").focus();
 }
 
 function download() {
-  // A spreadsheet would run a cell that begins like a formula.
+  // A spreadsheet would execute a cell that starts like a formula.
   const quoted = (value = "") => `"${String(value).replace(/^(?=\s*[=+\-@\t\r＝＋－＠])/, "'").replaceAll('"', '""')}"`;
   const text = table.map((row) => row.map(quoted).join(",")).join("\r\n");
   const link = element("a");
-  link.href = address(new Blob(["\ufeff", text, "\r\n"], { type: "text/csv" })); // the mark tells Excel that it is UTF-8
+  link.href = address(new Blob(["\ufeff", text, "\r\n"], { type: "text/csv" })); // Excel needs the byte order mark to read UTF-8
   link.download = "signs.csv";
   link.click();
 }
 
 for (const id of ["files", "camera"]) {
   byId(id).addEventListener("change", ({ target }) => {
-    take([...target.files], "No picture was chosen.");
-    target.value = ""; // so that the same picture can be chosen again
+    take([...target.files], "No image was chosen.");
+    target.value = ""; // otherwise choosing the same image again would have no effect
   });
 }
 byId("key-form").addEventListener("submit", (event) => {
@@ -250,12 +250,12 @@ byId("key-form").addEventListener("submit", (event) => {
 });
 byId("download").addEventListener("click", download);
 document.addEventListener("paste", (event) => {
-  if (event.target !== byId("key")) take(event.clipboardData.files, "There is no picture in what was pasted.");
+  if (event.target !== byId("key")) take(event.clipboardData.files, "The clipboard contains no image.");
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") take(event.dataTransfer.files, "There is no picture in what was dropped.");
+    if (kind === "drop") take(event.dataTransfer.files, "The dropped content has no image.");
   });
 }

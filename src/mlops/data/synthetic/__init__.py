@@ -1,0 +1,1 @@
+"""Draws traffic signs and renders them as camera images."""

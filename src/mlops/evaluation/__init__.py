@@ -1,0 +1,1 @@
+"""Measures a model and draws the results."""

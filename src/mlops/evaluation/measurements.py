@@ -1,0 +1,67 @@
+"""Reads the measured results from the reports folder and checks that they belong to the model."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from src.mlops.config import Config
+from src.mlops.errors import DataError
+from src.mlops.inference.classifier import Classifier
+
+logger = logging.getLogger(__name__)
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.csv"
+ROBUSTNESS_FILE = "robustness.json"
+
+
+def read_measurements(config: Config, classifier: Classifier) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Reads the measured results and checks that they belong to the model.
+
+    Args:
+        config: `evaluation.reports_dir` is the folder of the results.
+        classifier: The model.
+
+    Returns:
+        The content of metrics.json, and the content of robustness.json or None if there is none for this model.
+
+    Raises:
+        DataError: The results are missing, cannot be read, or belong to another model.
+    """
+    folder, info = config.evaluation.reports_dir, classifier.info
+    metrics = read_json(folder / METRICS_FILE, "inv evaluate")
+    if (metrics.get("provenance"), metrics.get("calibration")) != (info.provenance, info.calibration.to_dict()):
+        raise DataError(
+            f"{folder / METRICS_FILE} does not belong to the model at {config.ckpt_path}, but to a different one. "
+            "Evaluate this model with `inv evaluate`."
+        )
+    robustness = None
+    if (folder / ROBUSTNESS_FILE).is_file():
+        robustness = read_json(folder / ROBUSTNESS_FILE, "inv model.robustness")
+        if robustness.get("model_version") != classifier.version:
+            logger.warning(
+                "Ignoring %s, which belongs to another model. Measure this model with `inv model.robustness`",
+                folder / ROBUSTNESS_FILE,
+            )
+            robustness = None
+    return metrics, robustness
+
+
+def read_json(path: Path, command: str) -> dict[str, Any]:
+    """Reads a JSON file of measured results.
+
+    Args:
+        path: The file.
+        command: The command that writes the file, for the message.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        DataError: The file is missing or cannot be read.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or cannot be read. Create it with `{command}`.") from error
+    return content

@@ -1,0 +1,28 @@
+"""Exports the current checkpoint as ONNX: `python -m src.mlops.export export.variant=int8`."""
+
+import numpy as np
+
+from src.mlops.cli import hydra_main
+from src.mlops.config import Config
+from src.mlops.data.prepare import prepare
+from src.mlops.modelfile.checkpoint import load_checkpoint
+from src.mlops.modelfile.onnx_export import export
+from src.mlops.modelfile.quantization import CALIBRATION_IMAGES
+
+__all__ = ["export", "main"]
+
+
+def main(config: Config) -> None:
+    """Exports the current checkpoint in the configured variant."""
+    if config.export.variant == "int8":
+        pack = prepare(config.data)
+        pack.require_size(load_checkpoint(config.ckpt_path).image_size)
+        arrays = pack.load("train")
+        chosen = np.random.default_rng(config.seed).permutation(arrays.rows)[:CALIBRATION_IMAGES]
+        export(config.ckpt_path, arrays.images[np.sort(chosen)])
+    else:
+        export(config.ckpt_path)
+
+
+if __name__ == "__main__":
+    hydra_main(main)

@@ -1,0 +1,1 @@
+"""Loads model files and classifies images."""

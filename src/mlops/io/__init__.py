@@ -1,0 +1,1 @@
+"""Input and output: files, buckets, Git, secrets, child processes, progress bars."""

@@ -1,0 +1,1 @@
+"""Writes, reads and finds model files: checkpoints, ONNX exports, their calibration, and registered versions."""

@@ -1,0 +1,1 @@
+"""Registers versions of the model and assigns them to stages."""

@@ -1,0 +1,1 @@
+"""Trains a model on packed images and writes a checkpoint."""

@@ -1,0 +1,134 @@
+"""Behaviour of the bundled model: invariance, direction, minimum functionality (Ribeiro et al., "CheckList", 2020).
+
+The limits are lower than the results for other seeds of the drawn signs and for the real validation images.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageOps
+
+from src.mlops import ROOT
+from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.prepare import prepare
+from src.mlops.data.synthetic.camera import photograph
+from src.mlops.data.synthetic.drawing import draw_sign
+from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.locate import BUNDLED
+from tests.helpers.images import encode
+from tests.helpers.tiny import GTSRB, quick_config
+
+IntArray = NDArray[np.int64]
+MIRRORS = np.array([-1 if sign.mirror is None else sign.mirror for sign in SIGNS])
+
+
+class TestBundled:
+    """The bundled model file."""
+
+    FOLDER = ROOT / "models/pretrained"
+
+    def test_is_small_and_matches_its_model_card(self) -> None:
+        content = (ROOT / BUNDLED).read_bytes()
+        assert len(content) <= 1.5e6
+        assert hashlib.sha256(content).hexdigest() in (self.FOLDER / "README.md").read_text()
+        assert b"/work/" not in content
+        assert b"/home/" not in content
+
+    def test_recognises_drawn_signs(self) -> None:
+        rng = np.random.default_rng(5)
+        signs = [photograph(draw_sign(class_id), rng, 64) for class_id in range(43)]
+        answers = Classifier.load(ROOT / BUNDLED).classify(signs)
+        right = [answer.predicted_class == class_id for class_id, answer in enumerate(answers)]
+        assert sum(right) >= 38
+
+    def test_calls_images_without_a_sign_unknown(self) -> None:
+        answers = Classifier.load(ROOT / BUNDLED).classify(
+            [Image.new("RGB", (64, 64), grey) for grey in ("grey", "red")]
+        )
+        assert all(answer.is_unknown for answer in answers)
+
+
+def accuracy_by_class(answers: IntArray, labels: IntArray) -> dict[int, float]:
+    return {int(label): float((answers == label)[labels == label].mean()) for label in np.unique(labels)}
+
+
+LABELS = np.repeat(np.arange(len(SIGNS)), 10)  # classes of the drawn signs
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(7)
+    return [photograph(draw_sign(int(label)), rng, 64) for label in LABELS]
+
+
+@pytest.fixture(scope="module")
+def classify() -> Callable[[Iterable[Image.Image]], IntArray]:
+    classifier = Classifier.load(ROOT / BUNDLED)
+    return lambda images: np.array([answer.predicted_class for answer in classifier.classify(list(images))])
+
+
+@pytest.fixture(scope="module")
+def answers(images: list[Image.Image], classify: Callable[[Iterable[Image.Image]], IntArray]) -> IntArray:
+    return classify(images)
+
+
+def test_minimum_functionality(answers: IntArray) -> None:
+    assert (answers == LABELS).mean() >= 0.97
+    assert min(accuracy_by_class(answers, LABELS).values()) >= 0.6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda image: ImageEnhance.Brightness(image).enhance(0.9), id="darker"),
+        pytest.param(lambda image: ImageEnhance.Brightness(image).enhance(1.1), id="brighter"),
+        pytest.param(lambda image: Image.open(BytesIO(encode(image, "JPEG", quality=80))), id="jpeg"),
+        pytest.param(lambda image: image.resize((48, 48)), id="smaller"),
+        pytest.param(lambda image: image.crop((2, 2, 62, 62)), id="cropped"),
+        pytest.param(lambda image: image.rotate(5, Image.Resampling.BILINEAR), id="turned"),
+    ],
+)
+def test_small_changes_do_not_change_the_class(
+    images: list[Image.Image],
+    answers: IntArray,
+    classify: Callable[[Iterable[Image.Image]], IntArray],
+    change: Callable[[Image.Image], Image.Image],
+) -> None:
+    assert (classify(map(change, images)) == answers).mean() >= 0.97
+
+
+def test_mirrored_signs_have_the_mirrored_class(
+    images: list[Image.Image], answers: IntArray, classify: Callable[[Iterable[Image.Image]], IntArray]
+) -> None:
+    partner = MIRRORS[LABELS]
+    chosen = np.flatnonzero((partner >= 0) & (partner != LABELS) & (answers == LABELS))
+    assert len(chosen) > 50
+    assert (classify(ImageOps.mirror(images[i]) for i in chosen) == partner[chosen]).mean() >= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.gtsrb
+@pytest.mark.timeout(600)
+def test_real_validation_images(tmp_path: Path) -> None:
+    classifier = Classifier.load(ROOT / BUNDLED)
+    own = [f"data.raw_dir={GTSRB}", f"data.processed_dir={tmp_path}", f"data.image_size={classifier.image_size}"]
+    arrays = prepare(quick_config(own).data).load("val")
+    images, labels = arrays.images[arrays.rows], arrays.labels
+
+    def classes(images: NDArray[np.uint8]) -> IntArray:
+        batches = (images[start : start + 200] for start in range(0, len(images), 200))
+        return np.concatenate([classifier.run(batch).probabilities.argmax(axis=1) for batch in batches])
+
+    answers = classes(images)
+    assert (answers == labels).mean() >= 0.998
+    assert min(accuracy_by_class(answers, labels).values()) >= 0.98
+    for factor in (0.9, 1.1):
+        assert (classes(np.clip(images * factor, 0, 255).astype(np.uint8)) == answers).mean() >= 0.998
+    partner = MIRRORS[labels]
+    chosen = (partner >= 0) & (partner != labels) & (answers == labels)
+    assert (classes(images[chosen][:, :, ::-1]) == partner[chosen]).mean() >= 0.99

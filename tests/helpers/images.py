@@ -1,0 +1,33 @@
+"""Creates test images: noisy images of a class, encoded images, malicious files."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def make_image(class_id: int, seed: int = 0, side: int = 30) -> Image.Image:
+    """Returns a noisy image whose colour depends on the class."""
+    rng = np.random.default_rng([class_id, seed])
+    colour = np.array([40 + 200 * (class_id % 2), 40 + 100 * (class_id // 2 % 3), 200 - 20 * (class_id % 9)])
+    noise = rng.normal(0, 12, (side, side, 3))
+    return Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8))
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Returns a PNG file with a valid header for any size, but almost no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content

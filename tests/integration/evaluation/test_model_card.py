@@ -1,0 +1,82 @@
+"""Model card, data card, and the robustness measurement."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from src.mlops.config import Config
+from src.mlops.data.prepare import prepare
+from src.mlops.errors import CheckpointError, DataError
+from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from src.mlops.evaluation.evaluate import evaluate
+from src.mlops.evaluation.model_card import write_cards
+from src.mlops.evaluation.robustness import robustness
+from src.mlops.inference.classifier import Classifier
+from tests.helpers.tiny import quick_config, tiny_overrides
+
+
+def config_of(trained: Path, tmp_path: Path, *overrides: str) -> Config:
+    own = [*tiny_overrides(trained, trained / "raw"), f"evaluation.reports_dir={tmp_path / 'reports'}"]
+    return quick_config([*own, *overrides])
+
+
+class TestReports:
+    def test_robustness(self, trained: Path, exported: Path, tmp_path: Path) -> None:
+        config = config_of(trained, tmp_path)
+        results = robustness(config)
+        arrays = prepare(config.data).load("test")
+        images, labels = arrays.images[arrays.rows], arrays.labels
+        classifier = Classifier.load(exported)
+
+        def classes(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+            return classifier.run(images).probabilities.argmax(axis=1)
+
+        assert results["images"] == len(labels) == 12
+        assert results["clean"] == pytest.approx((classes(images) == labels).mean())
+        assert set(results["accuracy"]) == set(CORRUPTIONS)
+        assert all(len(row) == len(SEVERITIES) for row in results["accuracy"].values())
+        fog = [(classes(corrupt(images, "fog", severity)) == labels).mean() for severity in SEVERITIES]
+        assert results["accuracy"]["fog"] == pytest.approx(fog)
+        assert results["mean"] == pytest.approx(np.mean(list(results["accuracy"].values())))
+        lights = [np.clip(images * factor, 0, 255).astype(np.uint8) for factor in (0.9, 1.1)]
+        assert results["invariance"] == pytest.approx(np.mean([classes(light) == classes(images) for light in lights]))
+        for name in ("robustness", "corruptions"):
+            assert (tmp_path / f"reports/figures/{name}.png").stat().st_size > 5000
+
+    def test_robustness_needs_an_export(self, trained: Path, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"none\.onnx"):
+            robustness(config_of(trained, tmp_path, f"ckpt_path={tmp_path}/none.pth"))
+
+    def test_cards_contain_the_measured_results(self, trained: Path, exported: Path, tmp_path: Path) -> None:
+        config = config_of(trained, tmp_path)
+        with pytest.raises(DataError, match=r"metrics\.json.*`inv evaluate`"):
+            write_cards(config)
+        results = evaluate(config)
+        model_card, data_card = write_cards(config)
+        text = model_card.read_text()
+        assert f"{100 * results['Accuracy']:.2f} %, {results['errors']} wrong" in text
+        assert "`inv model.robustness`" in text
+        assert Classifier.load(exported).version in text
+        measured = robustness(config)
+        write_cards(config)
+        assert f"{100 * measured['mean']:.2f} %" in model_card.read_text()
+        assert re.search("^## .*checks", data_card.read_text(), re.MULTILINE)
+
+    def test_cards_reject_results_of_another_model(self, trained: Path, exported: Path, tmp_path: Path) -> None:
+        config = config_of(trained, tmp_path)
+        evaluate(config)
+        file = tmp_path / "reports" / "metrics.json"
+        metrics = json.loads(file.read_text())
+        metrics["provenance"]["seed"] = 99
+        file.write_text(json.dumps(metrics))
+        with pytest.raises(DataError, match=rf"metrics\.json.*{re.escape(str(config.ckpt_path))}.*`inv evaluate`"):
+            write_cards(config)
+
+    def test_reports_that_cannot_be_written(self, trained: Path, exported: Path, tmp_path: Path) -> None:
+        (tmp_path / "reports").write_text("a file")
+        with pytest.raises(DataError, match=re.escape(str(tmp_path / "reports"))):
+            robustness(config_of(trained, tmp_path))

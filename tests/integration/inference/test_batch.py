@@ -1,0 +1,86 @@
+"""Batch prediction in separate processes: a killed run, and Ray."""
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from src.mlops import ROOT
+from src.mlops.inference.batch import predict
+from src.mlops.inference.classifier import Classifier
+from tests.helpers.images import make_image
+
+COUNT = 150  # several batches
+DIES_AT_THIRD_BATCH = """
+import os, signal
+from src.mlops.cli import typer_main
+from src.mlops.inference.classifier import Classifier
+from src.mlops.predict import app
+
+classify = Classifier.classify_arrays
+calls = []
+
+def deadly(*arguments):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return classify(*arguments)
+
+Classifier.classify_arrays = deadly
+typer_main(app)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signs")
+    (folder / "deep").mkdir()
+    for number in range(COUNT):
+        make_image(number % 5, number).save(folder / "deep" / f"{number:03d}.png")
+    (folder / "bad.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("ignored")
+    return folder
+
+
+@pytest.fixture
+def classifier(exported: Path) -> Classifier:
+    return Classifier.load(exported)
+
+
+def read(path: Path) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_run_is_resumed(folder: Path, exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    command = [sys.executable, "-m", "src.mlops.predict", str(folder), "--model", str(exported), "--out", str(out)]
+    journal = tmp_path / "out.parquet.partial" / "rows.jsonl"
+    assert (
+        subprocess.run([sys.executable, "-c", DIES_AT_THIRD_BATCH, *command[3:]], cwd=ROOT).returncode
+        == -signal.SIGKILL
+    )
+    written = len(journal.read_text().splitlines())
+    assert 0 < written < COUNT
+    assert not out.exists()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"{written} of {COUNT + 1} images" in result.stderr
+    assert len(read(out)) == COUNT + 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the group ray is not installed: uv sync --group ray"
+)
+@pytest.mark.filterwarnings("ignore")  # warnings inside Ray
+def test_ray_gives_the_same_rows(folder: Path, exported: Path, classifier: Classifier) -> None:
+    from src.mlops.inference.engines import ray_rows
+
+    assert list(predict([str(folder)], classifier, ray_rows(exported, 2))) == list(predict([str(folder)], classifier))

@@ -1,0 +1,135 @@
+"""Tests the service under load and while its model changes."""
+
+import asyncio
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+
+from src.mlops.inference.classifier import Classifier
+from src.mlops.serving.app import create_app
+from src.mlops.serving.model_holder import ModelHolder
+from src.mlops.serving.settings import Settings
+from tests.helpers.images import encode, make_image
+from tests.helpers.service import ADMIN, PNG, asking, assert_problem, other_model, post, sample
+
+
+def test_the_model_watch_survives_unexpected_errors(
+    swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    failed = threading.Event()
+
+    def fails_once(*_: object) -> list[object]:
+        monkeypatch.undo()
+        monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+        failed.set()
+        raise OSError("temporary disk error")
+
+    with TestClient(create_app(Settings(model=str(swappable)))) as client:
+        first = client.get("/health/ready").json()["model_version"]
+        monkeypatch.setattr(ModelHolder, "_state", fails_once)
+        assert failed.wait(10)
+        swappable.write_bytes(other_model(exported))
+        while post(client, PNG).json()["model_version"] == first:
+            pass
+
+
+def test_a_full_queue_rejects_requests_with_503(checkpoint: Path) -> None:
+    app = create_app(Settings(model=str(checkpoint), queue_size=4))
+    large = encode(make_image(1, side=1200), "PNG")  # decoded in a thread, therefore all images wait at the same time
+
+    async def ask() -> list[httpx.Response]:
+        async with app.router.lifespan_context(app), asking(app) as client:
+            asked = [client.post("/cv_model/", files={"file": ("a.png", large)}) for _ in range(12)]
+            answers = await asyncio.gather(*asked)
+            assert (await client.post("/cv_model/", files={"file": ("a.png", PNG)})).status_code == 200
+            return answers
+
+    answers = asyncio.run(ask())
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert len(refused) == 8
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert refused[0].headers["retry-after"] == "1"
+    assert_problem(refused[0], 503, "4 images")
+
+
+def test_waiting_images_form_batches(checkpoint: Path) -> None:
+    app = create_app(Settings(model=str(checkpoint)))
+    images = [encode(make_image(number), "PNG") for number in range(20)]
+
+    async def ask() -> list[dict[str, object]]:
+        async with app.router.lifespan_context(app), asking(app) as client:
+            answers = await asyncio.gather(
+                *(client.post("/cv_model/", content=one, headers={"Content-Type": "image/png"}) for one in images)
+            )
+            return [answer.json() for answer in answers]
+
+    before = sample("mlops_batch_size_sum"), sample("mlops_batch_size_count")
+    found = asyncio.run(ask())
+    expected = Classifier.load(checkpoint).classify(images)
+    assert [answer["predicted_class"] for answer in found] == [prediction.predicted_class for prediction in expected]
+    ran, batches = sample("mlops_batch_size_sum") - before[0], sample("mlops_batch_size_count") - before[1]
+    assert (ran, batches < 20) == (20, True)
+
+
+def test_a_changed_model_file_is_loaded(swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    with TestClient(create_app(Settings(model=str(swappable)))) as client:
+        first = client.get("/health/ready").json()["model_version"]
+        refused = sample("mlops_reloads_total", outcome="refused")
+        swappable.write_bytes(b"half a mod")
+        while sample("mlops_reloads_total", outcome="refused") == refused:
+            assert post(client, PNG).json()["model_version"] == first
+        swappable.write_bytes(other_model(exported))
+        while (version := post(client, PNG).json()["model_version"]) == first:
+            pass
+        assert client.get("/health/ready").json()["model_version"] == version
+
+
+def test_no_request_fails_while_the_model_changes(swappable: Path, exported: Path) -> None:
+    other = other_model(exported)
+    settings = Settings(model=str(swappable), admin_token=SecretStr("secret"))
+    with TestClient(create_app(settings)) as client, ThreadPoolExecutor(8) as pool:
+        stop = threading.Event()
+
+        def ask() -> list[tuple[int, str]]:
+            found = []
+            while not stop.is_set():
+                answer = post(client, PNG)
+                found.append((answer.status_code, answer.json().get("model_version")))
+            return found
+
+        asking = [pool.submit(ask) for _ in range(4)]
+        versions = set()
+        for content in [other, exported.read_bytes()] * 3:
+            swappable.write_bytes(content)
+            versions.add(client.post("/admin/reload", headers=ADMIN).json()["model_version"])
+        stop.set()
+        found = [pair for future in asking for pair in future.result()]
+    assert {status for status, _ in found} == {200}
+    assert {version for _, version in found} <= versions
+    assert len(versions) == 2
+
+
+def test_a_model_can_be_added_after_the_start(tmp_path: Path, exported: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with TestClient(create_app(Settings(model=str(path), admin_token=SecretStr("secret")))) as client:
+        assert client.get("/health/ready").status_code == 503
+        shutil.copy(exported, path)
+        assert client.post("/admin/reload", headers=ADMIN).status_code == 200
+        assert post(client, PNG).status_code == 200
+
+
+def test_slow_networks_run_in_threads(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.mlops.serving.model_holder._QUICK_SECONDS", 0.0)
+    with TestClient(create_app(Settings(model=str(checkpoint)))) as client:
+        expected = Classifier.load(checkpoint).classify([PNG])[0].predicted_class
+        parts = [("files", (f"{number}.png", PNG)) for number in range(40)]
+        results = client.post("/cv_model/batch", files=parts).json()["results"]
+        assert {result["predicted_class"] for result in results} == {expected}

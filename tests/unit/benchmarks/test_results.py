@@ -1,0 +1,42 @@
+"""Tests the results of benchmarks and the tables that they generate."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import accuracy, environment, tables
+from src.mlops.errors import ConfigError
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setattr(environment, "RESULTS", folder)
+    return folder
+
+
+@pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_in_the_documentation_match_the_results(document: Path) -> None:
+    text = document.read_text()
+    assert tables.render(text) == text, "run: uv run python -m benchmarks.tables"
+
+
+def test_results_contain_their_environment() -> None:
+    for path in environment.RESULTS.glob("*.csv"):
+        for row in environment.read_results(path.stem):
+            assert all(row[column] for column in ("date", "cpu", "cores", "threads", "python", "torch")), path
+
+
+def test_a_new_row_replaces_the_old_row_with_the_same_key(results: Path) -> None:
+    for seed, value in ((1, "a"), (2, "b"), (1, "c")):
+        environment.write_results("some", [{"seed": seed, "value": value}], ("seed",))
+    assert [(row["seed"], row["value"]) for row in environment.read_results("some")] == [("2", "b"), ("1", "c")]
+    assert [path.name for path in results.iterdir()] == ["some.csv"]
+
+
+def test_an_unknown_configuration_is_an_error() -> None:
+    result = CliRunner().invoke(accuracy.app, ["missing"])
+    assert isinstance(result.exception, ConfigError)
+    assert "'missing'" in str(result.exception)

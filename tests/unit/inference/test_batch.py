@@ -1,0 +1,212 @@
+"""Batch prediction: all kinds of input and output, unreadable images, and interrupted runs."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+
+from src.mlops.errors import DataError, UnsupportedImageError
+from src.mlops.inference.batch import predict, predict_to
+from src.mlops.inference.classifier import Classifier
+from src.mlops.inference.engines import SCHEMA, Row, local_rows
+from src.mlops.inference.inputs import find_images
+from tests.helpers.images import make_image
+
+COUNT = 150  # several batches
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signs")
+    (folder / "deep").mkdir()
+    for number in range(COUNT):
+        make_image(number % 5, number).save(folder / "deep" / f"{number:03d}.png")
+    (folder / "bad.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("ignored")
+    return folder
+
+
+@pytest.fixture
+def classifier(exported: Path) -> Classifier:
+    return Classifier.load(exported)
+
+
+def read(path: Path) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True)
+
+
+def test_unusable_images_become_rows(folder: Path, classifier: Classifier) -> None:
+    bad, *good = predict([str(folder)], classifier)
+    with pytest.raises(UnsupportedImageError) as error:
+        classifier.classify([folder / "bad.jpg"])
+    assert bad["error"] == str(error.value)
+    assert bad["predicted_class"] is None
+    assert len(good) == COUNT
+    assert all(row["error"] is None and row["predicted_class"] in range(43) for row in good)
+    expected = classifier.classify([Path(good[7]["path"])])[0]
+    assert (good[7]["predicted_class"], good[7]["prediction_set"]) == (
+        expected.predicted_class,
+        expected.prediction_set,
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_every_format_has_the_same_rows(folder: Path, classifier: Classifier, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / "new" / f"out.{suffix}"
+    assert predict_to(out, [str(folder)], classifier) == (COUNT + 1, 1)
+    table = read(out)
+    assert list(table.columns) == SCHEMA.names
+    expected = list(predict([str(folder)], classifier))
+    assert list(table["path"]) == [row["path"] for row in expected]
+    assert table["predicted_class"].dropna().astype(int).tolist() == [
+        row["predicted_class"] for row in expected if row["error"] is None
+    ]
+    assert {path.name for path in out.parent.iterdir()} == {out.name, f"{out.name}.partial.lock"}
+
+
+def test_finds_images_in_every_kind_of_input(folder: Path) -> None:
+    one = folder / "deep" / "000.png"
+    assert list(find_images([str(one)])) == [str(one)]
+    assert len(list(find_images([f"{folder}/deep/00*.png"]))) == 10
+    assert len(list(find_images([f"{folder}/**/*.png"]))) == COUNT
+    memory = fsspec.filesystem("memory")
+    for name in ("b.png", "a.png", "x.txt"):
+        memory.pipe(f"/bucket/{name}", one.read_bytes())
+    assert list(find_images(["memory://bucket"])) == ["memory:///bucket/a.png", "memory:///bucket/b.png"]
+    assert list(find_images(["memory://bucket/b*.png"])) == ["memory:///bucket/b.png"]
+
+
+def test_images_in_a_bucket(folder: Path, classifier: Classifier) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/signs/a.png", (folder / "deep" / "000.png").read_bytes())
+    memory.pipe("/signs/b.png", b"")
+    good, bad = predict(["memory://signs"], classifier)
+    assert good["error"] is None
+    assert "0 bytes" in bad["error"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["no/such/file.png"], r"no/such/file\.png"),
+        (["memory://no-such-bucket"], "memory://no-such-bucket"),
+        (["nosuch://bucket/x"], "nosuch://bucket/x: ValueError"),
+        ([], "No images"),
+    ],
+)
+def test_missing_inputs(classifier: Classifier, tmp_path: Path, inputs: list[str], message: str) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("former")
+    with pytest.raises(DataError, match=message):
+        predict_to(out, inputs, classifier)
+    assert out.read_text() == "former"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+class BrokenError(Exception):
+    pass
+
+
+def breaking(classifier: Classifier, after: int):  # type: ignore[no-untyped-def]
+    def rows(paths: Iterable[str]) -> Iterator[Row]:
+        yield from islice(local_rows(classifier)(paths), after)
+        raise BrokenError
+
+    return rows
+
+
+@pytest.mark.parametrize("after", [0, 1, 70, COUNT + 1])
+def test_an_interrupted_run_is_resumed(folder: Path, classifier: Classifier, tmp_path: Path, after: int) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(BrokenError):
+        predict_to(out, [str(folder)], classifier, breaking(classifier, after))
+    assert not out.exists()
+    asked: list[str] = []
+
+    def watched(paths: Iterable[str]) -> Iterator[Row]:
+        for row in local_rows(classifier)(paths):
+            asked.append(row["path"])
+            yield row
+
+    assert predict_to(out, [str(folder)], classifier, watched) == (COUNT + 1, 1)
+    assert len(asked) == COUNT + 1 - after
+    assert read(out)["path"].tolist() == list(find_images([str(folder)]))
+
+
+def test_an_incomplete_row_is_computed_again(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(BrokenError):
+        predict_to(out, [str(folder)], classifier, breaking(classifier, 50))
+    journal = tmp_path / "out.jsonl.partial" / "rows.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert predict_to(out, [str(folder)], classifier) == (COUNT + 1, 1)
+    assert len(read(out)) == COUNT + 1
+
+
+def test_the_journal_of_another_run_is_not_changed(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(BrokenError):
+        predict_to(out, [str(folder)], classifier, breaking(classifier, 50))
+    journal = tmp_path / "out.jsonl.partial" / "rows.jsonl"
+    before = journal.read_bytes()
+    with pytest.raises(DataError, match=rf"{re.escape(str(journal.parent))}.*--out"):
+        predict_to(out, [str(folder / "deep")], classifier)
+    assert journal.read_bytes() == before
+
+
+def test_two_runs_cannot_write_the_same_file(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+
+    def second(paths: Iterable[str]) -> Iterator[Row]:
+        with pytest.raises(DataError, match="another run"):
+            predict_to(out, [str(folder)], classifier)
+        yield from local_rows(classifier)(paths)
+
+    assert predict_to(out, [str(folder)], classifier, second) == (COUNT + 1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
+def test_names_that_are_not_utf8(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    own = tmp_path / "signs"
+    own.mkdir()
+    shutil.copy(folder / "deep/000.png", os.fsdecode(os.fsencode(own) + b"/Stra\xdfe.png"))
+    assert predict_to(tmp_path / "out.jsonl", [str(own)], classifier) == (1, 0)
+    assert read(tmp_path / "out.jsonl")["path"][0].endswith(r"Stra\xdfe.png")
+
+
+def test_a_recursive_glob_finds_each_image_once(folder: Path) -> None:
+    found = list(find_images([f"{folder}/**"]))
+    assert len(found) == len(set(found))
+    assert f"{folder}/deep/000.png" in found
+
+
+def test_corrupted_rows_are_computed_again(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(BrokenError):
+        predict_to(out, [str(folder)], classifier, breaking(classifier, 50))
+    journal = tmp_path / "out.jsonl.partial" / "rows.jsonl"
+    journal.write_bytes(journal.read_bytes()[:500] + b"\0" * 30 + b"\n")
+    assert predict_to(out, [str(folder)], classifier) == (COUNT + 1, 1)
+    assert len(read(out)) == COUNT + 1
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root can write to any folder")
+def test_output_that_cannot_be_written(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(DataError, match=r"out\.csv.*Permission denied"):
+        predict_to(tmp_path / "out.csv", [str(folder)], classifier)
+
+
+def test_output_below_a_file(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "file" / "out.csv"))):
+        predict_to(tmp_path / "file" / "out.csv", [str(folder)], classifier)

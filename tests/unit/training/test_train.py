@@ -1,0 +1,107 @@
+"""Training: the files that it writes, and its errors."""
+
+import csv
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from src.mlops.config import Config
+from src.mlops.errors import ConfigError, DataError, TrainingError
+from src.mlops.model import SignNet
+from src.mlops.modelfile.checkpoint import load_checkpoint
+from src.mlops.training.train import train
+from tests.helpers.tiny import quick_config, tiny_overrides, write_kaggle
+
+MakeConfig = Callable[..., Config]
+KEYS = {
+    "epoch", "seconds", "train_loss", "train_Accuracy",
+    "val_loss", "val_Accuracy", "val_Precision", "val_Recall", "val_F1",
+}  # fmt: skip
+
+
+def test_writes_everything_and_returns_the_best_epoch(make_config: MakeConfig, tmp_path: Path) -> None:
+    metrics = train(make_config("training.epochs=3"))
+    assert set(metrics) == KEYS
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "best_model.pth", "last.pth", "metrics.csv", "config.json", "train.log", "figures",
+    }  # fmt: skip
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    best = max(rows, key=lambda row: (float(row["val_Accuracy"]), -float(row["val_loss"])))
+    assert float(best["epoch"]) == metrics["epoch"] == load_checkpoint(tmp_path / "latest/best_model.pth").epoch
+    assert (tmp_path / "run/figures/learning_curves.png").stat().st_size > 1000
+    assert str(tmp_path / "latest/best_model.pth") in (tmp_path / "run/train.log").read_text()
+
+
+def test_small_images_first(make_config: MakeConfig, tmp_path: Path) -> None:
+    sides: list[int] = []
+
+    def note(network: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if network.training and isinstance(network, SignNet):
+            sides.append(inputs[0].shape[-1])
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        train(make_config("data.image_size=32", "training.size_schedule=[[24,0.5]]"))
+    finally:
+        hook.remove()
+    half = len(sides) // 2
+    assert half > 0
+    assert sides == [24] * half + [32] * half
+    assert load_checkpoint(tmp_path / "latest/best_model.pth").image_size == 32
+
+
+def test_resume_without_a_run(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"resume.*run"):
+        train(make_config("training.resume=true"))
+
+
+def test_folders_that_cannot_be_written(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(tmp_path / 'file' / 'run'))}.*Not a directory"):
+        train(make_config(f"run_dir={tmp_path / 'file' / 'run'}"))
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(tmp_path / 'file'))}:.*File exists"):
+        train(make_config(f"ckpt_path={tmp_path / 'file' / 'best_model.pth'}"))
+
+
+@pytest.mark.parametrize(
+    "place", ["src.mlops.training.tracking.CsvTracker.log", "src.mlops.modelfile.checkpoint.write_atomically"]
+)
+def test_full_disk_is_reported(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(place, full)
+    with pytest.raises(
+        TrainingError, match=rf"{re.escape(str(tmp_path))}.*No space left on device.*training\.resume=true"
+    ):
+        train(make_config("training.epochs=1"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.width=0", r"\bwidth\b.*\b0\b"),
+        ("training.leave_out=[3,50]", r"training\.leave_out.*\b50\b.*0 to 42"),
+    ],
+)
+def test_invalid_settings_are_refused_before_anything_is_written(
+    make_config: MakeConfig, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(make_config(override))
+    assert not (tmp_path / "processed").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
+    raw = write_kaggle(tmp_path / "raw", tracks=1)
+    with pytest.raises(DataError, match=r"'train': \d+.*two tracks"):
+        train(quick_config(tiny_overrides(tmp_path, raw)))
