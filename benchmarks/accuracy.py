@@ -96,7 +96,7 @@ def _image(checkpoint: Checkpoint) -> torch.Tensor:
 
 
 def count_macs(checkpoint: Checkpoint) -> float:
-    """Counts the multiplications of convolutions and linear layers for one image."""
+    """Counts the MACs of convolutions and linear layers for one image."""
     with FlopCounterMode(display=False) as counter:
         checkpoint.model(_image(checkpoint))
     return float(counter.get_total_flops()) / 2

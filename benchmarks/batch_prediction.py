@@ -1,4 +1,4 @@
-"""Measures images per second of batch prediction, and of a bare loop, which is its upper limit.
+"""Measures images per second of batch prediction, and of decoding and inference alone, which is its upper bound.
 
     uv run python -m benchmarks.batch_prediction data.raw_dir=../shared/gtsrb
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import Overrides, Row, write_results
+from benchmarks.environment import DECODE_AND_INFER, Overrides, Row, write_results
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.evaluation.parity import images_of
@@ -40,8 +40,8 @@ def main(overrides: Overrides) -> None:
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
     ways: dict[str, Callable[[], object]] = {
         "predict to Parquet": lambda: _predict(paths, classifier),
-        "bare loop, one thread": lambda: _one_thread(paths, classifier),
-        "bare loop, decoding in threads": lambda: _threads(paths, classifier),
+        f"{DECODE_AND_INFER}, one thread": lambda: _one_thread(paths, classifier),
+        f"{DECODE_AND_INFER}, decoding in threads": lambda: _threads(paths, classifier),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(TRIALS):

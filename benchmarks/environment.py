@@ -21,6 +21,9 @@ from src.mlops.io.logs import start_logging
 from src.mlops.model import choose_device
 
 RESULTS = Path(__file__).parent / "results"
+# Names of measurements without the part that a benchmark is about; benchmarks.tables compares the others with them.
+UPPER_BOUND = "upper bound (no HTTP)"
+DECODE_AND_INFER = "decode + inference only"
 Row = dict[str, Any]
 Overrides = Annotated[
     list[str],
@@ -42,7 +45,7 @@ def environment() -> Row:
 
 
 def peak_memory_mb() -> float:
-    """Returns the peak resident memory of this process in MB."""
+    """Returns the peak RSS of this process in MB."""
     status = Path("/proc/self/status")
     if status.is_file():  # `getrusage` below includes memory of the parent process
         peak_kb = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -10,7 +10,7 @@ arrays are in the page cache. The methods alternate in five trials; results are 
 
 Then an epoch of (b) runs in a new process, with the original pack and with its images repeated 10 and 100 times on
 disk (for 100 times, a tenth of an epoch), which shows how the cost depends on the number of images. 100 times needs
-32 GB of disk space; `--repeat 1 --repeat 10` skips it. `grown_mb` is the largest growth of the resident memory.
+32 GB of disk space; `--repeat 1 --repeat 10` skips it. `grown_mb` is the peak growth of the RSS.
 `of_that_mapped_mb` (Linux) is the part of it that consists of pages of the mapped file, which the system can reclaim
 at any time. Writes benchmarks/results/loader.csv.
 """
@@ -48,7 +48,7 @@ TRIALS = 5
 WARMUP = 3  # batches before the measurement
 BATCHES = {
     "packed": 150,
-    "packed, trained on": 24,
+    "packed + training step": 24,
     "pillow": 12,
     "pillow, 2 workers": 24,
 }  # number of batches in each trial, for a few seconds of measurement
@@ -93,7 +93,7 @@ def _rates(config: Config, pack: Pack) -> dict[str, list[float]]:
     files = ImageFiles(config, pack, "train", size)
     sources: dict[str, Source] = {
         "packed": lambda: _packed(config, pack),
-        "packed, trained on": lambda: _trained_on(config, pack),
+        "packed + training step": lambda: _trained_on(config, pack),
         "pillow": lambda: iter(data_loader(files, config.training.batch_size, workers=0)),
         "pillow, 2 workers": lambda: iter(data_loader(files, config.training.batch_size, workers=2)),
     }
@@ -120,7 +120,7 @@ def _packed(config: Config, pack: Pack) -> Iterator[Batch]:
 
 
 def _trained_on(config: Config, pack: Pack) -> Iterator[Batch]:
-    """Trains on each batch, which shows the share of data loading in a training step."""
+    """Trains on each batch, which shows the fraction of a training step that is spent on data loading."""
     model = build_model(config.model).to(memory_format=torch.channels_last)
     state = State(config, model, steps_per_epoch=1000, data_fingerprint="")
     state.start_epoch()

@@ -124,7 +124,7 @@ def _seconds(run: Run, images: NDArray[np.uint8]) -> float:
 
 
 def _preprocessing(folder: Path, size: int) -> float | str:
-    """Returns the median milliseconds for decoding and scaling image files in memory, or "" without files."""
+    """Returns the median milliseconds for decoding and resizing image files in memory, or "" without files."""
     if not (folder / "files.json").is_file():
         return ""
     contents = [Path(name).read_bytes() for name in json.loads((folder / "files.json").read_text())]

@@ -1,11 +1,11 @@
-"""Measures throughput and latency of this service, of other services, and of a bare loop, which is the upper limit.
+"""Measures throughput and latency of this service, of other services, and the upper bound without HTTP.
 
     uv run --group litserve python -m benchmarks.serving data.raw_dir=../shared/gtsrb
 
 wrk (Debian and Homebrew package `wrk`) sends forms with one PNG image of median size over loopback. It runs on the same
-cores. There are two models: SignNet, and SignNet with width 12, which needs a quarter of the operations. Both are
+cores. There are two models: SignNet, and SignNet with width 12, which needs a quarter of the MACs. Both are
 untrained, because the weights do not affect the time. LitServe and BentoML first run for a few seconds with each of
-several settings; only the fastest setting is measured. The bare loop decodes and classifies without HTTP: in one
+several settings; only the fastest setting is measured. The upper bound is a loop that decodes and classifies: in one
 thread, in one thread per core, and in one process per core. Results are medians of three trials. Writes
 benchmarks/results/serving.csv.
 """
@@ -31,7 +31,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from benchmarks.environment import Overrides, Row, write_results
+from benchmarks.environment import UPPER_BOUND, Overrides, Row, write_results
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
@@ -112,7 +112,7 @@ def main(
         form = _form(Path(folder), png)
         for width in (24, 12):
             model, path = f"SignNet, width {width}", _model(config, width, Path(folder))
-            rows = _bare_loops(path, png, trials)
+            rows = _upper_bounds(path, png, trials)
             for server in _fastest_settings(form, path):
                 rows += _measure(server, form, path, trials, seconds)
             write_results(
@@ -185,11 +185,11 @@ def form_body(part: str, images: list[bytes]) -> bytes:
     return b"".join(head.encode() + image + b"\r\n" for image in images) + f"--{BOUNDARY}--\r\n".encode()
 
 
-def _bare_loops(model: Path, png: bytes, trials: int) -> list[Row]:
+def _upper_bounds(model: Path, png: bytes, trials: int) -> list[Row]:
     ways: dict[str, Callable[[], float]] = {
-        "bare loop, 1 thread": lambda: _in_threads(model, png, 1),
-        f"bare loop, {CORES} threads": lambda: _in_threads(model, png, CORES),
-        f"bare loop, {CORES} processes": lambda: _in_processes(model, png),
+        f"{UPPER_BOUND}, 1 thread": lambda: _in_threads(model, png, 1),
+        f"{UPPER_BOUND}, {CORES} threads": lambda: _in_threads(model, png, CORES),
+        f"{UPPER_BOUND}, {CORES} processes": lambda: _in_processes(model, png),
     }
     found: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(trials):
@@ -197,7 +197,7 @@ def _bare_loops(model: Path, png: bytes, trials: int) -> list[Row]:
             found[way].append(run())
     rows = []
     for way, rates in found.items():
-        alone = way == "bare loop, 1 thread"
+        alone = way == f"{UPPER_BOUND}, 1 thread"
         rate = statistics.median(rates)
         figures = {"images_per_second": rate, "slowest": min(rates), "p50_ms": 1000 / rate if alone else None}
         rows.append(_row(way, "", 1 if alone else CORES, trials, **figures))
@@ -283,7 +283,7 @@ def _measure(server: Server, form: Path, model: Path, trials: int, seconds: int)
 
 
 def resident_mb(process: psutil.Process) -> list[float]:
-    """Returns the resident memory in MB of a process and of each of its descendants."""
+    """Returns the RSS in MB of a process and of each of its descendants."""
     found = []
     for member in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):

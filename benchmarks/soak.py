@@ -2,9 +2,8 @@
 
     uv run python -m benchmarks.soak
 
-wrk alternately sends drawn signs in four formats, a large JPEG image, a truncated PNG image, text, a form with sixteen
-images, and a request for a saliency map. Records the resident memory every ten seconds. Writes
-benchmarks/results/soak.csv.
+wrk alternately sends synthetic images in four formats, a large JPEG image, a truncated PNG image, text, a form with
+sixteen images, and a request for a saliency map. Records the RSS every ten seconds. Writes benchmarks/results/soak.csv.
 """
 
 import io

@@ -3,7 +3,7 @@
     uv run python -m benchmarks.step
     uv run python -m benchmarks.step --rounds 1 --variant fp32 --variant bf16 model=efficientnet_lite0
 
-A step consists of forward and backward pass, optimiser and averaging of the weights, on a batch of 128 random images.
+A step consists of forward and backward pass, optimiser and update of the EMA weights, on a batch of 128 random images.
 The variants alternate in five rounds of eight steps after a warm-up; results are medians. `first_step_seconds` includes
 compilation. Any setting can be overridden, such as `model=efficientnet_lite0`. Writes benchmarks/results/step.csv.
 """
@@ -28,7 +28,7 @@ from src.mlops.training.train_loop import State, train_step
 app = new_app()
 
 STEPS, WARMUP = 8, 3
-ONE_BY_ONE = "weights averaged one by one"
+ONE_BY_ONE = "EMA updated tensor by tensor"
 VARIANTS = {
     "fp32": [],
     "bf16": ["training.precision=bf16"],

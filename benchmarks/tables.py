@@ -8,7 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable
 
-from benchmarks.environment import read_results
+from benchmarks.environment import DECODE_AND_INFER, UPPER_BOUND, read_results
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 
@@ -36,9 +36,9 @@ def _summary() -> str:
             wrong, images = ", ".join(row["test_wrong"] for row in group), int(group[0]["test_images"])
             what = f"accuracy on {images:,} test images in %, {label}"
             command = _command(f"accuracy {group[0]['configuration']}")
-            rows.append([what, f"**{figure}**; {wrong} wrong, {_seeds(group)}", command])
+            rows.append([what, f"**{figure}**; {wrong} misclassified, {_seeds(group)}", command])
             error = _spread([float(row["test_calibration_error"]) for row in group], digits=4)
-            rows.append([f"calibration error on these images, {label}", error, "same command"])
+            rows.append([f"expected calibration error (ECE) on these images, {label}", error, "same command"])
     if {"default", "baseline"} <= recipes.keys():
         ours, theirs = recipes["default"], recipes["baseline"]
         reached = [", ".join(row["seconds_to_99"] or "not reached" for row in group) for group in (ours, theirs)]
@@ -53,22 +53,23 @@ def _summary() -> str:
         best = max(rate["pillow"], rate["pillow, 2 workers"])
         figure = f"**{rate['packed']:,}**; Pillow and a DataLoader: {best:,} ({rate['packed'] / best:.0f} times slower)"
         rows.append(["augmented images per second", figure, _command("loader")])
-        share = 100 * rate["packed, trained on"] / rate["packed"]
-        rows.append(["share of data loading in the time of a training step", f"{share:.1f} %", "same command"])
+        share = 100 * rate["packed + training step"] / rate["packed"]
+        rows.append(["fraction of training-step time spent on data loading", f"{share:.1f} %", "same command"])
     served = [entry for entry in read_results("serving") if entry["model"].endswith("24")]
     if served:
-        shown_rows = [entry for entry in served if entry["concurrency"] == "32" or "bare" in entry["way"]]
+        shown_rows = [entry for entry in served if entry["concurrency"] == "32" or UPPER_BOUND in entry["way"]]
         speed = {entry["way"]: float(entry["images_per_second"]) for entry in shown_rows}
         others = ", ".join(f"{way} {speed[way]:,.0f}" for way in ("LitServe", "BentoML"))
-        bare = ", ".join(f"{speed[way]:,.0f} ({way.removeprefix('bare loop, ')})" for way in speed if "bare" in way)
+        bounds = [way for way in speed if UPPER_BOUND in way]
+        bound = ", ".join(f"{speed[way]:,.0f} ({way.removeprefix(f'{UPPER_BOUND}, ')})" for way in bounds)
         fastest = max(speed[way] for way in speed if way.startswith("this"))
-        figure = f"**{fastest:,.0f}**; {others}; without HTTP: {bare}"
+        figure = f"**{fastest:,.0f}**; {others}; {UPPER_BOUND}: {bound}"
         rows.append(["images per second over HTTP with 32 connections", figure, _command("serving")])
     forms = {row["form"]: row for row in read_results("variants") if row["threads_used"] == "1"}
     shown = {name.removesuffix(", ONNX Runtime"): row for name, row in forms.items() if name.endswith("ONNX Runtime")}
     if shown:
         cells = [f"{row['p50_ms']} {name} ({float(row['megabytes']):.2f} MB)" for name, row in shown.items()]
-        what = "milliseconds per decoded image with one thread"
+        what = "median inference latency per image, one thread, ms (decoding excluded)"
         rows.append([what, ", ".join(cells).replace("ONNX Runtime", "**float**"), _command("variants")])
     return _table("measurement|result|command", rows) + _where(read_results("accuracy"))
 
@@ -89,8 +90,8 @@ def _accuracy() -> str:
         ]
         for overrides, group in _groups("accuracy", "overrides")
     ]
-    head = "overrides|image size, px|parameters|million multiplications|test accuracy, %|wrong test images"
-    head += "|validation accuracy, %|calibration error|ms per image|seconds per epoch"
+    head = "overrides|image size, px|parameters|MACs, M|test accuracy, %|misclassified test images"
+    head += "|validation accuracy, %|ECE|ms per image|seconds per epoch"
     return _table(head, rows) + _where(read_results("accuracy"))
 
 
@@ -107,8 +108,8 @@ def _time_to_accuracy() -> str:
 def _loader() -> str:
     columns = ["loader", "repeated", "images", "images_per_second", "ms_per_batch", "seconds_to_open", "grown_mb"]
     rows = [[row[column] for column in [*columns, "of_that_mapped_mb"]] for row in read_results("loader")]
-    head = "loader|repetitions|training images|images/s|ms per batch|seconds to open|peak memory growth, MB"
-    return _table(f"{head}|mapped file's part of it, MB", rows) + _where(read_results("loader"))
+    head = "loader|repetitions|training images|images/s|ms per batch|seconds to open|peak RSS growth, MB"
+    return _table(f"{head}|of which memory-mapped file, MB", rows) + _where(read_results("loader"))
 
 
 def _step() -> str:
@@ -133,26 +134,28 @@ def _variants() -> str:
         size = f"{float(first['megabytes']):.2f}"
         cells = [f"{100 * float(first['accuracy']):.2f}", first["f1"], size, f"{int(first['parameters']):,}"]
         rows.append([form, *cells, first["mmac"], first["start_seconds"], first["resident_mb"], *times, rates])
-    head = "variant|accuracy, %|macro F1|file, MB|parameters|million multiplications"
-    head += "|seconds to first prediction|resident memory, MB"
+    head = "variant|accuracy, %|macro F1|file, MB|parameters|MACs, M"
+    head += "|seconds to first prediction|RSS, MB"
     head += "|median ms per image|95th percentile, ms|99th percentile, ms|images/s in batches of 32"
     note = ""
     if results:
         note = (
-            "\nTimes and speed are for one / two threads. Decoding and scaling an image takes "
-            f"{_median(results, 'preprocess_ms')} ms for all variants. ONNX Runtime {results[0]['onnxruntime']}.\n"
+            "\nLatency and throughput are given for one / two threads. Decoding and resizing "
+            f"({_median(results, 'preprocess_ms')} ms per image) are excluded. "
+            f"ONNX Runtime {results[0]['onnxruntime']}.\n"
         )
     return _table(head, rows) + note + _where(results)
 
 
 def _batch_prediction() -> str:
     results = read_results("batch_prediction")
-    fastest = max((int(row["images_per_second"]) for row in results if row["way"].startswith("bare")), default=1)
+    bounds = [int(row["images_per_second"]) for row in results if row["way"].startswith(DECODE_AND_INFER)]
+    fastest = max(bounds, default=1)
     rows = [
         [row["way"], f"{int(row['images_per_second']):,}", f"{100 * int(row['images_per_second']) / fastest:.0f}"]
         for row in results
     ]
-    return _table("method|images/s|% of the faster bare loop", rows) + _where(results)
+    return _table(f"method|images/s|% of upper bound ({DECODE_AND_INFER})", rows) + _where(results)
 
 
 def _unknown() -> str:
@@ -166,24 +169,24 @@ def _unknown() -> str:
             for score in scores
         ]
         rows.append([kind, group[0]["images"], *cells])
-    head = "|".join(["kind", "images", *(f"{score}: AUROC / classified as unknown, %" for score in scores)])
+    head = "|".join(["kind", "images", *(f"{score}: AUROC / flagged as unknown, %" for score in scores)])
     known = ""
     if results:
         share = 100 * statistics.median(
             float(row["known_called_unknown"]) for row in results if row["score"] == "energy"
         )
-        known = f"\nThe energy classifies {share:.2f} % of the real test signs as unknown.\n"
+        known = f"\nWith the energy score, {share:.2f} % of real test signs are flagged as unknown (false positives).\n"
     return _table(head, rows) + known + _where(results)
 
 
 def _serving() -> str:
     text = ""
     for model, group in _groups("serving", "model"):
-        bare = [row for row in group if row["way"].startswith("bare")]
-        loops = ", ".join(f"{_count(row)} ({row['way'].removeprefix('bare loop, ')})" for row in bare)
-        text += f"\n**{model}.** Images per second without HTTP: {loops}. One image takes {bare[0]['p50_ms']} ms.\n\n"
+        bounds = [row for row in group if row["way"].startswith(UPPER_BOUND)]
+        rates = ", ".join(f"{_count(row)} ({row['way'].removeprefix(f'{UPPER_BOUND}, ')})" for row in bounds)
+        text += f"\n**{model}.** Images/s of the {UPPER_BOUND}: {rates}. One image takes {bounds[0]['p50_ms']} ms.\n\n"
         rows = []
-        for way in dict.fromkeys(row["way"] for row in group if row not in bare):
+        for way in dict.fromkeys(row["way"] for row in group if row not in bounds):
             at = {row["concurrency"]: row for row in group if row["way"] == way}
             one, busy = at["1"], at["32"]
             errors = sum(float(row["errors"]) for row in at.values())
@@ -193,7 +196,7 @@ def _serving() -> str:
             rows.append([label, *map(_count, at.values()), *times, f"{errors:.0f}", *memory_and_start])
         head = "server|" + "|".join(f"images/s with {count} connection{'s' * (count > 1)}" for count in (1, 8, 32, 128))
         head += "|median ms with 1 connection|median ms with 32|95th percentile with 32, ms|99th percentile with 32, ms"
-        text += _table(f"{head}|errors|largest process, MB|seconds to first response", rows)
+        text += _table(f"{head}|errors|RSS of the largest process, MB|seconds to first response", rows)
     return text + _where(read_results("serving"))
 
 
@@ -208,7 +211,7 @@ def _soak() -> str:
         for row in results
         if int(row["seconds"]) % 60 < 10
     ]
-    return _table("minute|resident memory, MB", rows) + _where(results)
+    return _table("minute|RSS, MB", rows) + _where(results)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -262,8 +265,8 @@ def _table(head: str, rows: list[list[str]]) -> str:
 def _where(rows: list[dict[str, str]]) -> str:
     """Formats the dates, machines and versions of the rows."""
     seen = dict.fromkeys(
-        f"{row['date']}, {row['cores']} cores of {row['cpu']}, {row['threads']} threads, Python {row['python']}, "
-        f"torch {row['torch']}"
+        f"{row['date']}, {row['cores']} cores of {row['cpu']}, {row['threads']} thread{'s' * (row['threads'] != '1')}, "
+        f"Python {row['python']}, torch {row['torch']}"
         for row in rows
     )
     return f"\n*{'; '.join(seen)}.*\n" if seen else ""

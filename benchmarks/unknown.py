@@ -1,16 +1,17 @@
-"""Measures how well the model detects images that show none of the 43 signs.
+"""Measures OOD detection: how well the model detects images that show none of the 43 signs.
 
     uv run python -m benchmarks.unknown data.raw_dir=../shared/gtsrb
     uv run python -m benchmarks.unknown data.raw_dir=../shared/gtsrb --left-out 4 --left-out 17 --left-out 25
 
 Runs the exported model next to `ckpt_path` (not from a final fit) on 500 images of each kind that
-`data/synthetic/out_of_distribution.py` draws. With `--left-out`, it first trains a model without the given classes,
+`data/synthetic/out_of_distribution.py` renders. With `--left-out`, it first trains a model without the given classes,
 with the default experiment unless overridden, and runs it on the test images of these classes. These images are the
 hardest, because they show signs.
 
-Compares three scores: the energy, which the project uses; the highest probability; and the cosine distance of the
-embedding to the nearest of 10,000 training images. The threshold of each score classifies 1 % of the validation images
-as unknown. `auroc` compares the images with the test images of known signs. Writes benchmarks/results/unknown.csv.
+Compares three scores: the energy, which the project uses; the maximum softmax probability (MSP); and the cosine
+distance of the embedding to the nearest of 10,000 training images. The threshold of each score gives a false-positive
+rate of 1 % on the validation images. `auroc` compares the images with the test images of known signs. Writes
+benchmarks/results/unknown.csv.
 """
 
 from typing import Annotated
@@ -85,7 +86,7 @@ def _measure(config: Config, left_out: list[int]) -> None:
         ]
         return {
             "energy": outputs.energy,
-            "highest probability": -outputs.probabilities.max(axis=1),
+            "MSP": -outputs.probabilities.max(axis=1),
             "nearest embedding": -np.concatenate(nearest),
         }
 
