@@ -161,7 +161,7 @@ def data_pull(c: Context, override: list[str], remote: str = "") -> None:
 
 @command("quickstart")
 def quickstart(c: Context) -> None:
-    """Run all steps on drawn signs in a few minutes."""
+    """Run all steps on synthetic images in a few minutes."""
     _hydra(c, "quickstart", "experiment=quickstart")
 
 
@@ -179,7 +179,7 @@ def evaluate(c: Context, override: list[str], split: str = "test") -> None:
 
 @command("sweep", workers="trials in parallel; 0: as configured", **OVERRIDE)
 def sweep(c: Context, override: list[str], workers: int = 0) -> None:
-    """Search hyper-parameters and write the result to reports/sweep."""
+    """Search hyperparameters and write the result to reports/sweep."""
     _hydra(c, "sweep", *([f"hparams_search.workers={workers}"] if workers else []), *override)
 
 
@@ -308,7 +308,7 @@ def api(c: Context, model: str = "", port: int = 0, host: str = "", workers: int
     host="URL of a running service; default: start one",
     users="number of concurrent users",
     seconds="duration",
-    images="folder of images to send; default: drawn signs",
+    images="folder of images to send; default: synthetic images",
     model=MODEL,
     workers="number of processes of the started service",
 )

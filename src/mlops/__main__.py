@@ -32,7 +32,7 @@ def main() -> None:
         module, attribute = COMMANDS[name]
         try:
             commands = getattr(import_module(f"src.mlops.{module}"), attribute)
-        except ModuleNotFoundError as error:  # the container image of the service has only some packages
+        except ModuleNotFoundError as error:  # the service image has only some packages
             if asked or str(error.name).startswith("src"):
                 raise
             continue

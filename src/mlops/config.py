@@ -69,7 +69,7 @@ class SplitConfig(_Section):
 
 
 class SyntheticConfig(_Section):
-    """Numbers of drawn signs, see `data/synthetic/generate.py`."""
+    """Numbers of synthetic images, see `data/synthetic/generate.py`."""
 
     tracks_per_class: Annotated[int, Field(ge=2)]
     frames_per_track: Count
@@ -142,7 +142,7 @@ class TrainingConfig(_Section):
     @model_validator(mode="after")
     def _left_out_means_unseen(self) -> Self:
         if self.leave_out and self.drawn:
-            raise ValueError("leave_out needs drawn: null, because drawn signs include all classes")
+            raise ValueError("leave_out needs drawn: null, because synthetic images include all classes")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Runs all steps once with drawn signs: data → training → evaluation → service → one HTTP request."""
+"""Runs all steps once with synthetic images: data → training → evaluation → service → one HTTP request."""
 
 import csv
 import json
@@ -38,8 +38,9 @@ def quickstart(config: Config) -> None:
     seconds = time.perf_counter() - started
     sys.stdout.write(
         f"""
-In {seconds:.0f} s the network learned {len(SIGNS)} classes from drawn signs. It classifies {results["Accuracy"]:.1%} of
-{results["images"]} test images correctly. The test images show signs that are not in the training data.
+In {seconds:.0f} s the network learned {len(SIGNS)} classes from synthetic images. It classifies
+{results["Accuracy"]:.1%} of {results["images"]} test images correctly.
+The test images show signs that are not in the training data.
 
 The service classified {_shown(image)} as {answer["class_name"]}
 with a probability of {answer["probability"]:.1%}, which is {verdict}.

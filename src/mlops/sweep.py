@@ -1,4 +1,4 @@
-"""Searches hyper-parameters: `python -m src.mlops.sweep hparams_search.trials=20`, or `sweep(config)` from Python."""
+"""Searches hyperparameters: `python -m src.mlops.sweep hparams_search.trials=20`, or `sweep(config)` from Python."""
 
 from src.mlops.cli import hydra_main
 from src.mlops.training.sweep import sweep

@@ -1,6 +1,6 @@
 """Behaviour of the bundled model: invariance, direction, minimum functionality (Ribeiro et al., "CheckList", 2020).
 
-The limits are lower than the results for other seeds of the drawn signs and for the real validation images.
+The limits are lower than the results for other seeds of the synthetic images and for the real validation images.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class TestBundled:
         assert b"/work/" not in content
         assert b"/home/" not in content
 
-    def test_recognises_drawn_signs(self) -> None:
+    def test_recognises_synthetic_signs(self) -> None:
         rng = np.random.default_rng(5)
         signs = [photograph(draw_sign(class_id), rng, 64) for class_id in range(43)]
         answers = Classifier.load(ROOT / BUNDLED).classify(signs)
@@ -57,7 +57,7 @@ def accuracy_by_class(answers: IntArray, labels: IntArray) -> dict[int, float]:
     return {int(label): float((answers == label)[labels == label].mean()) for label in np.unique(labels)}
 
 
-LABELS = np.repeat(np.arange(len(SIGNS)), 10)  # classes of the drawn signs
+LABELS = np.repeat(np.arange(len(SIGNS)), 10)  # classes of the synthetic images
 
 
 @pytest.fixture(scope="module")

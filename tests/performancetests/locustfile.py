@@ -1,7 +1,7 @@
 """Load test of a running service: `TARGET_HOST=http://localhost:8000 locust -f tests/performancetests/locustfile.py`.
 
 `inv loadtest` starts a service and runs this test against it. The test sends the images in the folder `TARGET_IMAGES`,
-or drawn images of the 43 signs if the variable is unset. `TARGET_API_KEY` is the API key to send.
+or synthetic images of the 43 signs if the variable is unset. `TARGET_API_KEY` is the API key to send.
 """
 
 import io
@@ -25,7 +25,7 @@ KEY = os.environ.get("TARGET_API_KEY")
 
 
 def drawn(class_id: int) -> bytes:
-    """Returns a drawn image of a sign as PNG."""
+    """Returns a rendered sign as PNG."""
     [frame] = photograph_track(class_id, np.random.default_rng(class_id), 1)
     file = io.BytesIO()
     frame.image.save(file, "PNG")
@@ -33,7 +33,7 @@ def drawn(class_id: int) -> bytes:
 
 
 def images() -> list[bytes]:
-    """Reads the images in `TARGET_IMAGES`, or draws some."""
+    """Reads the images in `TARGET_IMAGES`, or renders some."""
     folder = os.environ.get("TARGET_IMAGES")
     if not folder:
         return [drawn(sign.class_id) for sign in SIGNS]

@@ -1,4 +1,4 @@
-"""The pipeline as a graph: dvc.yaml and params.yaml."""
+"""The pipeline as a DVC DAG: dvc.yaml and params.yaml."""
 
 from pathlib import Path
 

@@ -41,7 +41,7 @@ def augment(
 
 
 class _Draw:
-    """Draws random numbers, one per image."""
+    """Samples random numbers, one per image."""
 
     def __init__(self, count: int, generator: Generator, device: torch.device) -> None:
         self._count, self._generator, self._device = count, generator, device

@@ -181,7 +181,7 @@ def open_pack(directory: Path) -> Pack:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"No prepared data in {directory}. Prepare your own images with `inv data.prepare --raw-dir FOLDER`, or "
-            "use data=official to download GTSRB, or data=synthetic to draw signs."
+            "use data=official to download GTSRB, or data=synthetic to generate synthetic images."
         ) from error
     for name, digest in files.items():
         if not (directory / name).is_file() or sha256(directory / name) != digest:

@@ -108,7 +108,7 @@ def publish(pack: Pack, url: str) -> str:
 
 
 def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
-    """Draws additional signs for training and prepares them in the folder `drawn` of the processed folder."""
+    """Renders additional synthetic images for training and prepares them in the subfolder `drawn`."""
     folder = data.processed_dir / "drawn"
     own = {
         "source": "synthetic",

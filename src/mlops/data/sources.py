@@ -1,4 +1,4 @@
-"""The sources of raw data: a folder, archives, a bucket, the benchmark's official archives, or drawn signs."""
+"""The sources of raw data: a folder, archives, a bucket, the benchmark's official archives, or synthetic images."""
 
 import logging
 import shutil
@@ -42,7 +42,7 @@ def locate_raw(data: DataConfig) -> Path | None:
         The raw folder, or None if `data.raw_dir` is null, which means that existing prepared data is used.
 
     Raises:
-        DataError: Images cannot be downloaded, unpacked or drawn.
+        DataError: Images cannot be downloaded, unpacked or rendered.
         StorageError: The bucket cannot be used.
         ConfigError: A setting of the source is missing.
     """
@@ -70,7 +70,7 @@ def locate_raw(data: DataConfig) -> Path | None:
 
 
 def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
-    """Draws the synthetic images unless they already exist.
+    """Renders the synthetic images unless they already exist.
 
     Returns:
         The folder of the images. Its name contains the settings, so images of different settings are never mixed.
@@ -82,10 +82,10 @@ def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
     try:
         with exclusive(raw_dir):
             _clear(raw_dir, f".{name}-*")
-            if not folder.is_dir():  # another process may have drawn them in the meantime
+            if not folder.is_dir():  # another process may have rendered them in the meantime
                 generate(folder, **settings.model_dump())
     except OSError as error:
-        raise DataError(f"Cannot write drawn images to {folder}: {error}.") from error
+        raise DataError(f"Cannot write synthetic images to {folder}: {error}.") from error
     return folder
 
 

@@ -96,7 +96,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"Cannot write the reports to {reports}: {error}.") from error
     logger.info(
-        "%s: accuracy %.2f%% (%d of %d wrong), macro F1 %.4f, calibration error %.4f; see %s",
+        "%s: accuracy %.2f%% (%d of %d misclassified), macro F1 %.4f, ECE %.4f; see %s",
         split,
         100 * results["Accuracy"],
         results["errors"],

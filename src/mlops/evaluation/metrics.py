@@ -1,4 +1,4 @@
-"""Metrics of an evaluation in addition to accuracy: metrics per class, and the calibration error."""
+"""Metrics of an evaluation in addition to accuracy: metrics per class, and the expected calibration error (ECE)."""
 
 from typing import Any
 

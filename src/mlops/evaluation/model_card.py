@@ -30,8 +30,8 @@ _GTSRB = (
     "that of the benchmark's authors; the images are not part of this repository",
 )
 _DRAWN = (
-    "drawn by this repository's code",
-    "none; `src/mlops/data/synthetic/` draws the signs and simulates a camera",
+    "synthetic: rendered by this repository's code",
+    "none; `src/mlops/data/synthetic/` renders the signs and simulates a camera",
     "none",
     "MIT",
 )
@@ -86,7 +86,7 @@ on {" and ".join(origin["trained_on"])} |
 | data fingerprint | {origin["data_fingerprint"]} |
 | versions | {", ".join(f"{name} {version}" for name, version in origin["versions"].items())} |
 | schedule | {training["epochs"]} epochs, batches of {training["batch_size"]}, {training["precision"]}\
-{", with synthetic signs in addition to the real ones" if training["drawn"] else ""} |
+{", with synthetic images in addition to the real ones" if training["drawn"] else ""} |
 
 ## Intended use
 
@@ -96,12 +96,12 @@ on {" and ".join(origin["trained_on"])} |
 
 | metric | value |
 |---|---|
-| accuracy | {100 * metrics["Accuracy"]:.2f} %, {metrics["errors"]} wrong |
+| accuracy | {100 * metrics["Accuracy"]:.2f} %, {metrics["errors"]} misclassified |
 | macro precision, recall, F1 | {metrics["Precision"]:.4f}, {metrics["Recall"]:.4f}, {metrics["F1"]:.4f} |
-| expected calibration error, 15 bins | {metrics["expected_calibration_error"]:.4f} |
+| expected calibration error (ECE), 15 bins | {metrics["expected_calibration_error"]:.4f} |
 | prediction sets | {100 * metrics["prediction_set_coverage"]:.2f} % contain the true class (target: \
 {100 * calibration.coverage:g} %), {metrics["prediction_set_size"]:.2f} classes on average |
-| real signs called unknown | {100 * metrics["called_unknown"]:.2f} % |
+| false-positive rate: real signs flagged as unknown | {100 * metrics["called_unknown"]:.2f} % |
 
 ![Confusion matrix](figures/confusion_matrix.png)
 ![Reliability](figures/reliability.png)
@@ -119,7 +119,7 @@ on {" and ".join(origin["trained_on"])} |
 ## Calibration
 
 Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_threshold:.4f}. Images with an energy above
-{calibration.energy_threshold:.3f} are called unknown. All three values were fitted on validation images.
+{calibration.energy_threshold:.3f} are flagged as unknown. All three values were fitted on validation images.
 
 ## Limits
 
@@ -138,7 +138,7 @@ def data_card(report: dict[str, Any], fingerprint: str, *, drawn: bool = False) 
     Args:
         report: Content of report.json of the prepared data.
         fingerprint: Fingerprint of the prepared data.
-        drawn: Whether the signs are synthetic.
+        drawn: Whether the images are synthetic.
     """
     source, collection, people, licence = _DRAWN if drawn else _GTSRB
     return f"""# Data card

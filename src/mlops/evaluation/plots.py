@@ -1,4 +1,4 @@
-"""Draws the figures of an evaluation: confusion matrix, F1 per class, worst mistakes, reliability, robustness."""
+"""Draws the figures of an evaluation: confusion matrix, F1 per class, mistakes, reliability diagram, robustness."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +56,7 @@ def draw_confusion_matrix(predictions: pd.DataFrame, results: dict[str, Any], pa
     for truth, answer in zip(*np.nonzero(counts * ~right), strict=True):
         axes.text(answer, truth, counts[truth, answer], ha="center", va="center", fontsize=8)
     axes.set(
-        title=f"{results['errors']} of {results['images']} {results['split']} images wrong "
+        title=f"{results['errors']} of {results['images']} {results['split']} images misclassified "
         f"(accuracy {100 * results['Accuracy']:.2f} %)",
         xlabel="predicted class",
         xticks=range(NUM_CLASSES),
@@ -159,7 +159,7 @@ def draw_reliability(results: Mapping[str, Any], predictions: pd.DataFrame, path
     for x, y, count in zip(stated, accuracy, counts[filled], strict=True):
         axes.annotate(f"{count:,}", (x, y), xytext=(5, -9), textcoords="offset points", fontsize=7)
     axes.set(
-        title=f"Calibration error {results['expected_calibration_error']:.4f} on the {results['split']} images "
+        title=f"Expected calibration error {results['expected_calibration_error']:.4f} on {results['split']} images "
         "(numbers: images per bin)",
         xlabel="predicted probability",
         ylabel="accuracy",

@@ -47,7 +47,7 @@ class Calibration:
             logits: float32 [N, C].
             labels: int64 [N].
             coverage: Share of images whose prediction set must contain the true class, above 0 and below 1.
-            false_alarms: Share of known signs that may be called unknown, above 0 and below 1.
+            false_alarms: Target false-positive rate on known signs, above 0 and below 1.
 
         Returns:
             The fitted calibration.

@@ -1,4 +1,4 @@
-"""Detects unknown signs: the energy of their images is above a threshold.
+"""OOD detection: a sign is unknown if the energy of its image is above a threshold.
 
 Liu et al., "Energy-based Out-of-distribution Detection", 2020. Needs NumPy only.
 """
@@ -27,7 +27,7 @@ def fit_threshold(energies: NDArray[np.float64], false_alarms: float) -> float:
 
     Args:
         energies: Energies of images that the model was not trained on, float64 [N].
-        false_alarms: Share of these images that may be called unknown, above 0 and below 1.
+        false_alarms: Target false-positive rate on these images, above 0 and below 1.
     """
     return float(np.quantile(energies, 1 - false_alarms))
 

@@ -84,7 +84,7 @@ def run_gate(
     checks = [
         _committed(model),
         _parity(Classifier.load(candidate / FILES[1]), answers, arrays, limits),
-        _at_most("calibration error", expected_calibration_error(*answers), limits.max_calibration_error),
+        _at_most("expected calibration error", expected_calibration_error(*answers), limits.max_calibration_error),
         _class_floor(answers, limits),
         _robustness(robustness, limits),
         _at_most("median time of one image, ms", _latency(model, arrays), limits.max_latency_ms),
@@ -117,8 +117,8 @@ def not_worse(candidate: NDArray[np.bool_], production: NDArray[np.bool_], signi
     p_value = binomtest(lost, lost + won, 0.5, alternative="greater").pvalue if lost + won else 1.0
     return Check(
         "not worse than production",
-        f"{(~candidate).sum()} of {len(candidate)} wrong, production {(~production).sum()}; {lost} lost, {won} won, "
-        f"p = {p_value:.3g}",
+        f"{(~candidate).sum()} of {len(candidate)} misclassified, production {(~production).sum()}; "
+        f"{lost} lost, {won} won, p = {p_value:.3g}",
         f"p >= {significance:g}",
         bool(p_value >= significance),
     )

@@ -1,4 +1,4 @@
-"""Collects waiting images into batches, runs them through the network, and limits the length of the queue.
+"""Micro-batches queued images, runs them through the network, and limits the length of the queue.
 
 The event loop itself decodes small images and runs fast networks, because handing them to a thread would take longer
 than the work. Requests that arrive meanwhile form the next batch. Large images and slow networks run in threads, which

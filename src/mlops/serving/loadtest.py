@@ -27,7 +27,7 @@ def main(
     host: Annotated[str, typer.Option(help="URL of a running service; default: start one.")] = "",
     users: Annotated[int, typer.Option(help="Number of simultaneous users.", min=1)] = 10,
     seconds: Annotated[int, typer.Option(help="Duration of the test.", min=1)] = 60,
-    images: Annotated[str, typer.Option(help="Folder of images to send; default: drawn signs.")] = "",
+    images: Annotated[str, typer.Option(help="Folder of images to send; default: synthetic images.")] = "",
     model: Annotated[str, typer.Option(help="Model file; latest: last trained model.")] = LATEST,
     workers: Annotated[int, typer.Option(help="Number of processes of the service.", min=1)] = 1,
 ) -> None:

@@ -27,10 +27,10 @@ class Settings(BaseSettings):
         ),
     ] = 1
     queue_size: Annotated[
-        int, Field(ge=1, description="maximum number of waiting images per process; more are rejected with 503")
+        int, Field(ge=1, description="maximum number of queued images per process; more are rejected with 503")
     ] = 256
     micro_batch: Annotated[
-        int, Field(ge=1, le=64, description="maximum number of waiting images that run through the network together")
+        int, Field(ge=1, le=64, description="maximum number of queued images in a micro-batch; 1: no micro-batching")
     ] = 16
     max_upload_bytes: Annotated[int, Field(ge=1, description="maximum size of an image in bytes")] = 5 * 1024 * 1024
     max_batch_files: Annotated[int, Field(ge=1, description="maximum number of images per batch request")] = 64

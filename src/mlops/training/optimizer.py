@@ -1,4 +1,4 @@
-"""The optimiser and the averaged weights."""
+"""The optimiser and the EMA weights."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ _LAYERS = (
 
 
 def start_from(model: Network, source: Network) -> None:
-    """Copies the weights of a trained network, or of its strongest channels if it is wider.
+    """Copies the weights of a trained network, or of its channels with the largest BatchNorm scales if it is wider.
 
     Args:
         model: Changed in place.

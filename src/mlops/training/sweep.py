@@ -1,4 +1,4 @@
-"""Hyper-parameter search with Optuna.
+"""Hyperparameter search with Optuna.
 
 Each trial is a training with its own folder. The study is a file, so an interrupted search can be resumed, and several
 processes can share it.
@@ -44,7 +44,7 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
     Returns:
         One row per trial, best first: `number`, `state`, `val_Accuracy` (of the best epoch, or of the last epoch of a
         pruned trial) and the values of the trial. The same table is written to `sweep/trials.csv` in the reports
-        folder, next to a figure with the importance of each hyper-parameter.
+        folder, next to a figure with the importance of each hyperparameter.
 
     Raises:
         ConfigError: The search space names a key that does not exist, or the search was started with another

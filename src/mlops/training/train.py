@@ -135,7 +135,7 @@ def _initial_model(config: Config) -> Network:
 
 
 def _training_batches(config: Config, arrays: SplitArrays, drawn: Pack | None) -> Batches:
-    """Returns batches of the training images, and of all drawn images if there are any."""
+    """Returns batches of the training images, and of all synthetic images if there are any."""
     if drawn:
         arrays = stack(arrays, drawn.load("train", "val", "test"))
     return Batches(arrays, config.training.batch_size, seed=config.seed, shard=distributed.shard())
@@ -155,7 +155,7 @@ def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fing
 def _fit_all(
     config: Config, pack: Pack, drawn: Pack | None, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Trains a new model on training and validation images; returns its averaged weights after the last epoch."""
+    """Trains a new model on training and validation images; returns its EMA weights after the last epoch."""
     batches = _training_batches(config, without(pack.load("train", "val"), config.training.leave_out), drawn)
     distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
     state = _open_state(config, device, len(batches), pack.fingerprint, folder)
@@ -175,7 +175,7 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
     """Adds the history of all epochs to the best checkpoint, and writes it to `config.ckpt_path`.
 
     After a final fit, the checkpoint has the new weights, but keeps metrics and calibration of the validated model:
-    measured on training images, they would be too good.
+    measured on training images, they would be optimistically biased.
     """
     path = run_dir / BEST
     content = read_plain(path) | {"history": state.history}

@@ -93,8 +93,8 @@ class State:
     def start_epoch(self) -> None:
         """Puts the model into training mode, but keeps frozen features in evaluation mode.
 
-        Pretrained features are frozen first, because a new last layer gives them random gradients (Kornblith et al.
-        2019).
+        Pretrained features are frozen first, because a new classification head gives them random gradients (Kornblith
+        et al. 2019).
         """
         frozen = self.epoch < self.config.training.frozen_epochs
         parameters = list(self.model.features.parameters())

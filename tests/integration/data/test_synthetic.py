@@ -1,4 +1,4 @@
-"""Tests complete data sets of drawn signs."""
+"""Tests complete synthetic data sets."""
 
 from pathlib import Path
 

@@ -58,7 +58,7 @@ class TestReports:
         results = evaluate(config)
         model_card, data_card = write_cards(config)
         text = model_card.read_text()
-        assert f"{100 * results['Accuracy']:.2f} %, {results['errors']} wrong" in text
+        assert f"{100 * results['Accuracy']:.2f} %, {results['errors']} misclassified" in text
         assert "`inv model.robustness`" in text
         assert Classifier.load(exported).version in text
         measured = robustness(config)

@@ -209,7 +209,7 @@ class TestPromote:
         register(make("equal"), commit(repository))
         _, checks = promote(make("equal"), "staging", repository=repository)
         assert checks[0].name == "not worse than production"
-        assert checks[0].found == "0 of 12 wrong, production 0; 0 lost, 0 won, p = 1"
+        assert checks[0].found == "0 of 12 misclassified, production 0; 0 lost, 0 won, p = 1"
         assert all(check.passed for check in checks)
 
     def test_a_worse_model_fails_the_gate(self, make: Make, repository: Path, tmp_path: Path) -> None:

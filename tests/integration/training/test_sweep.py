@@ -1,4 +1,4 @@
-"""The local hyper-parameter search, and the command line that W&B agents run."""
+"""The local hyperparameter search, and the command line that W&B agents run."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Tests the drawn images that show no known sign."""
+"""Tests the synthetic OOD images."""
 
 from src.mlops.data.synthetic.out_of_distribution import draw_unknowns
 

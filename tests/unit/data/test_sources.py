@@ -157,7 +157,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"benchmark's images .*file/x: "):
         download_official(tmp_path / "file" / "x", "http://127.0.0.1:9/", ARCHIVES)
-    with pytest.raises(DataError, match=r"drawn images .*file/x/.*: "):
+    with pytest.raises(DataError, match=r"synthetic images .*file/x/.*: "):
         locate_raw(quick_config(["data=synthetic", f"data.raw_dir={tmp_path}/file/x"]).data)
 
 

@@ -1,4 +1,4 @@
-"""Tests the drawn signs, their rendered images and the data set of these images."""
+"""Tests the drawings of the signs, the synthetic images and the data set of these images."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate, averaged weights and image size over a training."""
+"""Optimizer, learning rate, EMA weights and image size over a training."""
 
 import re
 

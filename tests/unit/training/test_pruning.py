@@ -1,4 +1,4 @@
-"""Pruning of a wide network to its strongest channels."""
+"""Pruning of a wide network by BatchNorm scale."""
 
 from collections.abc import Callable
 from pathlib import Path

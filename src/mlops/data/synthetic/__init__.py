@@ -1,1 +1,1 @@
-"""Draws traffic signs and renders them as camera images."""
+"""Renders traffic signs and passes them through a simulated car camera."""

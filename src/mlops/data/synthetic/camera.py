@@ -1,4 +1,4 @@
-"""Renders the drawn signs as a car's camera would see them.
+"""Renders drawings of signs as a car's camera would see them.
 
 A frame is rendered in the order in which light travels: a weathered sign on its pole, its pose in front of a
 background, lens and motion blur, exposure, sensor noise. The properties of the physical sign and its scene are chosen

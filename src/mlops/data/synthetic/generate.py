@@ -1,4 +1,4 @@
-"""Writes rendered images of the drawn signs as a data set in the Kaggle layout."""
+"""Writes synthetic images as a data set in the Kaggle layout."""
 
 import os
 import tempfile
@@ -99,7 +99,7 @@ def _write_tracks(root: Path, jobs: list[_Job], seed: int) -> list[tuple[str | i
 
     rows = []
     # Pillow releases the GIL while it transforms and compresses.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("drawing signs", len(jobs)) as bar:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("rendering signs", len(jobs)) as bar:
         for track_rows in pool.map(write, jobs):
             rows += track_rows
             bar.update()

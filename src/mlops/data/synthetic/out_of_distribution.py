@@ -1,4 +1,4 @@
-"""Draws images that show none of the 43 signs, to measure whether a model rejects them."""
+"""Renders images that show none of the 43 signs, to measure OOD detection."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ SIDE = 64  # px of every image
 
 
 def draw_unknowns(count: int, seed: int) -> dict[str, list[Image.Image]]:
-    """Draws out-of-distribution images of each kind.
+    """Renders out-of-distribution (OOD) images of each kind.
 
     Args:
         count: Images of each kind.
