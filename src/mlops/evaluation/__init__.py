@@ -1,1 +1,1 @@
-"""Measures a model and draws the results."""
+"""Measures a model and plots the results."""

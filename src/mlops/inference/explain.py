@@ -1,4 +1,4 @@
-"""Draws a saliency map: the parts of an image that support the predicted class.
+"""Renders a saliency map: the image regions that contributed most to the predicted class.
 
 The method is class activation mapping (Zhou et al., "Learning Deep Features for Discriminative Localization", 2016). It
 uses the output `evidence` of the model file, so it needs neither gradients nor torch.
@@ -40,7 +40,7 @@ class Explanation(NamedTuple):
 
 
 def explain(classifier: Classifier, source: bytes | Path | Image.Image) -> Explanation:
-    """Classifies an image and draws the saliency map of the predicted class.
+    """Classifies an image and renders the saliency map of the predicted class.
 
     Args:
         classifier: The model. Its network must have average pooling directly before its last layer.

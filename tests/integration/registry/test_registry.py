@@ -237,12 +237,12 @@ class TestPromote:
         [
             ("gate.max_size_mb=0.01", "size of the ONNX file"),
             ("gate.max_latency_ms=0.0001", "median time of one image"),
-            ("gate.max_calibration_error=0", "calibration error"),
+            ("gate.max_calibration_error=0", "expected calibration error"),
             ("gate.min_robustness=0.95", "accuracy under corruptions"),
         ],
     )
     def test_each_limit_fails_the_gate(self, override: str, reason: str, make: Make, repository: Path) -> None:
-        model = "bad" if reason == "calibration error" else "good"  # the good one is perfectly calibrated
+        model = "bad" if reason == "expected calibration error" else "good"  # the good one is perfectly calibrated
         register(make(model), repository)
         with pytest.raises(GateError, match=f"v1.*staging: {reason}"):
             promote(make(model, override), "staging", repository=repository)
