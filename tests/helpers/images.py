@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 
 def make_image(class_id: int, seed: int = 0, side: int = 30) -> Image.Image:
@@ -17,6 +18,8 @@ def make_image(class_id: int, seed: int = 0, side: int = 30) -> Image.Image:
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    if kind == "HEIF":
+        register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

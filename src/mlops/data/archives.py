@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.mlops.errors import DataError, MissingFileError, UnreachableError
-from src.mlops.io.files import exclusive, write_atomically
+from src.mlops.io.files import exclusive, to_json, write_atomically
 from src.mlops.io.progress import progress_bar
 from src.mlops.io.storage import open_storage
 
@@ -84,7 +84,7 @@ def unpack_archives(folder: Path) -> Path:
                     target.mkdir()
                     for entry in list(Path(work).iterdir()):
                         entry.rename(target / entry.name)
-                write_atomically(note, json.dumps(facts).encode())
+                write_atomically(note, to_json(facts).encode())
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot unpack {folder} into {target}: {error}.") from error
     return target
@@ -143,10 +143,10 @@ def fetch_archives(url: str, raw_dir: Path) -> Path:
                 logger.info("Fetching %s/%s", url, name)
                 storage.download(name, raw_dir / name)
                 known[name] = state
-                write_atomically(note, json.dumps(known).encode())
+                write_atomically(note, to_json(known).encode())
         for name in known.keys() - wanted.keys():
             (raw_dir / name).unlink(missing_ok=True)
-        write_atomically(note, json.dumps(wanted).encode())
+        write_atomically(note, to_json(wanted).encode())
     return raw_dir
 
 

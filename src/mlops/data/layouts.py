@@ -8,14 +8,16 @@ box `roi_x1 roi_y1 roi_x2 roi_y2` in px. Layouts without sizes and bounding boxe
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from PIL import Image
 
 from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.errors import DataError
+from src.mlops.io.files import find_files, warn_about_special
+from src.mlops.preprocessing import image_suffixes
 
 logger = logging.getLogger(__name__)
 COLUMNS = ["path", "class_id", "track_id", "width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2"]
@@ -138,12 +140,11 @@ def _read_folders(root: Path) -> RawData:
         if folder is None and names[0] == "train":
             folder = root
         _refuse_other_folders(folder, root)
-        rows: list[dict[str, object]] = []
-        for class_dir in _class_folders(folder) if folder else []:
-            rows += [
-                {"path": f"{class_dir.relative_to(root).as_posix()}/{path}", "class_id": int(class_dir.name)}
-                for path in _images(class_dir)
-            ]
+        depth = len(folder.relative_to(root).parts) if folder else 0
+        rows = [
+            {"path": path, "class_id": int(path.split("/")[depth])}
+            for path in _images(_class_folders(folder) if folder else [], root)
+        ]
         tables.append(_table(pd.DataFrame(rows) if rows else None))
     if (tables[0]["track_id"] == tables[0]["path"]).any():
         logger.warning(
@@ -207,7 +208,7 @@ def _track(path: str, class_id: int) -> str:
 
 def _raw(layout: str, root: Path, folders: tuple[str, ...], train: pd.DataFrame, test: pd.DataFrame) -> RawData:
     listed = set(train["path"]) | set(test["path"])
-    present = (f"{folder}/{path}" for folder in folders for path in _images(root / folder))
+    present = _images((root / folder for folder in folders), root)
     return RawData(layout, train, test, sorted(path for path in present if path not in listed))
 
 
@@ -216,7 +217,7 @@ def _refuse_other_folders(folder: Path | None, root: Path) -> None:
     others = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.isdecimal()] if folder else []
     unknown = sorted(name for name in others if name not in ours and not name.startswith("."))
     if unknown:
-        raise DataError(f"{folder} contains folders that are not named by class, 0 to 42: {', '.join(unknown)}.")
+        raise DataError(f"{folder} contains folders whose names are not class IDs (0 to 42): {', '.join(unknown)}.")
 
 
 def _class_folders(root: Path) -> list[Path]:
@@ -224,12 +225,13 @@ def _class_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name))
 
 
-def _images(folder: Path) -> list[str]:
-    """Lists all images below a folder, recognised by suffix, as sorted paths relative to it."""
-    suffixes = Image.registered_extensions()
-    found = []
-    for directory, _, names in os.walk(folder):
-        # Strings, because 45,000 Path objects would take a second.
-        prefix = directory.removeprefix(str(folder)).replace(os.sep, "/").strip("/")
-        found += [f"{prefix}/{name}".lstrip("/") for name in names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
-    return sorted(found)
+def _images(folders: Iterable[Path], root: Path) -> list[str]:
+    """Lists all images below folders, recognised by suffix, as paths relative to `root`, sorted in each folder."""
+    suffixes = image_suffixes()
+    special: list[str] = []
+    found: list[str] = []
+    for folder in folders:
+        prefix, start = folder.relative_to(root).as_posix(), len(str(folder))
+        found += sorted(prefix + path[start:].replace(os.sep, "/") for path in find_files(folder, suffixes, special))
+    warn_about_special(special)
+    return found

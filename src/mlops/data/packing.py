@@ -10,6 +10,7 @@ import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,9 +217,13 @@ def images_signature(raw_dir: Path, paths: list[str], size: int) -> str:
 
 
 def preprocessing_version() -> str:
-    """Returns a hash of the code of `preprocessing.py` and the version of Pillow, which turn bytes into pixels."""
+    """Returns a hash of the code of `preprocessing.py`, and the versions of the packages that decode images."""
     code = hashlib.sha256(Path(preprocessing.__file__).read_bytes()).hexdigest()[:16]
-    return f"{code} Pillow {PIL.__version__}"
+    try:
+        heif = version("pillow-heif")
+    except PackageNotFoundError:
+        heif = "none"
+    return f"{code} Pillow {PIL.__version__} pillow-heif {heif}"
 
 
 def pack_images(raw_dir: Path, paths: list[str], size: int, out: Path) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from src.mlops.data.packing import (
 )
 from src.mlops.data.sources import locate_raw
 from src.mlops.errors import DataError
-from src.mlops.io.files import exclusive, sha256, write_atomically
+from src.mlops.io.files import exclusive, sha256, to_json, write_atomically
 from src.mlops.io.storage import open_storage
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     return {
         "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
-        "settings_signature": hashlib.sha256(json.dumps(settings).encode() + rows).hexdigest(),
+        "settings_signature": hashlib.sha256(to_json(settings).encode() + rows).hexdigest(),
     }
 
 
@@ -169,7 +169,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     table.drop(columns=["problem", "found_width", "found_height"]).to_csv(work / INDEX, index=False)
     for split, name in SPLIT_FILES.items():
         write_csv(table[table["split"] == split], work / name)
-    (work / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (work / REPORT).write_text(to_json(report, indent=2, ensure_ascii=False) + "\n")
     (work / "report.md").write_text(checks.summarise(report))
     files = {path.name: sha256(path) for path in sorted(work.iterdir())}
     content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
@@ -207,7 +207,7 @@ def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:
     (target / MANIFEST).unlink(missing_ok=True)
     for name in manifest["files"]:
         (work / name).replace(target / name)
-    (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    (work / MANIFEST).write_text(to_json(manifest, indent=2) + "\n")
     (work / MANIFEST).replace(target / MANIFEST)
 
 

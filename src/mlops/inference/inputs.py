@@ -4,26 +4,35 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
-from PIL import Image
 
 from src.mlops.errors import DataError, ImageError
+from src.mlops.io.files import find_files, is_special, warn_about_special
+from src.mlops.preprocessing import image_suffixes
 
 
-def find_images(inputs: Sequence[str]) -> Iterator[str]:
+def find_images(inputs: Sequence[str], warn: bool = True) -> Iterator[str]:
     """Yields the paths of all images in the inputs, always in the same order.
+
+    Named pipes, sockets and devices in folders and globs are ignored.
 
     Args:
         inputs: Files, folders, globs, or URLs that fsspec reads.
+        warn: Whether to log a warning about ignored files at the end.
 
     Raises:
-        DataError: An input does not exist or cannot be listed, or the inputs contain no image.
+        DataError: An input does not exist, cannot be listed, or is a named pipe, a socket or a device; or the inputs
+            contain no image.
     """
     found = False
-    for path in _each(inputs):
+    special: list[str] = []
+    for path in _each(inputs, special):
         found = True
         yield path
+    if warn:
+        warn_about_special(special)
     if not found:
         raise DataError(f"No images in {', '.join(inputs) or 'the inputs'}.")
 
@@ -44,45 +53,50 @@ def read_image(path: str) -> bytes | str:
     return content
 
 
-def _each(inputs: Sequence[str]) -> Iterator[str]:
-    suffixes = tuple(Image.registered_extensions())
+def _each(inputs: Sequence[str], special: list[str]) -> Iterator[str]:
+    suffixes = image_suffixes()
     for name in inputs:
         if "://" in name:
-            yield from _find_remote(name, suffixes)
+            yield from _find_remote(name, suffixes, special)
+        elif is_special(name):
+            raise DataError(f"{name} is a named pipe, a socket or a device. Save the image to a file first.")
         elif os.path.lexists(name):
-            yield from _below(Path(name), suffixes)
+            yield from _below(Path(name), suffixes, special)
         elif matches := sorted(glob.glob(name, recursive=True)):  # noqa: PTH207 - a pattern may be absolute
             if "**" in name:  # the pattern already matches the files in subfolders
-                yield from (match for match in matches if match.lower().endswith(suffixes))
+                matches = [match for match in matches if match.lower().endswith(suffixes)]
+                special += filter(is_special, matches)
+                yield from (match for match in matches if not is_special(match))
             else:
                 for match in matches:
-                    yield from _below(Path(match), suffixes)
+                    yield from _below(Path(match), suffixes, special)
         else:
             raise DataError(f"No file or folder matches {Path(name).absolute()}.")
 
 
-def _below(path: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    if not path.is_dir():
+def _below(path: Path, suffixes: tuple[str, ...], special: list[str]) -> Iterator[str]:
+    if path.is_dir():
+        yield from find_files(path, suffixes, special, _refuse_folder)
+    elif is_special(path):
+        special.append(str(path))
+    else:
         yield str(path)
-        return
-    for folder, folders, files in os.walk(path, onerror=_refuse_folder):
-        folders.sort()
-        yield from (str(Path(folder, file)) for file in sorted(files) if file.lower().endswith(suffixes))
 
 
 def _refuse_folder(error: OSError) -> None:
     raise DataError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
 
 
-def _find_remote(url: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+def _find_remote(url: str, suffixes: tuple[str, ...], special: list[str]) -> Iterator[str]:
     try:
         filesystem, path = fsspec.url_to_fs(url)
         if filesystem.isfile(path):
             files = [path]
         elif glob.has_magic(path):
-            files = sorted(filesystem.glob(path))
+            files = _ordinary(filesystem.glob(path, detail=True), special)
         else:
-            files = sorted(file for file in filesystem.find(path) if file.lower().endswith(suffixes))
+            found = filesystem.find(path, detail=True)
+            files = _ordinary({name: found[name] for name in found if name.lower().endswith(suffixes)}, special)
     except Exception as error:  # each file system raises its own exceptions for a missing bucket or permission
         raise DataError(
             f"Cannot read {url}: {type(error).__name__}: {error}. Check the URL and your access to it. URLs that start "
@@ -91,3 +105,9 @@ def _find_remote(url: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     if not files:
         raise DataError(f"No images at {url}.")
     yield from map(filesystem.unstrip_protocol, files)
+
+
+def _ordinary(found: dict[str, dict[str, Any]], special: list[str]) -> list[str]:
+    """Returns the sorted names of what fsspec found. Its type `other` are named pipes, sockets and devices."""
+    special += sorted(name for name in found if found[name]["type"] == "other" and is_special(name))
+    return sorted(found.keys() - set(special))

@@ -1,8 +1,10 @@
 """Tests the preparation of good and bad raw data with `prepare` and `read_layout`."""
 
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,7 @@ from src.mlops.data.packing import open_pack
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.preprocessing import open_image, preprocess
-from tests.helpers.images import make_image
+from tests.helpers.images import encode, make_image
 from tests.helpers.tiny import GTSRB, quick_config, write_kaggle
 
 MakeConfig = Callable[..., Config]
@@ -122,13 +124,14 @@ class TestLayouts:
         with pytest.raises(DataError, match=r"GTSRB_Final_Test_GT\.zip"):
             read_layout(tmp_path)
 
-    @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif"])
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif", "avif", "heic", "jp2"])
     def test_class_folders_without_a_test_folder_hold_out_a_test_set(self, tmp_path: Path, suffix: str) -> None:
         for class_id in (0, 7):
             for number in range(10):
                 path = tmp_path / "raw" / str(class_id) / f"sign{number}.{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                make_image(class_id, number).save(path)
+                kind = "HEIF" if suffix == "heic" else Image.registered_extensions()[f".{suffix}"]
+                path.write_bytes(encode(make_image(class_id, number), kind))
         config = quick_config(
             [f"data.raw_dir={tmp_path}/raw", f"data.processed_dir={tmp_path}/p", "data.image_size=24"]
         )
@@ -159,6 +162,26 @@ class TestLayouts:
             make_image(0).save(tmp_path / name / "a.png")
         with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))} .*0 to 42: stop\."):
             read_layout(tmp_path)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+    @pytest.mark.parametrize("layout", ["Kaggle", "class folders"])
+    def test_special_files_are_ignored_with_one_warning(
+        self, tmp_path: Path, raw_dir: Path, layout: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        root = raw_dir if layout == "Kaggle" else tmp_path / "folders"
+        for class_id in (0, 1):
+            folder = root / (f"Train/{class_id}" if layout == "Kaggle" else str(class_id))
+            folder.mkdir(parents=True, exist_ok=True)
+            if layout != "Kaggle":
+                (folder / "00000_00000.heic").touch()
+            os.mkfifo(folder / "pipe.png")
+        raw = read_layout(root)
+        assert (raw.layout, raw.unlisted) == (layout, [])
+        if layout != "Kaggle":
+            assert list(raw.train["path"]) == ["0/00000_00000.heic", "1/00000_00000.heic"]
+        warnings = [record.getMessage() for record in caplog.records if "named pipes" in record.getMessage()]
+        assert len(warnings) == 1
+        assert "Ignored 2 named pipes" in warnings[0]
 
     def test_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"data\.raw_dir=.*nowhere"):
