@@ -216,6 +216,12 @@ def model_robustness(c: Context, override: list[str]) -> None:
     _hydra(c, "evaluation.robustness", *override)
 
 
+@command("reencoding", **OVERRIDE)
+def model_reencoding(c: Context, override: list[str]) -> None:
+    """Measure how often saving an image again as JPEG changes its class."""
+    _hydra(c, "evaluation.reencoding", *override)
+
+
 @command("benchmark", **OVERRIDE)
 def model_benchmark(c: Context, override: list[str]) -> None:
     """Measure accuracy, size and speed of all model variants."""
@@ -459,6 +465,7 @@ def _namespace() -> Collection:
             model_recalibrate,
             model_parity,
             model_robustness,
+            model_reencoding,
             model_benchmark,
             model_card,
         ],
