@@ -15,6 +15,7 @@ import psutil
 from numpy.typing import NDArray
 
 from src.mlops.inference.classifier import Classifier
+from src.mlops.io.files import to_json
 from src.mlops.preprocessing import open_image, preprocess
 
 # The variants, with the suffix of the file next to the checkpoint.
@@ -141,4 +142,4 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     name, model, count, place = sys.argv[1:]
     os.environ["OMP_NUM_THREADS"] = count
-    sys.stdout.write(json.dumps(measure(name, Path(model), int(count), Path(place))))
+    sys.stdout.write(to_json(measure(name, Path(model), int(count), Path(place))))

@@ -29,6 +29,7 @@ from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sources import locate_raw
+from src.mlops.io.files import to_json
 from src.mlops.model import count_parameters
 from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.training.metrics import classification_metrics
@@ -48,7 +49,7 @@ def main(overrides: Overrides) -> None:
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", arrays.images[arrays.rows])
         if raw_dir := locate_raw(config.data):
-            Path(folder, "files.json").write_text(json.dumps([str(raw_dir / path) for path in arrays.paths[:IMAGES]]))
+            Path(folder, "files.json").write_text(to_json([str(raw_dir / path) for path in arrays.paths[:IMAGES]]))
         for form, suffix in FORMS.items():
             path = config.ckpt_path.with_suffix(suffix)
             checkpoint_path = path.with_suffix(".pth") if "pruned" in suffix else config.ckpt_path

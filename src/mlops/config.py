@@ -25,6 +25,7 @@ from yaml import YAMLError
 
 from src.mlops import ROOT
 from src.mlops.errors import ConfigError, describe
+from src.mlops.io.files import to_json
 
 CONFIG_DIR = ROOT / "configshydra"
 _MISSING = object()
@@ -107,6 +108,14 @@ class AugmentationConfig(_Section):
     mirror: bool
 
 
+def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        to_json(arguments)  # checkpoints and ONNX files store the config as JSON
+    except ValueError as error:
+        raise ValueError(f"all numbers must be finite, but the values are {arguments!r}") from error
+    return arguments
+
+
 def _positive_lr(optimizer: dict[str, Any]) -> dict[str, Any]:
     lr = optimizer.get("lr")
     if not (isinstance(lr, int | float) and 0 < lr < float("inf")):
@@ -128,7 +137,7 @@ class TrainingConfig(_Section):
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     profile: bool
-    optimizer: Annotated[dict[str, Any], AfterValidator(_positive_lr)]
+    optimizer: Annotated[dict[str, Any], AfterValidator(_positive_lr), AfterValidator(_finite)]
     schedule: Literal["onecycle", "constant"]
     warmup: Annotated[float, Field(gt=0, lt=1)]
     label_smoothing: Share
@@ -142,7 +151,7 @@ class TrainingConfig(_Section):
     @model_validator(mode="after")
     def _left_out_means_unseen(self) -> Self:
         if self.leave_out and self.drawn:
-            raise ValueError("leave_out needs drawn: null, because synthetic images include all classes")
+            raise ValueError("leave_out requires training.drawn=null, because synthetic images include all classes")
         return self
 
 
@@ -299,7 +308,7 @@ class Config(_Section):
     """The complete configuration."""
 
     data: DataConfig
-    model: dict[str, Any]
+    model: Annotated[dict[str, Any], AfterValidator(_finite)]
     training: TrainingConfig
     tracking: TrackingConfig
     calibration: CalibrationConfig

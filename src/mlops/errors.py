@@ -37,6 +37,14 @@ class CheckpointError(MlopsError):
     """A model file is missing, corrupted, malicious, or has an unsupported format."""
 
 
+class NoSaliencyError(CheckpointError):
+    """The network does not support saliency maps."""
+
+
+class OutOfMemoryError(MlopsError, MemoryError):
+    """The memory is too small for a model and its images. The model file itself may be fine."""
+
+
 class ParityError(MlopsError):
     """Two forms of a model give different results."""
 
@@ -93,5 +101,6 @@ def describe(error: "ValidationError") -> list[str]:
             reason = "this key is missing"
         else:
             reason = f"{fault['msg']}, but is {fault['input']!r}"
-        lines.append(f"{'.'.join(map(str, fault['loc']))}: {reason}")
+        place = ".".join(map(str, fault["loc"]))  # empty for a rule about several settings
+        lines.append(f"{place}: {reason}" if place else reason)
     return lines

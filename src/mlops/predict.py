@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -94,4 +95,5 @@ def _show(rows: Iterator[Row]) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of torch per batch; the other cores decode images
     typer_main(app)

@@ -1,7 +1,6 @@
 """Runs all steps once with synthetic images: data → training → evaluation → service → one HTTP request."""
 
 import csv
-import json
 import logging
 import sys
 import time
@@ -15,6 +14,7 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import SPLIT_FILES
 from src.mlops.data.sources import locate_raw
 from src.mlops.evaluation.evaluate import evaluate
+from src.mlops.io.files import to_json
 from src.mlops.io.service_process import running
 from src.mlops.training.train import train
 
@@ -70,7 +70,7 @@ def _ask_service(model: Path, image: Path) -> dict[str, Any]:
     with running(command, "/health/ready") as client:
         response = client.post("/cv_model/", files={"file": (image.name, image.read_bytes())})
         answer: dict[str, Any] = response.raise_for_status().json()
-    logger.info("The service answered: %s", json.dumps(answer, ensure_ascii=False))
+    logger.info("The service answered: %s", to_json(answer, ensure_ascii=False))
     return answer
 
 

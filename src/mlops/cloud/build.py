@@ -1,6 +1,5 @@
 """Tests, builds and deploys the working copy in Cloud Build: `python -m src.mlops.cloud.build`, or `inv gcp.build`."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import Names
 from src.mlops.config import CloudConfig, Config
+from src.mlops.io.files import to_json
 from src.mlops.io.git import source_commit
 
 _LOCAL_SETTINGS = {"build", "dry_run", "github", "teardown"}  # settings that the steps of a build do not need
@@ -48,7 +48,7 @@ def _overrides(key: str, value: Any) -> Iterator[str]:
         for name, part in value.items():
             yield from _overrides(f"{key}.{name}", part)
     else:
-        yield f"{key}={json.dumps(value, separators=(',', ':'))}"
+        yield f"{key}={to_json(value, separators=(',', ':'))}"
 
 
 def main(config: Config) -> None:

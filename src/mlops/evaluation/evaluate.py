@@ -1,6 +1,5 @@
 """Evaluates a checkpoint on a split and writes metrics, predictions and figures."""
 
-import json
 import logging
 import shutil
 import tempfile
@@ -17,7 +16,8 @@ from src.mlops.errors import DataError
 from src.mlops.evaluation.measurements import METRICS_FILE, PREDICTIONS_FILE
 from src.mlops.evaluation.metrics import expected_calibration_error, per_class_metrics
 from src.mlops.evaluation.plots import draw_evaluation
-from src.mlops.model import choose_device, predict_logits
+from src.mlops.io.files import to_json
+from src.mlops.model import choose_device
 from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.modelfile.unknown import energy, is_unknown
 from src.mlops.training.metrics import classification_metrics
@@ -35,7 +35,8 @@ def evaluate(config: Config) -> dict[str, Any]:
         The content of `metrics.json`.
 
     Raises:
-        CheckpointError: There is no usable checkpoint.
+        CheckpointError: There is no usable checkpoint, or the model fails.
+        OutOfMemoryError: There is not enough memory.
         DataError: The split has no images, the images have another size than the model was trained with, or the reports
             cannot be written.
     """
@@ -50,8 +51,8 @@ def evaluate(config: Config) -> dict[str, Any]:
             "The model was also trained on the validation images, so the metrics on this split are too optimistic"
         )
     arrays = pack.load(split)
-    model = checkpoint.model.to(choose_device(config.device))
-    logits = predict_logits(model, Batches(arrays, config.evaluation.batch_size).epoch())
+    batches = Batches(arrays, config.evaluation.batch_size).epoch()
+    logits = checkpoint.logits(batches, choose_device(config.device))
     labels = arrays.labels
     probabilities = checkpoint.calibration.probabilities(logits)
     predicted = probabilities.argmax(axis=1)
@@ -89,7 +90,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         # Write to a temporary folder first, so the reports folder never mixes the files of two evaluations.
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
-            (work / METRICS_FILE).write_text(json.dumps(results, indent=2) + "\n")
+            (work / METRICS_FILE).write_text(to_json(results, indent=2) + "\n")
             predictions.to_csv(work / PREDICTIONS_FILE, index=False)
             draw_evaluation(results, predictions, arrays, checkpoint.history, work / "figures")
             shutil.copytree(work, reports, dirs_exist_ok=True)

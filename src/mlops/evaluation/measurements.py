@@ -8,6 +8,7 @@ from typing import Any
 from src.mlops.config import Config
 from src.mlops.errors import DataError
 from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.calibration import Calibration
 
 logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.json"
@@ -30,7 +31,7 @@ def read_measurements(config: Config, classifier: Classifier) -> tuple[dict[str,
     """
     folder, info = config.evaluation.reports_dir, classifier.info
     metrics = read_json(folder / METRICS_FILE, "inv evaluate")
-    if (metrics.get("provenance"), metrics.get("calibration")) != (info.provenance, info.calibration.to_dict()):
+    if metrics.get("provenance") != info.provenance or _calibration(metrics) != info.calibration:
         raise DataError(
             f"{folder / METRICS_FILE} does not belong to the model at {config.ckpt_path}, but to a different one. "
             "Evaluate this model with `inv evaluate`."
@@ -47,6 +48,14 @@ def read_measurements(config: Config, classifier: Classifier) -> tuple[dict[str,
     return metrics, robustness
 
 
+def _calibration(metrics: dict[str, Any]) -> Calibration | None:
+    """Returns the calibration in metrics.json, also from files without the values that a later release added."""
+    try:
+        return Calibration.from_dict(metrics["calibration"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
 def read_json(path: Path, command: str) -> dict[str, Any]:
     """Reads a JSON file of measured results.
 
@@ -58,10 +67,14 @@ def read_json(path: Path, command: str) -> dict[str, Any]:
         The content of the file.
 
     Raises:
-        DataError: The file is missing or cannot be read.
+        DataError: The file is missing, cannot be read, or contains NaN or infinity.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(), parse_constant=_refuse)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is missing or cannot be read. Create it with `{command}`.") from error
+        raise DataError(f"{path} is missing or is not valid JSON. Create it with `{command}`.") from error
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")  # earlier releases wrote it, but the registry cannot store it

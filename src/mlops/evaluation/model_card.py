@@ -4,7 +4,6 @@ The cards follow Mitchell et al., "Model Cards for Model Reporting", 2019, and G
 2021. For a result that was not measured, the card names the command that measures it.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from src.mlops.data.prepare import REPORT, prepare
 from src.mlops.errors import DataError
 from src.mlops.evaluation.measurements import read_json, read_measurements
 from src.mlops.inference.classifier import Classifier
-from src.mlops.io.files import write_atomically
+from src.mlops.io.files import to_json, write_atomically
+from src.mlops.modelfile.calibration import Calibration
 from src.mlops.modelfile.metadata import INTENDED_USE
 
 logger = logging.getLogger("src.mlops.evaluation.model_card")
@@ -80,7 +80,7 @@ def model_card(classifier: Classifier, metrics: dict[str, Any], robustness: dict
 | | |
 |---|---|
 | version | {classifier.version} |
-| network | `{json.dumps(info.config["model"])}`, images of {classifier.image_size} x {classifier.image_size} px |
+| network | `{to_json(info.config["model"])}`, images of {classifier.image_size} x {classifier.image_size} px |
 | trained | {origin["created"]}, commit {origin["git_commit"]}, seed {origin["seed"]}, \
 on {" and ".join(origin["trained_on"])} |
 | data fingerprint | {origin["data_fingerprint"]} |
@@ -100,7 +100,8 @@ on {" and ".join(origin["trained_on"])} |
 | macro precision, recall, F1 | {metrics["Precision"]:.4f}, {metrics["Recall"]:.4f}, {metrics["F1"]:.4f} |
 | expected calibration error (ECE), 15 bins | {metrics["expected_calibration_error"]:.4f} |
 | prediction sets | {100 * metrics["prediction_set_coverage"]:.2f} % contain the true class (target: \
-{100 * calibration.coverage:g} %), {metrics["prediction_set_size"]:.2f} classes on average |
+{100 * calibration.coverage:g} %, attained by calibration: {100 * calibration.attained_coverage:.4g} %), \
+{metrics["prediction_set_size"]:.2f} classes on average |
 | false-positive rate: real signs flagged as unknown | {100 * metrics["called_unknown"]:.2f} % |
 
 ![Confusion matrix](figures/confusion_matrix.png)
@@ -119,7 +120,8 @@ on {" and ".join(origin["trained_on"])} |
 ## Calibration
 
 Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_threshold:.4f}. Images with an energy above
-{calibration.energy_threshold:.3f} are flagged as unknown. All three values were fitted on validation images.
+{calibration.energy_threshold:.3f} are flagged as unknown. All three values were fitted on validation images. \
+{_coverage(calibration)}
 
 ## Limits
 
@@ -153,6 +155,16 @@ def data_card(report: dict[str, Any], fingerprint: str, *, drawn: bool = False) 
 | licence | {licence} |
 
 {summarise(report).replace("# Data report", "## Results of the data checks")}"""
+
+
+def _coverage(calibration: Calibration) -> str:
+    requested, attained = 100 * calibration.coverage, 100 * calibration.attained_coverage
+    if attained >= requested:
+        return f"There were enough of them for the requested coverage of prediction sets, {requested:g} %."
+    return (
+        f"There were too few of them for the requested coverage of prediction sets, {requested:g} %. The sets attain "
+        f"{attained:.4g} %, the highest coverage that the number of images allows."
+    )
 
 
 def _robustness(results: dict[str, Any] | None) -> str:

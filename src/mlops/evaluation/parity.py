@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2 as httpx
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -78,12 +79,22 @@ def images_of(config: Config) -> list[Path]:
     Raises:
         DataError: There is no folder of raw images, or the split has no images.
     """
+    return labelled_images_of(config)[0]
+
+
+def labelled_images_of(config: Config) -> tuple[list[Path], NDArray[np.int64]]:
+    """Returns the paths of the raw images of `evaluation.split`, in the order of the pack, and their class ids.
+
+    Raises:
+        DataError: There is no folder of raw images, or the split has no images.
+    """
     raw_dir = locate_raw(config.data)
     if raw_dir is None:
         raise DataError(
             "data.raw_dir must be the folder of the raw images, but is null. The packed images are not enough here."
         )
-    return [raw_dir / path for path in prepare(config.data).load(config.evaluation.split).paths]
+    arrays = prepare(config.data).load(config.evaluation.split)
+    return [raw_dir / path for path in arrays.paths], arrays.labels
 
 
 def _in_python(model: Path, paths: list[Path], name: str) -> Answers:

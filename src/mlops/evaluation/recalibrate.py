@@ -10,8 +10,7 @@ from src.mlops.config import Config
 from src.mlops.data.dataset import Batches
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
-from src.mlops.model import predict_logits
-from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.calibration import Calibration, warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 
@@ -28,7 +27,8 @@ def calibrate(config: Config) -> Calibration:
         The new calibration.
 
     Raises:
-        CheckpointError: There is no usable checkpoint.
+        CheckpointError: There is no usable checkpoint, or the model fails.
+        OutOfMemoryError: There is not enough memory.
         DataError: The model was trained on the validation images, or the data is not the data of its training.
     """
     checkpoint = load_checkpoint(config.ckpt_path)
@@ -45,7 +45,8 @@ def calibrate(config: Config) -> Calibration:
             "validation images. Use the data that it was trained on."
         )
     arrays = pack.load("val")
-    logits = predict_logits(checkpoint.model, Batches(arrays, config.evaluation.batch_size).epoch())
+    logits = checkpoint.logits(Batches(arrays, config.evaluation.batch_size).epoch())
+    warn_about_coverage(len(arrays.rows), config.calibration.coverage)
     calibration = Calibration.fit(logits, arrays.labels, **config.calibration.model_dump())
     write_content(config.ckpt_path, read_plain(config.ckpt_path) | {"calibration": calibration.to_dict()})
     logger.info("Calibrated %s: %s", config.ckpt_path, calibration)

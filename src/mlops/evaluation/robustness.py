@@ -1,6 +1,5 @@
 """Measures accuracy on corrupted images and writes reports/robustness.json: `inv model.robustness`."""
 
-import json
 import logging
 from typing import Any
 
@@ -16,7 +15,7 @@ from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from src.mlops.evaluation.measurements import ROBUSTNESS_FILE
 from src.mlops.evaluation.plots import draw_corrupted, draw_robustness
 from src.mlops.inference.classifier import Classifier
-from src.mlops.io.files import write_atomically
+from src.mlops.io.files import to_json, write_atomically
 from src.mlops.io.progress import progress_bar
 
 logger = logging.getLogger("src.mlops.evaluation.robustness")
@@ -70,7 +69,7 @@ def robustness(config: Config) -> dict[str, Any]:
     }
     folder = config.evaluation.reports_dir
     try:
-        write_atomically(folder / ROBUSTNESS_FILE, (json.dumps(results, indent=2) + "\n").encode())
+        write_atomically(folder / ROBUSTNESS_FILE, (to_json(results, indent=2) + "\n").encode())
         draw_robustness(results, folder / "figures" / "robustness.png")
         draw_corrupted(images[0], folder / "figures" / "corruptions.png")
     except OSError as error:

@@ -30,6 +30,8 @@ def predict(inputs: Sequence[str], classifier: Classifier, rows: Rows | None = N
 
     Raises:
         DataError: An input does not exist or cannot be listed, or the inputs contain no image.
+        CheckpointError: The model fails.
+        OutOfMemoryError: There is not enough memory.
     """
     yield from (rows or local_rows(classifier))(find_images(inputs))
 
@@ -52,7 +54,7 @@ def predict_to(out: Path, inputs: Sequence[str], classifier: Classifier, rows: R
     """
     total = sum(1 for _ in find_images(inputs))
     with open_journal(out, {"inputs": list(inputs), "model_version": classifier.version}) as journal:
-        paths = find_images(inputs)
+        paths = find_images(inputs, warn=False)  # the first call has logged the warning
         journal.skip(paths)
         if journal.done:
             logger.info("Resuming an interrupted run: %d of %d images are done", journal.done, total)

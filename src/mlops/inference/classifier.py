@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
-from src.mlops.errors import CheckpointError
-from src.mlops.modelfile.metadata import ModelInfo, incomplete, read_info
+from src.mlops.errors import CheckpointError, ImageError
+from src.mlops.io.files import sha256
+from src.mlops.modelfile.metadata import MAX_METADATA_CHARACTERS, ModelInfo, incomplete, read_info, require_size
+from src.mlops.modelfile.run_errors import is_out_of_memory, memory_error, run_error, unusable
 from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.preprocessing import open_image, preprocess
 
@@ -25,7 +27,9 @@ TOP_K = 5
 BATCH = 64  # images per call of the network; bounds the memory
 
 Floats = NDArray[np.float32]
+# Number of dimensions of each output, in the order of `Outputs`
 _DIMENSIONS = {"probabilities": 2, "embedding": 2, "energy": 1, "evidence": 4}
+_PER_CLASS = {"probabilities", "evidence"}  # outputs whose second dimension is the classes
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Prediction:
         probability: Calibrated probability of this class, 0 to 1.
         top_k: The most probable classes, best first.
         prediction_set: Classes that cannot be ruled out, in ascending order. The set contains the true class for the
-            share `calibration.coverage` (by default 99.9 %) of signs that resemble the validation images.
+            share `calibration.attained_coverage` (by default 99.9 %) of signs that resemble the validation images.
         is_unknown: True if the image does not look like any known sign. Do not trust the class in this case.
         model_version: First twelve digits of the model file's SHA-256.
     """
@@ -95,13 +99,15 @@ class Classifier:
     """Classifies images with a trained model. Create one with `Classifier.load`. Thread-safe.
 
     Attributes:
+        path: The model file.
         info: Metadata of the model file.
         version: First twelve digits of the model file's SHA-256.
         image_size: Side of the network's input images in px.
     """
 
-    def __init__(self, backend: Backend, version: str) -> None:
+    def __init__(self, backend: Backend, version: str, path: Path) -> None:
         self._backend = backend
+        self.path = path
         self.info = backend.info
         self.version = version
         self.image_size = backend.info.image_size
@@ -112,21 +118,23 @@ class Classifier:
 
         Args:
             path: An exported `.onnx` file, or a checkpoint `.pth`, which needs torch.
-            threads: Threads per call. One is fastest for networks as small as SignNet. Several calls can run in
-                parallel.
+            threads: Threads per call of an `.onnx` file. One is fastest for networks as small as SignNet. Several
+                calls can run in parallel. A `.pth` uses torch's number of threads, which belongs to the complete
+                process: set it with `torch.set_num_threads`, or with `OMP_NUM_THREADS` before torch is imported.
 
         Raises:
-            CheckpointError: The file is missing, corrupted, unsafe or of another format, or it is not an export of the
-                checkpoint next to it.
+            CheckpointError: The file is missing, corrupted, unsafe, too large or of another format, or it is not an
+                export of the checkpoint next to it.
+            OutOfMemoryError: There is not enough memory.
         """
         content = _read(path)
         if path.suffix == ".pth":
-            backend: Backend = _torch_backend(path, threads)
+            backend: Backend = _torch_backend(path)
         elif path.suffix == ".onnx":
             backend = _OnnxRuntime(content, path, threads)
         else:
             raise CheckpointError(f"A model file must end in .onnx or .pth, but the path is {path}.")
-        return cls(backend, hashlib.sha256(content).hexdigest()[:12])
+        return cls(backend, hashlib.sha256(content).hexdigest()[:12], path)
 
     def classify(self, images: Sequence[bytes | Path | Image.Image | NDArray[np.uint8]]) -> list[Prediction]:
         """Classifies images.
@@ -139,6 +147,8 @@ class Classifier:
 
         Raises:
             ImageError: An image cannot be used. The message says why.
+            CheckpointError: The model fails, or returns something other than the documented outputs.
+            OutOfMemoryError: There is not enough memory.
         """
         predictions: list[Prediction] = []
         for start in range(0, len(images), BATCH):
@@ -154,9 +164,26 @@ class Classifier:
         """Runs the network on preprocessed images.
 
         Args:
-            arrays: uint8 [N, S, S, 3].
+            arrays: uint8 [N, S, S, 3], where S is `image_size`.
+
+        Raises:
+            ImageError: The array has another shape or type.
+            CheckpointError: The model fails, or returns something other than the documented outputs.
+            OutOfMemoryError: There is not enough memory.
         """
-        return self._backend.run(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)))
+        side = self.image_size
+        if arrays.dtype != np.uint8 or arrays.shape[1:] != (side, side, 3):
+            raise ImageError(
+                f"Preprocessed images must be uint8 [N, {side}, {side}, 3], but are {arrays.dtype} "
+                f"{list(arrays.shape)}. Use `preprocess`, or `Classifier.classify` for other images."
+            )
+        try:
+            outputs = self._backend.run(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)))
+        except Exception as error:  # ONNX Runtime has no public exception class, and torch raises many types
+            raise run_error(self.path, error) from error
+        if fault := _fault(outputs, len(arrays)):
+            raise unusable(self.path, fault)
+        return outputs
 
     def predictions(self, outputs: Outputs) -> list[Prediction]:
         """Converts the outputs of the network to predictions."""
@@ -181,6 +208,20 @@ class Classifier:
         )
 
 
+def _fault(outputs: Outputs, images: int) -> str | None:
+    """Returns what is wrong with the outputs for a number of images; None if nothing is."""
+    for (name, dimensions), values in zip(_DIMENSIONS.items(), outputs, strict=True):
+        if values is None:
+            continue
+        shape = values.shape
+        if len(shape) != dimensions or shape[0] != images or (name in _PER_CLASS and shape[1] != NUM_CLASSES):
+            return f"its output {name} has the shape {list(shape)} for {images} images"
+    # The other outputs are not checked here, because that takes longer; NaN in the embedding reaches the probabilities.
+    if not (np.isfinite(outputs.probabilities).all() and np.isfinite(outputs.energy).all()):
+        return "it returns NaN or infinity for some images"
+    return None
+
+
 class _OnnxRuntime:
     """Runs an exported ONNX file on the CPU."""
 
@@ -189,16 +230,19 @@ class _OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # the exceptions below already report the errors
+        options.log_severity_level = 4  # no errors, because the exceptions already report them
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             metadata = self._session.get_modelmeta().custom_metadata_map
             self._outputs = [output.name for output in self._session.get_outputs()]
         except Exception as error:  # ONNX Runtime has no public exception class for invalid files
+            if is_out_of_memory(error):
+                raise memory_error(path) from error
             raise CheckpointError(
                 f"{path} is corrupted or not an ONNX model ({len(content):,} bytes). "
                 "Export the model again with `inv model.export`, or fetch the file again."
             ) from error
+        _require_small(metadata, path)
         try:
             facts = {name: json.loads(text) for name, text in metadata.items()}
         except (ValueError, RecursionError) as error:
@@ -234,7 +278,7 @@ class _OnnxRuntime:
             raise incomplete(path, ValueError(f"inputs {inputs}, outputs {outputs}"))
 
 
-def _torch_backend(path: Path, threads: int) -> Backend:
+def _torch_backend(path: Path) -> Backend:
     try:
         from src.mlops.inference.torch_backend import TorchBackend
     except ImportError as error:
@@ -242,23 +286,42 @@ def _torch_backend(path: Path, threads: int) -> Backend:
             f"Running {path} needs torch, which cannot be imported ({error}). Use the .onnx file next to it, or "
             "install the training packages with `uv sync --group train`."
         ) from error
-    return TorchBackend(path, threads)
+    return TorchBackend(path)
+
+
+def _require_small(metadata: dict[str, str], path: Path) -> None:
+    characters = sum(len(name) + len(text) for name, text in metadata.items())
+    if characters > MAX_METADATA_CHARACTERS:
+        raise CheckpointError(
+            f"The metadata of {path} have {characters:,} characters, but at most {MAX_METADATA_CHARACTERS:,} are read. "
+            "Export the model again with `inv model.export`, or fetch the file again."
+        )
 
 
 def _read(path: Path) -> bytes:
     try:
+        require_size(path, path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(
-            f"Cannot read the model file {path}: {error.strerror or error}. Train a model with `inv train`."
-        ) from error
+        raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise memory_error(path) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"Cannot read the model file {path}: {error.strerror or error}. Train a model with `inv train`."
+    )
 
 
 def _require_same_checkpoint(path: Path, facts: dict[str, Any]) -> None:
     """Raises an error if the checkpoint next to the file is not the one that was exported."""
     checkpoint = path.with_name(path.name.removesuffix(".onnx").removesuffix(".int8") + ".pth")
     if checkpoint.is_file():
-        digest = hashlib.sha256(_read(checkpoint)).hexdigest()
+        try:
+            digest = sha256(checkpoint)
+        except OSError as error:
+            raise _unreadable(checkpoint, error) from error
         if facts.get("checkpoint_sha256") != digest:
             raise CheckpointError(
                 f"{path} was not exported from {checkpoint.name} next to it, but from a different checkpoint. "

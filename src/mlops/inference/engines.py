@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from src.mlops import ROOT
-from src.mlops.errors import DataError, ImageError
+from src.mlops.errors import CheckpointError, DataError, ImageError, OutOfMemoryError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.inference.inputs import read_image
 from src.mlops.preprocessing import open_image, preprocess
@@ -95,6 +95,10 @@ def ray_rows(model: Path, workers: int) -> Rows:
                     _Worker, fn_constructor_args=(model,), batch_size=BATCH, concurrency=workers
                 )
                 for found in data.iter_rows():
+                    if "model_failed" in found["row"]:
+                        raise CheckpointError(found["row"]["model_failed"])
+                    if "out_of_memory" in found["row"]:
+                        raise OutOfMemoryError(found["row"]["out_of_memory"])
                     yield found["row"]
         except (OSError, RuntimeError) as error:
             raise DataError(f"The Ray cluster failed: {type(error).__name__}: {error}") from error
@@ -118,7 +122,13 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         paths = [str(path) for path in batch["path"]]
-        return {"row": _rows(self._classifier, paths, _decode(paths, self._classifier.image_size))}
+        # Ray would add the traceback of this process to the message of an error, so the message becomes a row.
+        try:
+            return {"row": _rows(self._classifier, paths, _decode(paths, self._classifier.image_size))}
+        except OutOfMemoryError as error:
+            return {"row": [{"out_of_memory": str(error)}]}
+        except CheckpointError as error:
+            return {"row": [{"model_failed": str(error)}]}
 
 
 def _decode(paths: Sequence[str], size: int) -> list[NDArray[np.uint8] | str]:

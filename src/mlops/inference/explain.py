@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from src.mlops.errors import CheckpointError
+from src.mlops.errors import NoSaliencyError
 from src.mlops.inference.classifier import Classifier, Prediction
+from src.mlops.modelfile.run_errors import unusable
 from src.mlops.preprocessing import open_image, preprocess
 
 SHORTEST_SIDE = 240  # px; smaller images are enlarged to make the overlay visible
@@ -51,16 +52,20 @@ def explain(classifier: Classifier, source: bytes | Path | Image.Image) -> Expla
 
     Raises:
         ImageError: The image cannot be used.
-        CheckpointError: The network does not support saliency maps.
+        NoSaliencyError: The network does not support saliency maps.
+        CheckpointError: The model fails.
+        OutOfMemoryError: There is not enough memory.
     """
     image = open_image(source)
     outputs = classifier.run(preprocess(image, classifier.image_size)[None])
     [prediction] = classifier.predictions(outputs)
     if outputs.evidence is None:
-        raise CheckpointError(
+        raise NoSaliencyError(
             f"The network {classifier.info.config['model']['_target_']} does not support saliency maps. They need "
             "average pooling directly before the last layer. Use SignNet."
         )
+    if not np.isfinite(outputs.evidence).all():
+        raise unusable(classifier.path, "its output evidence contains NaN or infinity")
     evidence = np.maximum(outputs.evidence[0, prediction.predicted_class], 0)
     strength = evidence / max(float(evidence.max()), 1e-9)
     scale = min(max(1.0, SHORTEST_SIDE / min(image.size)), LONGEST_SIDE / max(image.size))

@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from src.mlops.errors import DataError
 from src.mlops.inference.engines import SCHEMA, Row, text
-from src.mlops.io.files import write_atomically
+from src.mlops.io.files import to_json, write_atomically
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 _RUN = "run.json"
@@ -46,7 +46,7 @@ class Journal:
         except (FileNotFoundError, ValueError):
             folder.mkdir(parents=True, exist_ok=True)
             self._path.write_bytes(b"")
-            write_atomically(folder / _RUN, json.dumps(run).encode())
+            write_atomically(folder / _RUN, to_json(run).encode())
             return
         raise DataError(
             f"{folder} belongs to an unfinished run with different inputs or a different model. Delete the folder to "
@@ -85,7 +85,7 @@ class Journal:
         """Appends rows. Yields the number of rows after each flush."""
         with self._path.open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(to_json(row, ensure_ascii=False) + "\n")
                 self._count(row)
                 if self.done % _FLUSH == 0:
                     file.flush()

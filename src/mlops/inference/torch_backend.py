@@ -18,15 +18,13 @@ class TorchBackend:
 
     Args:
         path: The checkpoint.
-        threads: Threads per call. This sets torch's number of threads for the complete process.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path) -> None:
         checkpoint = load_checkpoint(path)
         self.info: ModelInfo = checkpoint
         self._deployed = Deployed(checkpoint.model, checkpoint.calibration.temperature)
         self._lock = threading.Lock()
-        torch.set_num_threads(threads)
 
     def run(self, images: NDArray[np.uint8]) -> Outputs:
         """Runs the network on images, uint8 [N, 3, S, S]."""

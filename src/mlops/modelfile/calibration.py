@@ -3,6 +3,7 @@
 All numbers are fitted on validation images and stored in the model file. Applying them needs NumPy only.
 """
 
+import logging
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from src.mlops.modelfile.unknown import energy, fit_threshold, logsumexp
 
+logger = logging.getLogger(__name__)
+# A threshold that no score and no energy exceeds. JSON has no infinity, so this is the largest float32.
+UNLIMITED = float(np.finfo(np.float32).max)
 # Added to the score of each class beyond the first (λ of the RAPS paper; its k_reg is 1). It keeps the prediction sets
 # of confident predictions small. Chosen by the mean set size on validation images: docs/experiments.md.
 PENALTY = 0.005
@@ -27,21 +31,27 @@ class Calibration:
             (Angelopoulos et al., "Uncertainty Sets for Image Classifiers using Conformal Prediction", 2021).
         energy_threshold: A sign is unknown if the energy of its image, -T log Σ exp(logit / T), is above this value
             (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
-        coverage: Share of images whose prediction set must contain the true class, as given to `fit`.
+        coverage: Requested share of images whose prediction set contains the true class, as given to `fit`.
         penalty: Added to the score of each class beyond the first.
+        attained_coverage: The share that the number of calibration images allows: `coverage`, or less if there were
+            too few images.
     """
 
     temperature: float = 1.0
-    set_threshold: float = math.inf
-    energy_threshold: float = math.inf
+    set_threshold: float = UNLIMITED
+    energy_threshold: float = UNLIMITED
     coverage: float = 1.0
     penalty: float = PENALTY
+    attained_coverage: float = 1.0
 
     @classmethod
     def fit(
         cls, logits: NDArray[np.float32], labels: NDArray[np.int64], coverage: float = 0.999, false_alarms: float = 0.01
     ) -> Self:
         """Fits all numbers on images that the model was not trained on.
+
+        Split conformal prediction reaches a coverage of at most n / (n + 1) with n images. If `coverage` is higher, the
+        prediction sets use this highest coverage; `warn_about_coverage` reports it.
 
         Args:
             logits: float32 [N, C].
@@ -64,14 +74,15 @@ class Calibration:
         fitted = cls(temperature=float(np.exp(found.x)))
         order, scores = fitted._ranked(fitted.probabilities(logits))
         true_scores = np.sort(scores[order == labels[:, None]])
-        # The finite-sample quantile of split conformal prediction. With too few images it does not exist, and every set
-        # contains all classes.
-        rank = math.ceil((len(labels) + 1) * coverage)
+        # The finite-sample quantile of split conformal prediction. With too few images it does not exist; the highest
+        # score of all images then gives the highest coverage that they allow.
+        rank = min(math.ceil((len(labels) + 1) * coverage), len(labels))
         return cls(
             temperature=fitted.temperature,
-            set_threshold=float(true_scores[rank - 1]) if rank <= len(labels) else math.inf,
+            set_threshold=float(true_scores[rank - 1]),
             energy_threshold=fit_threshold(energy(logits, fitted.temperature), false_alarms),
             coverage=coverage,
+            attained_coverage=attainable_coverage(len(labels), coverage),
         )
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -109,18 +120,55 @@ class Calibration:
     def from_dict(cls, stored: dict[str, Any]) -> Self:
         """Returns the calibration that a model file stores.
 
+        Files of earlier releases have no `attained_coverage`, and have infinite thresholds if there were too few
+        images. Their prediction sets contain all classes, so they attain the requested coverage.
+
         Raises:
             TypeError: A name is unknown, or a value cannot be converted to a number.
             ValueError: A value is not a number, or is out of range.
         """
-        calibration = cls(**{name: float(value) for name, value in stored.items()})
+        numbers = {name: float(value) for name, value in stored.items()}
+        for name in numbers.keys() & {"set_threshold", "energy_threshold"}:
+            if math.isinf(numbers[name]):
+                numbers[name] = math.copysign(UNLIMITED, numbers[name])
+        calibration = cls(**({"attained_coverage": numbers.get("coverage", 1.0)} | numbers))
         sane = (
             0 < calibration.temperature < math.inf
             and calibration.set_threshold > 0
             and not math.isnan(calibration.energy_threshold)
             and 0 < calibration.coverage <= 1
-            and calibration.penalty >= 0
+            and 0 <= calibration.penalty < math.inf
+            and 0 < calibration.attained_coverage <= 1
         )
         if not sane:
             raise ValueError(f"A value is out of range in {calibration}")
         return calibration
+
+
+def attainable_coverage(images: int, coverage: float) -> float:
+    """Returns the coverage that prediction sets attain with a number of calibration images.
+
+    The bound n / (n + 1) is that of split conformal prediction (Vovk et al., "Algorithmic Learning in a Random World",
+    2005): the score of a new image has each rank among n + 1 scores with the same probability.
+
+    Args:
+        images: Number of calibration images.
+        coverage: The requested coverage.
+    """
+    return min(coverage, images / (images + 1))
+
+
+def warn_about_coverage(images: int, coverage: float) -> None:
+    """Logs a warning if there are too few calibration images for the requested coverage.
+
+    Args:
+        images: Number of calibration images.
+        coverage: The requested coverage.
+    """
+    attained = attainable_coverage(images, coverage)
+    if attained < coverage:
+        logger.warning(
+            "Prediction sets attain a coverage of only %.4g instead of calibration.coverage=%g, because there are only "
+            "%d validation images. A coverage of %g needs at least %d",
+            *(attained, coverage, images, coverage, math.ceil(coverage / (1 - coverage) - 1e-9)),
+        )

@@ -8,20 +8,25 @@ import io
 import pickle
 import platform
 import warnings
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from src.mlops.errors import CheckpointError, ConfigError
+from src.mlops.errors import CheckpointError, ConfigError, MlopsError
 from src.mlops.io.files import write_atomically
 from src.mlops.io.git import source_commit
-from src.mlops.model import Network, build_model
+from src.mlops.model import Network, build_model, predict_logits
 from src.mlops.modelfile.calibration import Calibration
-from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info
+from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info, require_size
+from src.mlops.modelfile.run_errors import is_out_of_memory, memory_error, run_error, unusable
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,42 @@ class Checkpoint(ModelInfo):
     """A model read from disk.
 
     Attributes:
+        path: The file.
         model: The network with its weights, in evaluation mode, on the CPU.
         epoch: Epoch of the weights, counted from 1.
         history: The metrics of all epochs.
     """
 
+    path: Path
     model: Network
     epoch: int
     history: list[dict[str, float]]
+
+    def logits(
+        self, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device | None = None
+    ) -> NDArray[np.float32]:
+        """Runs the model over batches of images and labels.
+
+        Args:
+            batches: Images and labels; the labels are not used.
+            device: The device to run on; the model stays on it. None leaves the model where it is.
+
+        Returns:
+            Logits, float32 [N, C], in the order of the images.
+
+        Raises:
+            CheckpointError: The model fails, or returns NaN or infinity.
+            OutOfMemoryError: There is not enough memory.
+        """
+        try:
+            logits = predict_logits(self.model.to(device), batches)
+        except (MlopsError, OSError):  # from the batches
+            raise
+        except Exception as error:  # torch raises many types of errors
+            raise run_error(self.path, error) from error
+        if not np.isfinite(logits).all():
+            raise unusable(self.path, "it returns NaN or infinity for some images")
+        return logits
 
 
 def save_checkpoint(
@@ -92,19 +125,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: The file is missing or corrupted, has another format, contains code, or names a model that is
             not on the allow-list. Nothing in the file is executed.
+        OutOfMemoryError: There is not enough memory.
     """
     content = read_plain(path)
     info = read_info(content, path)
     try:
         return Checkpoint(
             **vars(info),
+            path=path,
             model=_rebuild(info.config["model"], content["state_dict"]),
             epoch=int(content["epoch"]),
             history=list(content["history"]),
         )
     except ConfigError as error:
         raise CheckpointError(f"Cannot load {path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise memory_error(path) from error
         raise incomplete(path, error) from error
 
 
@@ -112,9 +149,11 @@ def read_plain(path: Path) -> dict[str, Any]:
     """Reads a file of tensors and plain values without running code from it.
 
     Raises:
-        CheckpointError: The file is missing or corrupted, or contains anything else.
+        CheckpointError: The file is missing or corrupted, contains anything else, or is larger than a model can be.
+        OutOfMemoryError: There is not enough memory.
     """
     try:
+        require_size(path, _loaded_bytes(path))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for old formats, whose content is checked below as well
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -127,7 +166,11 @@ def read_plain(path: Path) -> dict[str, Any]:
             f"Cannot load {path}: it is corrupted, or contains objects other than tensors and plain values, which "
             "could run code. Nothing was executed. Fetch the file again from a trusted source, or train a new model."
         ) from error
+    except CheckpointError:
+        raise
     except Exception as error:  # corrupted bytes can make torch raise almost any exception
+        if is_out_of_memory(error):
+            raise memory_error(path) from error
         raise CheckpointError(
             f"{path} is corrupted or not a checkpoint ({type(error).__name__}). Fetch the file again, or train a new "
             "model with `inv train`."
@@ -135,6 +178,15 @@ def read_plain(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a checkpoint: it must contain a dict, not a {type(content).__name__}.")
     return content
+
+
+def _loaded_bytes(path: Path) -> int:
+    """Returns the size of a file, or of its content if it is an archive. torch also reads compressed archives."""
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(path):
+        return size
+    with zipfile.ZipFile(path) as archive:
+        return max(size, sum(entry.file_size for entry in archive.infolist()))
 
 
 def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:

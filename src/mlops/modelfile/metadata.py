@@ -1,5 +1,6 @@
 """Metadata that both checkpoints and ONNX files contain. Reading it needs no torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Any
 
 from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError
+from src.mlops.io.files import to_json
 from src.mlops.modelfile.calibration import Calibration
 
 TOLERANCE = 1e-4  # largest allowed difference between the probabilities of a checkpoint and its export
+MAX_FILE_BYTES = 1_000_000_000  # the state of a run with the widest SignNet has about 600 MB, a model at most 120 MB
+MAX_METADATA_CHARACTERS = 4_000_000  # keys and values of an ONNX file; a real file has about 5,000
 FORMAT_VERSION = 3  # format 1 normalised over the whole image; format 2 had other prediction sets
 CLASSES = [{"class_id": sign.class_id, "number": sign.number, "name": sign.name} for sign in SIGNS]
 
@@ -67,12 +71,14 @@ def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
     try:
         info = ModelInfo(
             config=content["config"],
-            metrics=dict(content["metrics"]),
+            # Without the values that JSON cannot represent, which some old files contain
+            metrics={name: value for name, value in content["metrics"].items() if math.isfinite(value)},
             calibration=Calibration.from_dict(content["calibration"]),
             provenance=dict(content["provenance"]),
         )
         names, image_size = [entry["name"] for entry in content["classes"]], info.image_size
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        to_json([info.config, info.provenance])  # raises for anything that cannot be served or registered
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise incomplete(path, error) from error
     if names != [sign.name for sign in SIGNS]:
         reason = f"the file must have the {NUM_CLASSES} classes of GTSRB, but has {len(names)} others"
@@ -80,6 +86,19 @@ def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
     if not 24 <= image_size <= 512:
         raise incomplete(path, ValueError(f"image_size must be 24 to 512 px, but is {image_size}"))
     return info
+
+
+def require_size(path: Path, size: int) -> None:
+    """Checks the size of a model file before it is loaded.
+
+    Raises:
+        CheckpointError: The file is larger than `MAX_FILE_BYTES`.
+    """
+    if size > MAX_FILE_BYTES:
+        raise CheckpointError(
+            f"The model file {path} has {size:,} bytes, but at most {MAX_FILE_BYTES:,} are loaded. It is corrupted or "
+            "not a model of this project. Fetch the file again, or train a new model."
+        )
 
 
 def incomplete(path: Path, error: Exception) -> CheckpointError:

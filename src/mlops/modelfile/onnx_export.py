@@ -4,7 +4,6 @@ The graph computes the outputs of `deployed.py`. The metadata contain config, cl
 JSON.
 """
 
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 from torch.export import Dim
 
 from src.mlops.errors import CheckpointError
-from src.mlops.io.files import sha256, write_atomically
+from src.mlops.io.files import sha256, to_json, write_atomically
 from src.mlops.modelfile.checkpoint import Checkpoint, load_checkpoint
 from src.mlops.modelfile.deployed import Deployed
 from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, TOLERANCE
 from src.mlops.modelfile.quantization import quantize
+from src.mlops.modelfile.run_errors import run_error
 
 logger = logging.getLogger(__name__)
 OPSET = 20  # of ONNX 1.15 (2023); all current runtimes support it
@@ -50,7 +50,9 @@ def export(checkpoint_path: Path, images: NDArray[np.uint8] | None = None) -> Pa
     variant = "fp32" if images is None else "int8"
     if images is not None:
         graph = quantize(graph, images)
-        _probabilities(graph, images[:1])  # raises if the graph does not run, before anything is written
+        _probabilities(
+            graph, images[:1], checkpoint_path
+        )  # raises if the graph does not run, before anything is written
     attach_metadata(graph, checkpoint, digest, variant)
     if sha256(checkpoint_path) != digest:
         raise CheckpointError(f"{checkpoint_path} was replaced during its export. Export it again.")
@@ -105,13 +107,13 @@ def attach_metadata(graph: onnx.ModelProto, checkpoint: Checkpoint, checkpoint_s
         "provenance": checkpoint.provenance,
         "checkpoint_sha256": checkpoint_sha256,
     }
-    onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.helper.set_model_props(graph, {key: to_json(value) for key, value in metadata.items()})
 
 
 def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint) -> None:
     size = checkpoint.image_size
     images = np.random.default_rng(0).integers(0, 256, (16, 3, size, size), np.uint8)
-    found = _probabilities(graph, images.transpose(0, 2, 3, 1))
+    found = _probabilities(graph, images.transpose(0, 2, 3, 1), checkpoint.path)
     deployed = Deployed(checkpoint.model, checkpoint.calibration.temperature)
     with torch.inference_mode():
         expected = deployed(torch.from_numpy(images))[0].numpy()
@@ -123,7 +125,10 @@ def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint) -> Non
         )
 
 
-def _probabilities(graph: onnx.ModelProto, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = session.run(["probabilities"], {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})[0]
+def _probabilities(graph: onnx.ModelProto, images: NDArray[np.uint8], checkpoint_path: Path) -> NDArray[np.float32]:
+    try:
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run(["probabilities"], {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})[0]
+    except Exception as error:  # ONNX Runtime has no public exception class
+        raise run_error(checkpoint_path, error) from error
     return np.asarray(found)

@@ -19,7 +19,7 @@ from typing import Any
 
 from src.mlops import ROOT
 from src.mlops.errors import MissingFileError, RegistryError, StorageError, UnreachableError
-from src.mlops.io.files import sha256, write_atomically
+from src.mlops.io.files import sha256, to_json, write_atomically
 from src.mlops.io.storage import BUCKET, Folder, Storage, open_storage, split_url
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def fetch(reference: str) -> Path:
         path = _cached(storage, folder, expected, cache)
     except UnreachableError as error:
         return _recall(note, cache, reference, error)
-    _keep(note, json.dumps({"reference": reference, "sha256": expected}).encode())
+    _keep(note, to_json({"reference": reference, "sha256": expected}).encode())
     return path
 
 

@@ -6,7 +6,6 @@ step fails, the steps before it are undone. The files that services read are wri
 """
 
 import hashlib
-import json
 import logging
 import tempfile
 import uuid
@@ -25,7 +24,7 @@ from src.mlops.config import Config
 from src.mlops.errors import FileExistsInStorageError, GateError, GitError, MissingFileError, RegistryError
 from src.mlops.evaluation.measurements import read_measurements
 from src.mlops.inference.classifier import Classifier
-from src.mlops.io.files import sha256
+from src.mlops.io.files import sha256, to_json
 from src.mlops.io.git import git
 from src.mlops.io.storage import Storage, open_storage
 from src.mlops.modelfile.store import (
@@ -95,7 +94,7 @@ def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> 
         }
         for name, path in files.items():
             _put(storage, path, f"versions/{version}/{name}", undo)
-        content = (json.dumps(manifest, indent=2) + "\n").encode()
+        content = (to_json(manifest, indent=2) + "\n").encode()
         storage.create(f"versions/{version}/{MANIFEST}", content)
         take_back(undo, storage.remove, f"versions/{version}/{MANIFEST}")
         facts = {
@@ -310,7 +309,7 @@ def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
     version = f"v{1 + max((number_of(name) for name in taken), default=0)}"
     claim = f"versions/{version}/claim.json"
     try:
-        storage.create(claim, json.dumps({"id": uuid.uuid4().hex, "created": _now()}).encode())
+        storage.create(claim, to_json({"id": uuid.uuid4().hex, "created": _now()}).encode())
     except FileExistsInStorageError as error:
         raise RegistryError(
             f"Another registration took {version} at the same time. Run `inv registry.register` again."
@@ -390,7 +389,7 @@ def _assign(
     tag_stage(repository, stage, version, record, undo, push=push)
     name = event_name(stage, events + 1)
     try:
-        storage.create(name, (json.dumps({**record, "id": uuid.uuid4().hex}, indent=2) + "\n").encode())
+        storage.create(name, (to_json({**record, "id": uuid.uuid4().hex}, indent=2) + "\n").encode())
     except FileExistsInStorageError as error:
         raise RegistryError(
             f"Another command changed {stage} at the same time. See `inv registry.list` and run the command again."

@@ -13,6 +13,7 @@ from gto.exceptions import GTOException
 from scmrepo.exceptions import SCMError
 
 from src.mlops.errors import GitError, MlopsError, RegistryError
+from src.mlops.io.files import to_json
 from src.mlops.io.git import git
 from src.mlops.modelfile.store import NAME, Version, number_of
 
@@ -79,7 +80,7 @@ def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: Exi
         RegistryError: Git cannot create the tag, or cannot push it.
     """
     with _tagging(repository, undo, push=push):
-        gto.register(str(repository), NAME, "HEAD", version=f"{version}.0.0", message=json.dumps(facts))
+        gto.register(str(repository), NAME, "HEAD", version=f"{version}.0.0", message=to_json(facts))
 
 
 def tag_stage(
@@ -94,7 +95,7 @@ def tag_stage(
     short["failed"] = [check["name"] for check in record["checks"] if not check["passed"]]
     with _tagging(repository, undo, push=push):
         # force: a version can be put into the same stage again.
-        gto.assign(str(repository), NAME, stage, version=f"{version.name}.0.0", message=json.dumps(short), force=True)
+        gto.assign(str(repository), NAME, stage, version=f"{version.name}.0.0", message=to_json(short), force=True)
 
 
 def take_back(undo: ExitStack, work: Callable[..., object], *arguments: object) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from src.mlops import ROOT
 from src.mlops.config import Config, load_config
 from src.mlops.errors import ConfigError, DataError, StorageError, TrainingError
-from src.mlops.io.files import sha256
+from src.mlops.io.files import sha256, to_json
 from src.mlops.io.secret_manager import read_secret
 from src.mlops.io.storage import Storage, open_storage, split_url
 from src.mlops.training.run_dir import BEST, CONFIG, LAST
@@ -97,7 +97,7 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
     chief = cluster.rank == 0
     if chief:
         out.remove(SUMS)  # from now on, the files of an earlier attempt are incomplete
-        out.write(RESOLVED, json.dumps(config.to_dict(), indent=2).encode())
+        out.write(RESOLVED, to_json(config.to_dict(), indent=2).encode())
     if job.data:
         overrides.append(f"data.raw_dir='{fetch(job.data, job.folder / 'raw')}'")
     if chief and checkpoints and _restore(checkpoints, run_dir):

@@ -60,7 +60,7 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
     study = _open_study(config, folder)
     _require_same_search(study, config)
     if search.workers == 1:
-        _work(config, folder)
+        _run_trials(config, folder)
     else:
         processes = multiprocessing.get_context("spawn")
         workers = [processes.Process(target=_work, args=(config, folder, number)) for number in range(search.workers)]
@@ -105,10 +105,15 @@ def _require_same_search(study: optuna.Study, config: Config) -> None:
         )
 
 
-def _work(config: Config, folder: Path, worker: int = 0) -> None:
-    """Runs trials until there are enough."""
+def _work(config: Config, folder: Path, worker: int) -> None:
+    """Runs trials in a process of its own, with its share of the cores."""
     start_logging()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.hparams_search.workers))
+    _run_trials(config, folder, worker)
+
+
+def _run_trials(config: Config, folder: Path, worker: int = 0) -> None:
+    """Runs trials until there are enough."""
     study = _open_study(config, folder, worker)
     trials = config.hparams_search.trials
     if len(study.get_trials(deepcopy=False, states=_ENDED)) >= trials:

@@ -1,7 +1,6 @@
 """Writes metrics to files in the folder of the run, and to Weights & Biases if configured."""
 
 import csv
-import json
 import logging
 import os
 import uuid
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from src.mlops.config import Config
-from src.mlops.io.files import write_atomically
+from src.mlops.io.files import to_json, write_atomically
 from src.mlops.training.run_dir import CONFIG
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class CsvTracker:
         self._path.unlink(missing_ok=True)
         for metrics in history:
             self.log(metrics)
-        (run_dir / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        (run_dir / CONFIG).write_text(to_json(config.to_dict(), indent=2) + "\n")
 
     def log(self, metrics: dict[str, float]) -> None:
         """Appends a line, after the header if the file is new."""

@@ -16,6 +16,7 @@ from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 from src.mlops.io.files import write_atomically
 from src.mlops.model import Network, build_model, choose_device, count_parameters
+from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.training import distributed
@@ -94,6 +95,8 @@ def _train(
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
         run_dir,
     )
+    if distributed.rank() == 0:
+        warn_about_coverage(len(validation.arrays.rows), config.calibration.coverage)
     origin = provenance(pack.fingerprint, config.seed)
     tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 

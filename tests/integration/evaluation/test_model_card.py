@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.evaluation.model_card import write_cards
 from src.mlops.evaluation.robustness import robustness
 from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.checkpoint import read_plain, write_content
+from src.mlops.modelfile.onnx_export import export
 from tests.helpers.tiny import quick_config, tiny_overrides
 
 
@@ -61,6 +64,10 @@ class TestReports:
         assert f"{100 * results['Accuracy']:.2f} %, {results['errors']} misclassified" in text
         assert "`inv model.robustness`" in text
         assert Classifier.load(exported).version in text
+        attained = 100 * results["calibration"]["attained_coverage"]
+        assert attained < 99.9
+        assert f"requested: 99.9 %, attained by calibration: {attained:.4g} %" in text
+        assert re.search(rf"too few .*99\.9 %\. The sets attain {attained:.4g} %", text)
         measured = robustness(config)
         write_cards(config)
         assert f"{100 * measured['mean']:.2f} %" in model_card.read_text()
@@ -75,6 +82,21 @@ class TestReports:
         file.write_text(json.dumps(metrics))
         with pytest.raises(DataError, match=rf"metrics\.json.*{re.escape(str(config.ckpt_path))}.*`inv evaluate`"):
             write_cards(config)
+
+    def test_results_of_earlier_releases(self, trained: Path, exported: Path, tmp_path: Path) -> None:
+        config = config_of(trained, tmp_path)
+        evaluate(config)
+        file = tmp_path / "reports" / "metrics.json"
+        metrics = json.loads(file.read_text(), parse_constant=pytest.fail)
+        model = Path(shutil.copy(trained / "latest" / "best_model.pth", tmp_path / "best_model.pth"))
+        old = {name: value for name, value in metrics["calibration"].items() if name != "attained_coverage"}
+        write_content(model, read_plain(model) | {"calibration": old})
+        export(model)
+        file.write_text(json.dumps(metrics | {"calibration": old}))
+        write_cards(config.replace({"ckpt_path": str(model)}))
+        file.write_text(json.dumps(metrics | {"calibration": old | {"set_threshold": float("inf")}}))
+        with pytest.raises(DataError, match=r"metrics\.json.*JSON.*`inv evaluate`"):
+            write_cards(config.replace({"ckpt_path": str(model)}))
 
     def test_reports_that_cannot_be_written(self, trained: Path, exported: Path, tmp_path: Path) -> None:
         (tmp_path / "reports").write_text("a file")

@@ -2,9 +2,11 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from src.mlops.config import Config
@@ -66,14 +68,52 @@ def test_packed_images_are_not_enough(trained: Path, exported: Path) -> None:
 
 
 @needs_bento
-def test_bentoml_gives_the_predictions_of_the_classifier(exported: Path) -> None:
+class TestBentoML:
     png = encode(make_image(3), "PNG")
-    with running(BENTO, "/readyz", {"MLOPS_MODEL": str(exported)}) as client:
-        answer = client.post("/cv_model/", files={"file": ("sign.png", png)})
+
+    @pytest.fixture(scope="class")
+    def client(self, exported: Path) -> Iterator[httpx.Client]:
+        with running(BENTO, "/readyz", {"MLOPS_MODEL": str(exported)}) as client:
+            yield client
+
+    @pytest.mark.parametrize("name", ["sign.png", "ü" * 2000 + ".png", "../sign.png"])
+    def test_gives_the_predictions_of_the_classifier(self, exported: Path, client: httpx.Client, name: str) -> None:
+        answer = client.post("/cv_model/", files={"file": (name, self.png)})
         assert answer.status_code == 200
-        expected = Classifier.load(exported).classify([png])[0].to_dict()
-        assert answer.json() == {**expected, "filename": "sign.png"}
-        bad = client.post("/cv_model/", files={"file": ("sign.png", b"no image")})
-        assert bad.status_code == 415
-        assert all(name in bad.text for name in WEB_FORMATS)
-        assert client.post("/cv_model/").status_code == 400
+        expected = Classifier.load(exported).classify([self.png])[0].to_dict()
+        assert answer.json() == {**expected, "filename": name}
+
+    @pytest.mark.parametrize("content", [b"no image", b"http://127.0.0.1/sign.png"])
+    def test_names_the_supported_formats(self, client: httpx.Client, content: bytes) -> None:
+        answer = client.post("/cv_model/", files={"file": ("sign.png", content)})
+        assert answer.status_code == 415
+        assert all(name in answer.json()["detail"] for name in WEB_FORMATS)
+
+    def test_corrupted_image(self, client: httpx.Client) -> None:
+        answer = client.post("/cv_model/", files={"file": ("sign.png", self.png[:-30])})
+        assert answer.status_code == 422
+        assert "corrupted" in answer.json()["detail"]
+
+    def test_part_without_a_file_name(self, client: httpx.Client) -> None:
+        for content in (self.png, b"text", b""):
+            is_refused(client.post("/cv_model/", files={"file": (None, content)}))
+
+    def test_no_file(self, client: httpx.Client) -> None:
+        is_refused(client.post("/cv_model/"))
+        is_refused(client.post("/cv_model/", files={"image": ("sign.png", self.png)}))
+
+    def test_a_url_is_not_fetched(self, client: httpx.Client) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(0.5)
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/sign.png"
+            is_refused(client.post("/cv_model/", files={"file": (None, url)}))
+            is_refused(client.post("/cv_model/", data={"file": url}))
+            is_refused(client.post("/cv_model/", json={"file": url}))
+            is_refused(client.post("/cv_model/", content=url, headers={"Content-Type": "text/plain"}))
+            with pytest.raises(TimeoutError):
+                listener.accept()
+
+
+def is_refused(answer: httpx.Response) -> None:
+    assert answer.status_code == 422
+    assert "file" in answer.json()["detail"]

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from src.mlops import ROOT
+from src.mlops.errors import CheckpointError, OutOfMemoryError
 from src.mlops.inference.batch import predict
 from src.mlops.inference.classifier import Classifier
+from tests.helpers.graphs import with_huge_copy, with_wrong_reshape
 from tests.helpers.images import make_image
 
 COUNT = 150  # several batches
@@ -84,3 +86,18 @@ def test_ray_gives_the_same_rows(folder: Path, exported: Path, classifier: Class
     from src.mlops.inference.engines import ray_rows
 
     assert list(predict([str(folder)], classifier, ray_rows(exported, 2))) == list(predict([str(folder)], classifier))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the group ray is not installed: uv sync --group ray"
+)
+@pytest.mark.filterwarnings("ignore")  # warnings inside Ray
+def test_ray_reports_a_model_that_fails(folder: Path, exported: Path, classifier: Classifier, tmp_path: Path) -> None:
+    from src.mlops.inference.engines import ray_rows
+
+    for change, error in ((with_wrong_reshape, CheckpointError), (with_huge_copy, OutOfMemoryError)):
+        model = change(exported, tmp_path / "odd.onnx")
+        with pytest.raises(error, match=r"odd\.onnx") as caught:
+            list(predict([str(folder)], classifier, ray_rows(model, 1)))
+        assert "\n" not in str(caught.value)

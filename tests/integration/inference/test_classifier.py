@@ -1,9 +1,12 @@
 """Classification without torch."""
 
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import pytest
 
 from src.mlops import ROOT
 from src.mlops.inference.classifier import Classifier
@@ -31,6 +34,24 @@ def test_onnx_needs_no_torch(exported: Path, tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) == Classifier.load(exported).classify([PNG])[0].predicted_class
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, 1), ("2", 2)])
+def test_the_service_runs_a_checkpoint_in_one_thread(checkpoint: Path, chosen: str | None, threads: int) -> None:
+    code = f"""
+        from pathlib import Path
+        from src.mlops import api
+        from src.mlops.inference.classifier import Classifier
+        api.app
+        Classifier.load(Path({str(checkpoint)!r}))
+        import torch
+        print(torch.get_num_threads())
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"MLOPS_MODEL": "none"} | ({"OMP_NUM_THREADS": chosen} if chosen else {})
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.stdout == f"{threads}\n", result.stderr
 
 
 def test_a_checkpoint_without_torch_is_reported(checkpoint: Path) -> None:

@@ -1,6 +1,7 @@
 """The local hyperparameter search, and the command line that W&B agents run."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from src.mlops import ROOT
@@ -20,15 +22,6 @@ SPACE = (
     "hparams_search.space=[{key:training.optimizer.lr,low:0.0005,high:0.02,log:true},"
     "{key:training.batch_size,choices:[8,16]}]"
 )
-
-
-@pytest.fixture(autouse=True)
-def _keep_threads() -> object:
-    import torch
-
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_reports_all_trials_and_can_be_continued(make_config: Callable[..., Config], tmp_path: Path) -> None:
@@ -57,7 +50,14 @@ def test_diverging_trials_do_not_stop_the_search(make_config: Callable[..., Conf
 
 def test_integers_stay_integers(make_config: Callable[..., Config], tmp_path: Path) -> None:
     space = "hparams_search.space=[{key:model.width,low:4,high:8}]"
-    table = sweep(make_config("training.epochs=1", space, "hparams_search.trials=2"), tmp_path / "sweep")
+    threads = torch.get_num_threads()
+    chosen = (os.cpu_count() or 1) + 1
+    torch.set_num_threads(chosen)
+    try:
+        table = sweep(make_config("training.epochs=1", space, "hparams_search.trials=2"), tmp_path / "sweep")
+        assert torch.get_num_threads() == chosen  # a search in this process does not change it
+    finally:
+        torch.set_num_threads(threads)
     assert set(table["model.width"]) <= {4, 5, 6, 7, 8}
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -210,3 +211,37 @@ def test_output_below_a_file(folder: Path, classifier: Classifier, tmp_path: Pat
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=re.escape(str(tmp_path / "file" / "out.csv"))):
         predict_to(tmp_path / "file" / "out.csv", [str(folder)], classifier)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
+class TestSpecialFiles:
+    @pytest.fixture
+    def mixed(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        make_image(0).save(folder / "a.png")
+        (folder / "linked.png").symlink_to(folder / "a.png")
+        (folder / "missing.png").symlink_to(folder / "nowhere.png")
+        os.mkfifo(folder / "pipe.png")
+        (folder / "deep").mkdir()
+        (folder / "deep" / "device.png").symlink_to("/dev/zero")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "socket.png"))
+        return folder
+
+    @pytest.mark.parametrize("pattern", ["{}", "{}/*", "{}/**", "file://{}", "file://{}/*.png"])
+    def test_are_ignored_with_one_warning(
+        self, mixed: Path, classifier: Classifier, caplog: pytest.LogCaptureFixture, pattern: str, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out.jsonl"
+        done, failed = predict_to(out, [pattern.format(mixed)], classifier)
+        assert (done, failed) == (3, 1)
+        [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert re.search(
+            r"Ignored [23] named pipes, sockets or devices .*, for example .*(pipe|device|socket)\.png", warning
+        )
+
+    def test_named_directly_is_an_error(self, mixed: Path) -> None:
+        for name in ("pipe.png", "socket.png", "deep/device.png"):
+            with pytest.raises(DataError, match=f"{name} is a named pipe, a socket or a device"):
+                list(find_images([str(mixed / name)]))

@@ -1,10 +1,12 @@
 """Calibrated probabilities, prediction sets and the threshold of unknown images."""
 
+import math
+
 import numpy as np
 import pytest
 
 from src.mlops.evaluation.metrics import expected_calibration_error
-from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.calibration import Calibration, warn_about_coverage
 from src.mlops.modelfile.unknown import energy, is_unknown
 
 
@@ -35,10 +37,30 @@ class TestCalibration:
         unknown = is_unknown(energy(fresh, calibration.temperature), calibration.energy_threshold)
         assert unknown.mean() == pytest.approx(0.01, abs=0.004)
 
-    def test_with_too_few_images_sets_contain_all_classes(self) -> None:
-        logits, labels = self.drawn(1.0, 100)
+    @pytest.mark.parametrize(("images", "attained"), [(1, 0.5), (100, 100 / 101), (998, 998 / 999), (999, 0.999)])
+    def test_too_few_images_give_the_highest_coverage_that_they_allow(self, images: int, attained: float) -> None:
+        logits, labels = self.drawn(1.0, images)
         calibration = Calibration.fit(logits, labels)
-        assert calibration.prediction_sets(calibration.probabilities(logits))[1][0] == list(range(10))
+        assert (calibration.coverage, calibration.attained_coverage) == (0.999, attained)
+        assert all(map(math.isfinite, calibration.to_dict().values()))
+        _, sets = calibration.prediction_sets(calibration.probabilities(logits))
+        assert all(label in kept for label, kept in zip(labels, sets, strict=True))
+
+    def test_sets_of_few_images_reach_the_attained_coverage(self) -> None:
+        logits, labels = self.drawn(1.0, 40_000)
+        covered, expected = [], 0.0
+        for start in range(0, 20_000, 50):  # the coverage holds on average over draws of the calibration images
+            calibration = Calibration.fit(logits[start : start + 50], labels[start : start + 50])
+            fresh = slice(20_000 + start, 20_000 + start + 50)
+            _, sets = calibration.prediction_sets(calibration.probabilities(logits[fresh]))
+            covered += [label in kept for label, kept in zip(labels[fresh], sets, strict=True)]
+            expected = calibration.attained_coverage
+        assert np.mean(covered) == pytest.approx(expected, abs=0.005)
+
+    @pytest.mark.parametrize(("images", "logged"), [(998, "at least 999"), (999, "")])
+    def test_warns_about_too_few_images(self, images: int, logged: str, caplog: pytest.LogCaptureFixture) -> None:
+        warn_about_coverage(images, 0.999)
+        assert (logged in caplog.text) if logged else not caplog.text
 
     @pytest.mark.parametrize("coverage", [0.5, 0.9, 0.99])
     def test_sets_reach_the_requested_coverage(self, coverage: float) -> None:
@@ -58,6 +80,18 @@ class TestCalibration:
     def test_is_restored_from_its_dict(self) -> None:
         calibration = Calibration(1.5, 0.1, -3.0, 0.99)
         assert Calibration.from_dict(calibration.to_dict()) == calibration
+
+    def test_files_of_earlier_releases(self) -> None:
+        stored = {"temperature": 1.5, "set_threshold": math.inf, "energy_threshold": math.inf, "coverage": 0.99}
+        calibration = Calibration.from_dict(stored)
+        assert calibration.attained_coverage == 0.99
+        assert all(map(math.isfinite, calibration.to_dict().values()))
+        assert calibration.prediction_sets(np.full((1, 43), 1 / 43))[1] == [list(range(43))]
+        highest = np.array([np.finfo(np.float32).max], np.float32)
+        assert not is_unknown(highest, calibration.energy_threshold).any()
+
+    def test_neutral_values_are_finite(self) -> None:
+        assert all(map(math.isfinite, Calibration().to_dict().values()))
 
     def test_calibration_error_of_overconfident_probabilities(self) -> None:
         probabilities = np.tile([0.9, 0.1], (100, 1))

@@ -3,16 +3,22 @@
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
-from src.mlops.errors import CheckpointError
+from src.mlops.errors import CheckpointError, OutOfMemoryError
+from src.mlops.inference.classifier import Classifier
+from src.mlops.io.files import to_json
 from src.mlops.model import TinyCNN, build_model
+from src.mlops.modelfile import metadata
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.modelfile.metadata import FORMAT_VERSION
+from src.mlops.modelfile.onnx_export import export
 
 
 def change(source: Path, target: Path, **changes: Any) -> Path:
@@ -139,6 +145,8 @@ def test_weights_that_would_break_the_service(checkpoint: Path, tmp_path: Path, 
         ({"history": 3}, "TypeError"),
         ({"epoch": float("inf")}, "infinity"),
         ({"calibration": {"energy_threshold": float("nan")}}, "energy_threshold=nan"),
+        ({"calibration": {"penalty": float("inf")}}, "penalty=inf"),
+        ({"provenance": {"seed": float("nan")}}, "JSON"),
     ],
 )
 def test_incomplete_checkpoints(checkpoint: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -147,12 +155,54 @@ def test_incomplete_checkpoints(checkpoint: Path, tmp_path: Path, changes: dict[
         load_checkpoint(path)
 
 
+def test_values_that_json_cannot_represent(checkpoint: Path, tmp_path: Path) -> None:
+    calibration = {"temperature": 1.0, "set_threshold": float("inf"), "energy_threshold": -1.0, "coverage": 0.999}
+    old = change(checkpoint, tmp_path / "old.pth", calibration=calibration, metrics={"loss": float("nan"), "epoch": 3})
+    for path in (old, export(old)):
+        info = Classifier.load(path).info
+        assert info.metrics == {"epoch": 3}
+        assert to_json(info.calibration.to_dict())
+    facts = {entry.key: entry.value for entry in onnx.load(old.with_suffix(".onnx")).metadata_props}
+    assert not any(word in text for text in facts.values() for word in ("Infinity", "NaN"))
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, -100])
 def test_truncated_files(checkpoint: Path, tmp_path: Path, size: int) -> None:
     path = tmp_path / "short.pth"
     path.write_bytes(checkpoint.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"short\.pth"):
         load_checkpoint(path)
+
+
+def test_content_that_is_too_large(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed = tmp_path / "compressed.pth"
+    with zipfile.ZipFile(checkpoint) as source, zipfile.ZipFile(compressed, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    size = compressed.stat().st_size
+    assert load_checkpoint(compressed).epoch >= 1
+    monkeypatch.setattr(metadata, "MAX_FILE_BYTES", size + 1)
+    with pytest.raises(CheckpointError, match=rf"compressed\.pth has .* bytes.*{size + 1:,}"):
+        load_checkpoint(compressed)
+
+
+def test_too_little_memory_to_load(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000 bytes.")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(OutOfMemoryError, match=r"best_model\.pth"):
+        load_checkpoint(checkpoint)
+
+
+def test_logits_of_a_model_that_fails(checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    images, labels = torch.zeros(2, 4, 24, 24), torch.zeros(2)  # four channels
+    with pytest.raises(CheckpointError, match=r"best_model\.pth .*RuntimeError: .*channels"):
+        loaded.logits([(images, labels)])
+    images = torch.full((2, 3, 24, 24), float("nan"))
+    with pytest.raises(CheckpointError, match=r"best_model\.pth .*NaN"):
+        loaded.logits([(images, labels)])
 
 
 def test_foreign_files(tmp_path: Path) -> None:

@@ -12,20 +12,15 @@ from onnx import TensorProto, helper
 
 from src.mlops.errors import CheckpointError
 from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile import metadata
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.modelfile.onnx_export import OPSET
+from tests.helpers.graphs import rewritten
 
 
 @pytest.fixture
 def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (9, 24, 24, 3), np.uint8)
-
-
-def rewritten(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
-    graph = onnx.load(source)
-    change(graph)
-    onnx.save(graph, target)
-    return target
 
 
 def set_fact(name: str, value: object) -> Callable[[onnx.ModelProto], None]:
@@ -65,6 +60,14 @@ def test_evidence_adds_up_to_the_logits(checkpoint: Path, images: np.ndarray) ->
     logits = outputs.evidence.sum(axis=(2, 3)) + model.head.bias.detach().numpy()
     scaled = np.exp(logits / classifier.info.calibration.temperature)
     np.testing.assert_allclose(scaled / scaled.sum(axis=1, keepdims=True), outputs.probabilities, atol=1e-5)
+
+
+def test_infinite_thresholds_of_earlier_releases(exported: Path, tmp_path: Path, images: np.ndarray) -> None:
+    old = {"temperature": 1.0, "set_threshold": float("inf"), "energy_threshold": float("inf"), "coverage": 0.999}
+    classifier = Classifier.load(rewritten(exported, tmp_path / "model.onnx", set_fact("calibration", old)))
+    for prediction in classifier.classify_arrays(images):
+        assert prediction.prediction_set == list(range(43))
+        assert not prediction.is_unknown
 
 
 class TestRefused:
@@ -115,6 +118,7 @@ class TestRefused:
             ("calibration", {"heat": 1}, "'heat'"),
             ("config", {"data": {"image_size": 32}}, r"\[3, 24, 24\]"),
             ("config", [], "TypeError"),
+            ("provenance", {"seed": float("inf")}, "JSON"),
         ],
     )
     def test_other_facts(self, exported: Path, tmp_path: Path, name: str, value: object, message: str) -> None:
@@ -133,6 +137,22 @@ class TestRefused:
         write_content(tmp_path / "best_model.pth", read_plain(checkpoint) | {"epoch": 99})
         with pytest.raises(CheckpointError, match=r"best_model\.int8\.onnx.*best_model\.pth.*inv model\.export"):
             Classifier.load(tmp_path / "best_model.int8.onnx")
+
+    def test_too_much_metadata(self, exported: Path, tmp_path: Path) -> None:
+        def change(graph: onnx.ModelProto) -> None:
+            graph.metadata_props.add(key="notes", value=f'"{"x" * metadata.MAX_METADATA_CHARACTERS}"')
+
+        with pytest.raises(CheckpointError, match=r"notes\.onnx have 4,0\d\d,\d{3} .*4,000,000"):
+            Classifier.load(rewritten(exported, tmp_path / "notes.onnx", change))
+
+    @pytest.mark.parametrize("suffix", [".onnx", ".pth"])
+    def test_too_large_files_are_not_read(self, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / f"model{suffix}"
+        with path.open("wb") as file:
+            file.truncate(metadata.MAX_FILE_BYTES + 1)  # a sparse file, which needs no space
+        monkeypatch.setattr(Path, "read_bytes", pytest.fail)
+        with pytest.raises(CheckpointError, match=rf"model\{suffix} has 1,000,000,001 bytes.*1,000,000,000"):
+            Classifier.load(path)
 
     def test_deeply_nested_facts(self, exported: Path, tmp_path: Path) -> None:
         def change(graph: onnx.ModelProto) -> None:
