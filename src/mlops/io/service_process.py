@@ -21,7 +21,7 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
     """Runs a service for the duration of the `with` block.
 
     Args:
-        command: Command line of the service; `{port}` is replaced with a free port.
+        command: Command line of the service; each word that is exactly `{port}` is replaced with a free port.
         ready: Path that answers with 2xx once the service is ready.
         environment: Variables in addition to those of this process.
 
@@ -34,7 +34,7 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
     port = free_port()
     with tempfile.TemporaryFile("w+") as log:
         service = subprocess.Popen(  # noqa: S603 - the command comes from this project
-            [word.format(port=port) for word in command],
+            with_port(command, port),
             cwd=ROOT,
             stdout=log,
             stderr=log,
@@ -68,6 +68,11 @@ def _wait(client: httpx.Client, ready: str, service: subprocess.Popen[bytes]) ->
             pass  # the service does not listen yet
         time.sleep(0.1)
     raise ServiceError(f"it was not ready within {START_TIMEOUT:.0f} s")
+
+
+def with_port(command: Sequence[str], port: int) -> list[str]:
+    """Replaces each word that is exactly `{port}`. Braces in other words, such as paths, have no meaning."""
+    return [str(port) if word == "{port}" else word for word in command]
 
 
 def free_port() -> int:
