@@ -38,7 +38,7 @@ from src.mlops.config import Config, load_config
 from src.mlops.errors import ServiceError
 from src.mlops.evaluation.parity import images_of
 from src.mlops.inference.classifier import Classifier
-from src.mlops.io.service_process import free_port
+from src.mlops.io.service_process import free_port, with_port
 from src.mlops.model import build_model
 from src.mlops.modelfile.calibration import Calibration
 from src.mlops.modelfile.checkpoint import provenance, save_checkpoint
@@ -61,7 +61,7 @@ class Server:
     Attributes:
         name: The name. Of several servers with the same name, only the fastest is fully measured.
         setting: Description of the settings.
-        command: The command line; `{port}` is replaced by the port.
+        command: The command line; each word that is exactly `{port}` is replaced by the port.
         environment: Environment variables in addition to `MLOPS_MODEL`.
     """
 
@@ -332,9 +332,7 @@ def started(server: Server, model: Path, form: Path) -> Iterator[tuple[int, psut
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
-        service = psutil.Popen(
-            [word.format(port=port) for word in server.command], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
+        service = psutil.Popen(with_port(server.command, port), cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             while not _answers(port, form):
                 if service.poll() is not None or time.perf_counter() - started > START_TIMEOUT:

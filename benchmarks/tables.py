@@ -204,6 +204,13 @@ def _count(row: dict[str, str]) -> str:
     return f"{float(row['images_per_second']):,.0f}"
 
 
+def _uploads() -> str:
+    results = read_results("uploads")
+    return _table(
+        "way to read one image|µs per request", [[row["way"], row["microseconds"]] for row in results]
+    ) + _where(results)
+
+
 def _soak() -> str:
     results = read_results("soak")
     rows = [
@@ -225,6 +232,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch_prediction": _batch_prediction,
     "serving": _serving,
     "soak": _soak,
+    "uploads": _uploads,
 }
 
 

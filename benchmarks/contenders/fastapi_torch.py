@@ -9,7 +9,7 @@ from fastapi import FastAPI, UploadFile
 from src.mlops.inference.classifier import Classifier
 
 app = FastAPI()
-classifier = Classifier.load(Path(os.environ["MLOPS_MODEL"]).with_suffix(".pth"), threads=os.cpu_count() or 1)
+classifier = Classifier.load(Path(os.environ["MLOPS_MODEL"]).with_suffix(".pth"))
 
 
 @app.get("/health/ready")

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # locust can be started in a
 
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.io.files import find_files, warn_about_special
+from src.mlops.preprocessing import image_suffixes
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".ppm", ".webp"}
 MOST = 200  # maximum number of images in memory
 KEY = os.environ.get("TARGET_API_KEY")
 
@@ -37,10 +38,12 @@ def images() -> list[bytes]:
     folder = os.environ.get("TARGET_IMAGES")
     if not folder:
         return [drawn(sign.class_id) for sign in SIGNS]
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    special: list[str] = []
+    paths = list(find_files(Path(folder), image_suffixes(), special))
+    warn_about_special(special)
     if not paths:
-        raise SystemExit(f"No images ({', '.join(sorted(SUFFIXES))}) in TARGET_IMAGES={folder}")
-    return [path.read_bytes() for path in random.Random(0).sample(paths, min(MOST, len(paths)))]
+        raise SystemExit(f"No images in TARGET_IMAGES={folder}")
+    return [Path(path).read_bytes() for path in random.Random(0).sample(paths, min(MOST, len(paths)))]
 
 
 IMAGES = images()

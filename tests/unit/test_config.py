@@ -27,6 +27,8 @@ from src.mlops.modelfile.locate import LATEST_FILES
         ("run_dir=''", "run_dir: .*path"),
         ("training.optimizer.lr=abc", "lr .*above 0.*'abc'"),
         ("training.optimizer.lr=0", "lr .*above 0.* 0\\."),
+        ("training.optimizer.weight_decay=inf", "training\\.optimizer: all numbers must be finite.*inf"),
+        ("model.dropout=nan", "model: all numbers must be finite.*nan"),
     ],
 )
 def test_invalid_overrides_are_rejected(override: str, message: str) -> None:

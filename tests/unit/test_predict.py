@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from src.mlops.errors import DataError
+from src.mlops.errors import CheckpointError, DataError
 from src.mlops.predict import app
+from tests.helpers.graphs import with_wrong_reshape
 from tests.helpers.images import make_image
 
 COUNT = 150  # more than one batch
@@ -43,6 +44,13 @@ class TestCommandLine:
         result = self.run(str(folder), "--out", "x.xlsx", "--model", str(exported))
         assert isinstance(result.exception, DataError)
         assert all(part in str(result.exception) for part in (".parquet, .csv, .jsonl", "x.xlsx"))
+
+    def test_a_model_that_fails(self, folder: Path, exported: Path, tmp_path: Path) -> None:
+        model = with_wrong_reshape(exported, tmp_path / "wrong.onnx")
+        for out in ([], ["--out", str(tmp_path / "out.csv")]):
+            result = self.run(str(folder), "--model", str(model), *out)
+            assert isinstance(result.exception, CheckpointError)
+            assert "wrong.onnx" in str(result.exception)
 
     def test_no_usable_image(self, folder: Path, exported: Path) -> None:
         result = self.run(str(folder / "bad.jpg"), "--model", str(exported))

@@ -99,7 +99,7 @@ class Batcher:
         Raises:
             HTTPException: 500 if no model is loaded, 503 if the queue is full.
             ImageError: The image cannot be used.
-            CheckpointError: The network does not support saliency maps.
+            NoSaliencyError: The network does not support saliency maps.
         """
         classifier = self._models.require()
         with self._admission():

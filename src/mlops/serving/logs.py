@@ -3,7 +3,6 @@
 https://cloud.google.com/logging/docs/structured-logging
 """
 
-import json
 import logging
 import os
 import time
@@ -11,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from src.mlops.io import logs
+from src.mlops.io.files import to_json
 from src.mlops.serving.settings import Settings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
         }
         if request := REQUEST_ID.get():
             entry["request_id"] = request
-        return json.dumps(entry | getattr(record, "fields", {}), ensure_ascii=False)
+        return to_json(entry | getattr(record, "fields", {}), ensure_ascii=False)
 
     @staticmethod
     def converter(seconds: float | None) -> time.struct_time:

@@ -1,22 +1,26 @@
-"""Middleware for every request: request ID, header size, API key, security headers, access log and metrics."""
+"""ASGI middleware for every request: request ID, headers, log and metrics outside; limits of size and time inside."""
 
-import hmac
+import asyncio
 import logging
 import os
 import re
 import time
 
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.mlops.serving import prometheus
-from src.mlops.serving.errors import FAILED, problem
+from src.mlops.serving.errors import FAILED, RETRY_AFTER, problem
 from src.mlops.serving.logs import REQUEST_ID
-from src.mlops.serving.settings import Settings
+from src.mlops.serving.settings import MAX_HEADER_BYTES, Settings
+from src.mlops.serving.shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
-MAX_HEADER_BYTES = 16 * 1024
+RECEIVE_SECONDS = 30.0  # limit for receiving the body of a request
+FORM_OVERHEAD = 16 * 1024  # maximum bytes of a multipart body in addition to its files
+BATCHES_HELD = 4  # the bodies of all requests together can hold this many batches of maximum size in memory
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
-_OPEN = ("/health/", "/static/", "/metrics", "/docs", "/openapi.json")  # paths that need no API key
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -26,11 +30,8 @@ _HEADERS = [
     (b"permissions-policy", b"geolocation=(), microphone=()"),
     (b"cache-control", b"no-store"),
 ]
-_STRICT = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_PAGE = _STRICT + b"; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
-# Swagger UI uses inline styles and `data:` icons.
-_DOCS = _STRICT + b"; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
-_POLICIES = {"/": _PAGE, "/docs": _DOCS}
+STRICT = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_POLICY = (b"content-security-policy", STRICT.encode())
 
 
 def header(scope: Scope, name: bytes) -> bytes:
@@ -49,8 +50,61 @@ def header(scope: Scope, name: bytes) -> bytes:
     return b""
 
 
-class Guard:
-    """The outermost middleware of the application.
+class RequestContext:
+    """The outermost middleware: gives each request an ID, adds headers to the response, logs and counts it.
+
+    It also answers HEAD for every route that answers GET.
+
+    Args:
+        app: The wrapped application.
+        shutdown: Decides when responses close their connection.
+    """
+
+    def __init__(self, app: ASGIApp, shutdown: Shutdown) -> None:
+        self._app = app
+        self._shutdown = shutdown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, then logs and counts the response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = header(scope, b"x-request-id")
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        token = REQUEST_ID.set(request_id)
+        method, status = scope["method"], 0
+        if method == "HEAD":
+            scope["method"] = "GET"
+        # ASGI's path starts with the root path, but a proxy may have removed it.
+        if (root := scope.get("root_path")) and not scope["path"].startswith(f"{root}/"):
+            scope["path"] = root + scope["path"]
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message["headers"], (b"x-request-id", request_id.encode()), *_HEADERS]
+                if b"content-security-policy" not in [name for name, _ in message["headers"]]:
+                    headers.append(_POLICY)
+                if self._shutdown.draining:
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
+            elif method == "HEAD":
+                message["body"] = b""
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            pass  # the client closed the connection, so there is nobody to answer
+        finally:
+            _note(scope, method, status, time.perf_counter() - started)
+            REQUEST_ID.reset(token)
+
+
+class Limits:
+    """Rejects requests that are too large or too slow, and answers unexpected errors with 500.
 
     Args:
         app: The wrapped application.
@@ -59,67 +113,94 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._keys = [key.encode() for key in settings.listed(settings.api_keys)]
+        self._too_large = (
+            f"{too_large(settings.max_batch_bytes)} An image has at most {settings.max_upload_bytes:,} bytes."
+        )
+        self._max_body = settings.max_batch_bytes + FORM_OVERHEAD
+        self._left = BATCHES_HELD * self._max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on or rejects it, then logs and counts the response."""
+        """Passes a request on, or rejects it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        given = header(scope, b"x-request-id")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
-        token = REQUEST_ID.set(request_id)
-        added = [
-            (b"x-request-id", request_id.encode()),
-            *_HEADERS,
-            (b"content-security-policy", _POLICIES.get(scope["path"], _STRICT)),
-        ]
-        status = 0
+        has_started = False
+        held = 0
+        body_is_complete = False
+        deadline = 0.0
 
-        async def answer(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], *added]
+        async def start(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
             await send(message)
 
+        async def read() -> Message:
+            """Receives a part of the body within the limits."""
+            nonlocal held, body_is_complete, deadline
+            if body_is_complete:
+                return await receive()
+            deadline = deadline or asyncio.get_running_loop().time() + RECEIVE_SECONDS
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                detail = f"The request was not complete after {RECEIVE_SECONDS:.0f} s."
+                raise HTTPException(408, detail, {"Connection": "close"}) from error
+            if message["type"] == "http.request":
+                size = len(message.get("body", b""))
+                if held + size > self._max_body:
+                    raise HTTPException(413, self._too_large, {"Connection": "close"})
+                if size > self._left:
+                    detail = "Too many uploads at the same time. Try again in a moment."
+                    raise HTTPException(503, detail, {"Retry-After": RETRY_AFTER, "Connection": "close"})
+                self._left -= size
+                held += size
+                body_is_complete = not message.get("more_body", False)
+            return message
+
         try:
-            refusal = self._refusal(scope)
-            await (refusal or self._app)(scope, receive, answer)
+            await (self._refusal(scope) or self._app)(scope, read, start)
+        except ClientDisconnect:
+            raise
         except Exception:
             # An unexpected error. Its details go into the log only, not into the response.
             logger.exception("Request failed: %s %r", scope["method"], scope["path"])
-            if status:
+            if has_started:
                 raise
-            await problem(500, FAILED)(scope, receive, answer)
+            await problem(500, FAILED)(scope, receive, send)
         finally:
-            _note(scope, status, time.perf_counter() - started)
-            REQUEST_ID.reset(token)
+            self._left += held
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
+        """Returns the response to a request that its headers alone rule out."""
         size = len(scope["path"]) + len(scope["query_string"])
+        length = encoding = b""
         for name, value in scope["headers"]:
             size += len(name) + len(value)
+            if name == b"content-length":
+                length = value
+            elif name == b"content-encoding":
+                encoding = value
         if size > MAX_HEADER_BYTES:
             return problem(431, f"The request line and headers have {size:,} bytes; the limit is {MAX_HEADER_BYTES:,}.")
-        # A CORS preflight request (OPTIONS) never contains the key.
-        if (
-            self._keys
-            and scope["method"] != "OPTIONS"
-            and scope["path"] != "/"
-            and not scope["path"].startswith((*_OPEN, "/admin/"))
-        ):
-            given = header(scope, b"x-api-key")
-            # Compares all keys in constant time. The response time then contains no information about them.
-            if not sum(hmac.compare_digest(given, key) for key in self._keys):
-                wrong = "The API key in the header X-API-Key is not valid."
-                missing = "The API key is missing. Send it in the header X-API-Key."
-                return problem(401, wrong if given else missing, {"WWW-Authenticate": "X-API-Key"})
+        # Checked before the body is read: a client that sent `Expect: 100-continue` then sends no body.
+        if length.isdigit() and (len(length) > 15 or int(length) > self._max_body):
+            return problem(413, self._too_large, {"Connection": "close"})
+        if encoding.strip().lower() not in (b"", b"identity"):
+            detail = (
+                f"The content encoding {encoding[:80].decode('latin-1')} is not supported. Send the image without "
+                "Content-Encoding."
+            )
+            return problem(415, detail, {"Accept-Encoding": "identity"})
         return None
 
 
-def _note(scope: Scope, status: int, seconds: float) -> None:
+def too_large(max_bytes: int) -> str:
+    """Returns the message for an image or a request above the limit."""
+    return f"The upload is larger than the limit of {max_bytes:,} bytes."
+
+
+def _note(scope: Scope, method: str, status: int, seconds: float) -> None:
     # Counts by route, because every unknown path would otherwise add a new time series.
     route = getattr(scope.get("route"), "path", "other")
     prometheus.count_request(route, status or 499, seconds)
@@ -127,7 +208,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     if logger.isEnabledFor(level):
         fields = {
             "httpRequest": {
-                "requestMethod": scope["method"],
+                "requestMethod": method,
                 "requestUrl": scope["path"],
                 "status": status,
                 "remoteIp": (scope.get("client") or ("",))[0],
@@ -137,7 +218,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         logger.log(
             level,
             "%s %r %s in %.1f ms",
-            scope["method"],
+            method,
             scope["path"],
             status or "aborted",
             1000 * seconds,

@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import logging
-import os
+import math
+import sys
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +18,19 @@ from src.mlops import ROOT
 from src.mlops.errors import CheckpointError, MlopsError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.locate import LATEST, latest_model, locate_model
+from src.mlops.modelfile.store import is_reference
 from src.mlops.serving import prometheus
 from src.mlops.serving.errors import NOT_LOADED
 from src.mlops.serving.settings import NO_MODEL, Settings
+from src.mlops.serving.shared import reload_file
 
 logger = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0  # interval between checks of the model file
-RELOAD_MARK = "reload"  # file in the shared folder of the workers; touching it makes each of them reload the model
+TRIAL_SECONDS = 30.0  # limit for loading a new model and running it on a test image
+RETRY_SECONDS = (5.0, 60.0)  # shortest and longest interval between attempts to load a first model
 _QUICK_SECONDS = 0.005  # faster networks run in the event loop
 _Stamp = tuple[str, int, int] | None  # path, modification time and size of a file
+_tested: dict[_Stamp, str] = {}  # versions of the models that passed their trial; a trial takes about a second
 
 
 class ModelHolder:
@@ -54,7 +59,13 @@ class ModelHolder:
         The service also starts if the model cannot be loaded.
         """
         seen = self._state()
-        self._load_first()
+        if self._settings.model == NO_MODEL:
+            logger.warning("Serving without a model (model=%s)", NO_MODEL)
+        else:
+            try:
+                self._serve(*await self._load())
+            except MlopsError as error:
+                logger.error("Serving without a model: %s", error)  # noqa: TRY400 - the message is enough, without traceback
         gc.collect()
         gc.freeze()  # modules and model never become garbage; scanning them took a fifth of the time
         watcher = asyncio.create_task(self._watch(seen))
@@ -88,25 +99,15 @@ class ModelHolder:
         """
         async with self._reloading:
             try:
-                path, classifier, seconds = await asyncio.get_running_loop().run_in_executor(
-                    self._loader, _load, self._settings.model
-                )
+                path, classifier, seconds = await self._load()
             except MlopsError as error:
                 prometheus.RELOADS.labels("refused").inc()
-                logger.error("Kept the previous model, because the new one cannot be used: %s", error)  # noqa: TRY400
+                kept = "Kept the previous model, because the new one" if self.classifier else "The model"
+                logger.error("%s cannot be used: %s", kept, error)  # noqa: TRY400
                 raise
             prometheus.RELOADS.labels("swapped").inc()
             self._serve(path, classifier, seconds)
             return classifier
-
-    def _load_first(self) -> None:
-        if self._settings.model == NO_MODEL:
-            logger.warning("Serving without a model (model=%s)", NO_MODEL)
-            return
-        try:
-            self._serve(*_load(self._settings.model))
-        except MlopsError as error:
-            logger.error("Serving without a model: %s", error)  # noqa: TRY400 - the message is enough, without traceback
 
     def _serve(self, path: Path, classifier: Classifier, seconds: float) -> None:
         if self.classifier is not None:
@@ -116,14 +117,24 @@ class ModelHolder:
         logger.info("Serving %s, version %s", path, classifier.version)
 
     async def _watch(self, seen: list[_Stamp]) -> None:
-        """Reloads the model if its file changed or if another worker received a request to reload it."""
+        """Reloads the model if its file changed, or if another worker received a request to reload it.
+
+        Without a model, it also retries without a change: a registry or a bucket may be reachable again.
+        """
         if self._settings.model == NO_MODEL:
             return
+        now = asyncio.get_running_loop().time
+        interval, longest = RETRY_SECONDS
+        next_attempt = now() + interval
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 found = self._state()
-                if found != seen:
+                is_due = self.classifier is None and is_reference(self._settings.model) and now() >= next_attempt
+                if found != seen or is_due:
+                    if is_due:
+                        interval = min(2 * interval, longest)
+                        next_attempt = now() + interval
                     seen = found
                     await self.reload()
             except MlopsError:
@@ -135,14 +146,21 @@ class ModelHolder:
         # Without a loaded model, watch the configured path: the file can appear later.
         named = self._path or ROOT / Path(self._settings.model).expanduser()
         path = latest_model() if self._settings.model == LATEST else named
-        folder = os.environ.get(prometheus.FOLDER_VARIABLE)
-        return [_stamp(path), _stamp(Path(folder) / RELOAD_MARK if folder else None)]
+        return [_stamp(path), _stamp(reload_file())]
 
-
-def tell_other_workers() -> None:
-    """Makes all other workers of this service reload their models."""
-    if folder := os.environ.get(prometheus.FOLDER_VARIABLE):
-        (Path(folder) / RELOAD_MARK).touch()
+    async def _load(self) -> tuple[Path, Classifier, float]:
+        """Finds, tests and loads the model. Returns its path, the model, and its seconds per image."""
+        in_thread = asyncio.get_running_loop().run_in_executor
+        path = await in_thread(self._loader, locate_model, self._settings.model)
+        stamp = _stamp(path)
+        if stamp not in _tested:
+            _tested[stamp] = await _run_trial(path)
+        classifier, seconds = await in_thread(self._loader, _load, path)
+        if classifier.version != _tested[stamp]:
+            raise CheckpointError(
+                f"{path} changed while it was loaded. It is loaded again when the change is complete."
+            )
+        return path, classifier, seconds
 
 
 def _stamp(path: Path | None) -> _Stamp:
@@ -153,18 +171,36 @@ def _stamp(path: Path | None) -> _Stamp:
     return (str(path), found.st_mtime_ns, found.st_size) if found else None
 
 
-def _load(model: str) -> tuple[Path, Classifier, float]:
-    """Finds, loads and tests a model. Returns its path, the model, and the seconds that it needs for one image."""
-    path = locate_model(model)
+def _load(path: Path) -> tuple[Classifier, float]:
+    """Loads a model. Returns it and the seconds that it needs for one image."""
     classifier = Classifier.load(path)
     blank = np.zeros((1, classifier.image_size, classifier.image_size, 3), np.uint8)
+    classifier.classify_arrays(blank)  # the first run is slower
+    started = time.perf_counter()
+    classifier.classify_arrays(blank)
+    return classifier, time.perf_counter() - started
+
+
+async def _run_trial(path: Path) -> str:
+    """Returns the version of a model that passed its trial in a separate process."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "src.mlops.serving.trial", str(path), str(math.ceil(TRIAL_SECONDS) + 1)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     try:
-        outputs = classifier.run(blank)
-        started = time.perf_counter()
-        classifier.classify_arrays(blank)
-        seconds = time.perf_counter() - started
-    except Exception as error:  # ONNX Runtime has no public base class for its errors
-        raise CheckpointError(f"The model {path} failed on a test image: {error}") from error
-    if not (np.isfinite(outputs.probabilities).all() and np.isfinite(outputs.energy).all()):
-        raise CheckpointError(f"The model {path} returned NaN or infinity for a test image. Train the model again.")
-    return path, classifier, seconds
+        async with asyncio.timeout(TRIAL_SECONDS):
+            version, message = await process.communicate()
+    except TimeoutError as error:
+        raise CheckpointError(
+            f"The model {path} did not classify a test image within {TRIAL_SECONDS:.0f} s."
+        ) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        reason = message.decode(errors="replace").strip()[-2000:] or f"its process ended with {process.returncode}"
+        raise CheckpointError(reason)
+    return version.decode()

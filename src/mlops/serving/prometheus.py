@@ -2,15 +2,14 @@
 
 import functools
 import os
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.inference.classifier import Prediction
+from src.mlops.serving.shared import FOLDER_VARIABLE, dead_workers
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
 
@@ -62,16 +61,13 @@ def exposition() -> bytes:
     """Returns the metrics of all workers in Prometheus' text format."""
     if FOLDER_VARIABLE not in os.environ:
         return generate_latest()
+    forget_dead_workers()
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
 
 
-def forget(process: int, folder: Path) -> None:
-    """Removes the gauges of a worker that ended. Its counters stay.
-
-    Args:
-        process: Process ID of the worker.
-        folder: The folder of the workers' metrics.
-    """
-    multiprocess.mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
+def forget_dead_workers() -> None:
+    """Removes the gauges of workers that ended. Their counters stay."""
+    for pid in dead_workers():
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ EXAMPLE = {
 
 REFUSED_EXAMPLE = {
     "filename": "notes.txt",
-    "error": "The file is not an image in a supported format (BMP, …)",
+    "error": "The file is not an image in a supported format (AVIF, …)",
     "status": 415,
 }
 
@@ -81,7 +81,7 @@ class ModelAnswer:
         image_size: Height and width of the network's input in px.
         classes: ID, number in the German catalogue and English name of each class.
         metrics: The metrics from training.
-        calibration: Temperature and thresholds.
+        calibration: Temperature, thresholds, and the requested and the attained coverage of prediction sets.
         provenance: Commit, time, versions, fingerprint of the data, seed.
     """
 

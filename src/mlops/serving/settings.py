@@ -1,13 +1,17 @@
 """All settings of the service. docs/serving.md lists them in a table."""
 
-from typing import Annotated, Literal
+import re
+from ipaddress import ip_network
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from limits import parse_many
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from src.mlops.modelfile.locate import LATEST
 
 NO_MODEL = "none"
+MAX_HEADER_BYTES = 16 * 1024  # of the request line and all headers
 
 
 class Settings(BaseSettings):
@@ -18,6 +22,13 @@ class Settings(BaseSettings):
     model: Annotated[str, Field(description="model file; latest: last trained model; none: no model")] = LATEST
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0: all interfaces")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
+    root_path: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[\w.~/-]*[\w.~-])?$",
+            description="path of the service behind a proxy, such as /signs; empty: none",
+        ),
+    ] = ""
     workers: Annotated[
         int,
         Field(
@@ -44,6 +55,14 @@ class Settings(BaseSettings):
     admin_token: Annotated[
         SecretStr | None, Field(description="bearer token for /admin/reload; unset: /admin/reload is disabled")
     ] = None
+    rate_limit: Annotated[
+        str,
+        Field(description="requests per client and worker, such as 100/minute or 10/second; 500/hour; empty: no limit"),
+    ] = ""
+    trusted_proxies: Annotated[
+        str,
+        Field(description="addresses of proxies whose header X-Forwarded-For is trusted, separated by commas; *: all"),
+    ] = ""
     cors_origins: Annotated[
         str, Field(description="origins of web pages that can call the service, separated by commas; empty: none")
     ] = ""
@@ -71,6 +90,45 @@ class Settings(BaseSettings):
         if given is not None and not (cls.listed(given) and given.get_secret_value().isascii()):
             raise ValueError("must contain at least one key, in ASCII characters only; leave it unset to use no key")
         return given
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, given: str) -> str:
+        for address in cls.listed(given):
+            try:
+                ip_network("0.0.0.0/0" if address == "*" else address)
+            except ValueError as error:
+                raise ValueError(f"must list IP addresses or networks, but has {address!r}") from error
+        return given
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, given: str) -> str:
+        for origin in cls.listed(given):
+            if not re.fullmatch(r"\*|https?://[^/]+", origin):
+                raise ValueError(f"must list origins without a path, such as https://a.example, but has {origin!r}")
+        return given
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _readable(cls, given: str) -> str:
+        if given:
+            try:
+                positive = all(limit.amount for limit in parse_many(given))
+            except ValueError:
+                positive = False
+            if not positive:
+                raise ValueError(f"must be a number of requests per time, such as 100/minute, but is {given!r}")
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_upload_bytes > self.max_batch_bytes:
+            raise ValueError(
+                f"max_upload_bytes ({self.max_upload_bytes:,}) must be at most max_batch_bytes "
+                f"({self.max_batch_bytes:,}), which limits the size of every request"
+            )
+        return self
 
     @staticmethod
     def listed(value: str | SecretStr | None) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import accuracy, environment, loader, time_to_accuracy
+from benchmarks import accuracy, environment, loader, time_to_accuracy, uploads
 from tests.helpers.tiny import tiny_overrides
 
 
@@ -34,7 +34,7 @@ def test_loader(results: Path, overrides: list[str], tmp_path: Path) -> None:
     run(loader.app, "--repeat", "2", *overrides, f"data.processed_dir={tmp_path / 'processed'}")
     rows = {row["loader"]: row for row in environment.read_results("loader")}
     assert rows.keys() == {
-        "packed", "packed, trained on", "pillow", "pillow, 2 workers", "packed, one epoch",
+        "packed", "packed + training step", "pillow", "pillow, 2 workers", "packed, one epoch",
     }  # fmt: skip
     assert all(float(row["images_per_second"]) > 0 for row in rows.values())
     assert rows["packed, one epoch"]["images"] == "128"
@@ -59,3 +59,8 @@ def test_time_to_accuracy(results: Path, overrides: list[str]) -> None:
     rows = {row["recipe"]: row for row in environment.read_results("time_to_accuracy")}
     assert rows.keys() == {"default", "default, bf16", "baseline"}
     assert all(float(row["seconds_per_epoch"]) > 0 for row in rows.values())
+
+
+def test_uploads(results: Path) -> None:
+    run(uploads.app, "--rounds", "1")
+    assert [int(row["microseconds"]) > 0 for row in environment.read_results("uploads")] == [True] * 4

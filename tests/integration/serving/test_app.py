@@ -7,15 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
+import psutil
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from src.mlops.errors import RegistryError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.serving.app import create_app
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.settings import Settings
 from tests.helpers.images import encode, make_image
+from tests.helpers.models import with_an_endless_loop
 from tests.helpers.service import ADMIN, PNG, asking, assert_problem, other_model, post, sample
 
 
@@ -123,6 +126,48 @@ def test_a_model_can_be_added_after_the_start(tmp_path: Path, exported: Path) ->
         assert client.get("/health/ready").status_code == 503
         shutil.copy(exported, path)
         assert client.post("/admin/reload", headers=ADMIN).status_code == 200
+        assert post(client, PNG).status_code == 200
+
+
+def test_a_model_that_never_finishes_is_rejected(
+    swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TestClient(create_app(Settings(model=str(swappable), admin_token=SecretStr("secret")))) as client:
+        monkeypatch.setattr("src.mlops.serving.model_holder.TRIAL_SECONDS", 5.0)
+        swappable.write_bytes(with_an_endless_loop(exported))
+        assert client.post("/admin/reload", headers=ADMIN).status_code == 409
+        monkeypatch.undo()
+        swappable.write_bytes(other_model(exported))
+        assert client.post("/admin/reload", headers=ADMIN).status_code == 200
+        assert post(client, PNG).status_code == 200
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_the_service_stops_during_a_trial(swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    with TestClient(create_app(Settings(model=str(swappable)))):
+        swappable.write_bytes(with_an_endless_loop(exported))
+        while not psutil.Process().children(recursive=True):
+            pass
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_registered_model_is_retried(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_holder.RETRY_SECONDS", (0.01, 0.02))
+    is_reachable = threading.Event()
+
+    def locate(_: str) -> Path:
+        if not is_reachable.is_set():
+            raise RegistryError("The store cannot be reached.")
+        return exported
+
+    monkeypatch.setattr("src.mlops.serving.model_holder.locate_model", locate)
+    with TestClient(create_app(Settings(model="models:/gtsrb@production"))) as client:
+        assert client.get("/health/ready").status_code == 503
+        is_reachable.set()
+        while client.get("/health/ready").status_code == 503:
+            pass
         assert post(client, PNG).status_code == 200
 
 

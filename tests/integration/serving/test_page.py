@@ -27,6 +27,7 @@ from src.mlops.data.synthetic.drawing import draw_sign
 from src.mlops.io.service_process import running
 from src.mlops.modelfile.locate import BUNDLED
 from src.mlops.serving.settings import Settings
+from tests.helpers.images import encode
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload, Page, Route
@@ -341,10 +342,10 @@ def test_a_large_jpeg_image(opened: Open, address: str, tmp_path: Path) -> None:
         headline(page, "Stop")
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["HEIF", "TIFF", "PPM"])
 def test_formats_that_browsers_cannot_show(opened: Open, address: str, kind: str) -> None:
     with opened(address) as page:
-        choose(page, file(f"sign.{kind.lower()}", encoded(sign(STOP), kind), ""))
+        choose(page, file(f"sign.{kind.lower()}", encode(sign(STOP), kind), ""))
         headline(page, "Stop")
         expect(page.get_by_text("This browser cannot")).to_be_visible()
         expect(page.get_by_role("img", name="The image sign")).to_be_hidden()
@@ -550,7 +551,7 @@ def test_screen_readers(opened: Open, address: str) -> None:
         assert page.title() == "Which sign is this?"
         assert page.locator("html").get_attribute("lang") == "en"
         described = page.get_by_role("button", name="Choose images")
-        expect(described).to_have_accessible_description("BMP, GIF, JPEG, PNG, PPM, TIFF or WebP")
+        expect(described).to_have_accessible_description("AVIF, BMP, GIF, HEIC, JPEG, PNG, PPM, TIFF or WebP")
 
 
 def test_docs(opened: Open, address: str) -> None:

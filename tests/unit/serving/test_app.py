@@ -1,11 +1,11 @@
 """Tests the service through HTTP: images, invalid requests, security, metrics, logs, model changes and settings."""
 
 import asyncio
+import gzip
 import io
 import json
 import logging
 import re
-import socket
 import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -19,13 +19,12 @@ from pydantic import SecretStr, ValidationError
 
 from src.mlops import ROOT
 from src.mlops.data.gtsrb import SIGNS
+from src.mlops.errors import CheckpointError
 from src.mlops.inference.classifier import Classifier
-from src.mlops.io.service_process import free_port
 from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.serving.app import create_app
 from src.mlops.serving.logs import start_logging
-from src.mlops.serving.server import listen
 from src.mlops.serving.settings import Settings
 from tests.helpers.images import encode, make_image, png_header
 from tests.helpers.service import ADMIN, PNG, SNAPSHOT, asking, assert_problem, other_model, post, sample
@@ -134,7 +133,8 @@ def test_an_image_as_the_body(client: TestClient, kind: str) -> None:
         ("/cv_model/", PNG, "multipart/form-data", 400, "70 characters"),
         ("/cv_model/", PNG, "multipart/form-data; boundary=" + "x" * 71, 400, "70 characters"),
         ("/cv_model/", b"--x\r\nnonsense", "multipart/form-data; boundary=x", 400, "closing boundary"),
-        ("/cv_model/", PNG, "multipart/form-data; boundary=x", 400, "closing boundary"),
+        ("/cv_model/", PNG, "multipart/form-data; boundary=x", 400, "boundary"),
+        ("/cv_model/", b"--x--", "Multipart/Form-Data; boundary=x", 422, "part `file`"),
         ("/cv_model/", b"--x\r\n\r\n\r\n--x--", "multipart/form-data; boundary=x", 422, "part `file`"),
         (
             "/cv_model/",
@@ -148,7 +148,7 @@ def test_an_image_as_the_body(client: TestClient, kind: str) -> None:
             b"--x\r\nX-Long: " + b"a" * 5000 + b"\r\n\r\nabc\r\n--x--",
             "multipart/form-data; boundary=x",
             400,
-            "4,096 bytes",
+            "header size",
         ),
         (
             "/cv_model/",
@@ -185,7 +185,7 @@ def test_a_batch_with_good_and_bad_images(client: TestClient) -> None:
 
 
 def test_uploads_share_a_memory_limit(checkpoint: Path) -> None:
-    app = create_app(Settings(model=str(checkpoint), max_batch_bytes=10_000))
+    app = create_app(Settings(model=str(checkpoint), max_batch_bytes=10_000, max_upload_bytes=10_000))
 
     async def ask() -> tuple[int, list[int]]:
         async with app.router.lifespan_context(app):
@@ -207,7 +207,7 @@ def test_uploads_share_a_memory_limit(checkpoint: Path) -> None:
                 "headers": [(b"content-type", b"multipart/form-data; boundary=x")], "http_version": "1.1",
             }  # fmt: skip
             held = []
-            for _ in range(4):  # stalled clients hold nine tenths of the memory
+            for _ in range(11):  # stalled clients hold nearly all of the memory
                 waiting = asyncio.Event()
                 held.append(asyncio.create_task(app(dict(scope), receive_half, send)))
                 await waiting.wait()
@@ -235,6 +235,18 @@ def test_a_network_without_saliency_maps(trained: Path, tmp_path: Path) -> None:
         assert_problem(client.post("/cv_model/explain", files={"file": ("a.png", PNG)}), 501, "SignNet")
 
 
+def test_a_model_that_fails_while_it_is_served(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise CheckpointError(f"The model {checkpoint} cannot be used")
+
+    app = create_app(Settings(model=str(checkpoint)))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        monkeypatch.setattr(Classifier, "run", fail)
+        for answer in (post(client, PNG), client.post("/cv_model/explain", files={"file": ("a.png", PNG)})):
+            assert_problem(answer, 500, "X-Request-ID")
+            assert str(checkpoint) not in answer.text
+
+
 def test_a_model_that_returns_nan_is_rejected(swappable: Path, exported: Path) -> None:
     model = onnx.load(exported)
     for weight in model.graph.initializer:
@@ -253,8 +265,12 @@ def test_a_batch_with_too_many_images(client: TestClient) -> None:
 
 
 def test_a_batch_with_too_many_bytes(checkpoint: Path) -> None:
-    with TestClient(create_app(Settings(model=str(checkpoint), max_batch_bytes=1000))) as client:
-        assert_problem(client.post("/cv_model/batch", files=[("files", ("a", PNG))]), 413, "1,000 bytes")
+    with TestClient(create_app(Settings(model=str(checkpoint), max_batch_bytes=1000, max_upload_bytes=1000))) as client:
+        parts = [("files", ("a", b"x" * 20_000))]
+        assert_problem(client.post("/cv_model/batch", files=parts), 413, "1,000 bytes")
+        stream = iter([b"x" * 10_000] * 2)  # without Content-Length
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert_problem(client.post("/cv_model/batch", content=stream, headers=kind), 413, "1,000 bytes")
 
 
 def test_explain_returns_a_saliency_map(client: TestClient) -> None:
@@ -269,6 +285,11 @@ def test_model_facts(client: TestClient, checkpoint: Path) -> None:
     assert (len(answer["classes"]), answer["image_size"]) == (43, 24)
     assert answer["provenance"]["trained_on"] == ["train"]
     assert str(checkpoint.parents[1]) not in str(answer)  # no paths from the configuration
+
+
+def test_model_facts_are_valid_json_after_a_calibration_with_few_images(client: TestClient) -> None:
+    facts = json.loads(client.get("/model").text, parse_constant=pytest.fail)
+    assert 0 < facts["calibration"]["attained_coverage"] < facts["calibration"]["coverage"] == 0.999
 
 
 def test_every_response_has_security_headers(client: TestClient) -> None:
@@ -295,6 +316,94 @@ def test_headers_have_a_limit(client: TestClient) -> None:
     assert_problem(client.get("/health/live", headers={"X-Long": "a" * 20_000}), 431, "16,384")
     assert_problem(client.get("/health/live?" + "a" * 20_000), 431, "16,384")
     assert client.get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/model", "/health/ready", "/metrics", "/static/page.js"])
+def test_head_answers_like_get_without_a_body(client: TestClient, path: str) -> None:
+    head, got = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/model/", "/docs/", "/health/ready/", "/metrics/"])
+def test_a_trailing_slash_makes_no_difference(client: TestClient, path: str) -> None:
+    assert client.get(path, follow_redirects=False).status_code == 200
+    parts = [("files", ("a.png", PNG))]
+    assert client.post("/cv_model/batch/", files=parts).json() == client.post("/cv_model/batch", files=parts).json()
+    assert_problem(client.get("/nowhere/"), 404, "Not Found")
+
+
+def test_media_types_ignore_case(client: TestClient) -> None:
+    assert client.post("/cv_model/", content=PNG, headers={"Content-Type": "Image/PNG"}).status_code == 200
+    form = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + PNG + b"\r\n--x--"
+    kind = {"Content-Type": "Multipart/Form-Data; Boundary=x"}
+    assert client.post("/cv_model/", content=form, headers=kind).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "BR"])
+def test_a_content_encoding_is_refused(client: TestClient, encoding: str) -> None:
+    headers = {"Content-Type": "image/png", "Content-Encoding": encoding}
+    answer = client.post("/cv_model/", content=gzip.compress(PNG), headers=headers)
+    assert_problem(answer, 415, encoding)
+    assert answer.headers["accept-encoding"] == "identity"
+    assert client.post("/cv_model/", content=PNG, headers=headers | {"Content-Encoding": "identity"}).status_code == 200
+
+
+def test_a_client_that_sends_too_slowly_is_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.mlops.serving.middleware.RECEIVE_SECONDS", 0.05)
+    sent: list[MutableMapping[str, object]] = []
+
+    async def never() -> dict[str, object]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: MutableMapping[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/cv_model/", "raw_path": b"", "query_string": b"",
+        "headers": [(b"content-type", b"image/png")], "http_version": "1.1",
+    }  # fmt: skip
+    asyncio.run(client.app(scope, never, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MLOPS_MAX_UPLOAD_BYTES": "2000", "MLOPS_MAX_BATCH_BYTES": "1000"}, r"max_upload_bytes.*at most"),
+        ({"MLOPS_RATE_LIMIT": "often"}, "100/minute"),
+        ({"MLOPS_RATE_LIMIT": "0/minute"}, "100/minute"),
+        ({"MLOPS_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "'proxy'"),
+        ({"MLOPS_CORS_ORIGINS": "https://a.example/"}, "without a path"),
+        ({"MLOPS_ROOT_PATH": "signs/"}, "root_path"),
+    ],
+)
+def test_invalid_settings_are_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=message):
+        Settings()
+
+
+def test_the_rate_limit_counts_each_client() -> None:
+    settings = Settings(model="none", rate_limit="2/hour", api_keys=SecretStr("a,b"))
+    with TestClient(create_app(settings)) as client:
+        statuses = [client.get("/model", headers={"X-API-Key": key}).status_code for key in "aaab"]
+        refused = client.get("/model", headers={"X-API-Key": "a"})
+        assert client.get("/health/live").status_code == 200  # public routes have no limit
+    assert statuses == [500, 500, 429, 500]
+    assert_problem(refused, 429, "2 per 1 hour")
+    assert 0 < int(refused.headers["retry-after"]) <= 3600
+
+
+@pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.1", [500, 500, 429]), ("", [500, 429, 429])])
+def test_trusted_proxies_give_the_address_of_the_client(proxies: str, statuses: list[int]) -> None:
+    settings = Settings(model="none", rate_limit="1/hour", trusted_proxies=proxies)
+    with TestClient(create_app(settings), client=("127.0.0.1", 1)) as client:
+        addresses = ("203.0.113.1", "203.0.113.2", "203.0.113.1")
+        answers = [client.get("/model", headers={"X-Forwarded-For": address}) for address in addresses]
+    assert [answer.status_code for answer in answers] == statuses
 
 
 def test_api_keys(checkpoint: Path) -> None:
@@ -330,6 +439,14 @@ def test_cors_allows_only_configured_origins(checkpoint: Path, client: TestClien
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
         other = open_client.options("/cv_model/", headers=preflight | {"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
+        # A page can read an error only if it has the header as well.
+        for response in (
+            open_client.get("/model", headers={"Origin": "https://a.example"}),
+            open_client.get("/health/live", headers={"Origin": "https://a.example", "X-Long": "a" * 20_000}),
+        ):
+            assert response.status_code in (401, 431)
+            assert response.headers["access-control-allow-origin"] == "https://a.example"
+            assert response.headers["x-request-id"]
 
 
 def test_metrics(client: TestClient) -> None:
@@ -337,9 +454,10 @@ def test_metrics(client: TestClient) -> None:
     answer = post(client, PNG).json()
     post(client, b"hello")
     client.get("/nowhere/1")
+    client.post("/cv_model", files={"file": ("a.png", PNG)})  # without the slash, it is the same route
     text = client.get("/metrics").text
     after = [sample("mlops_requests_total", route="/cv_model/", status=status) for status in ("200", "415")]
-    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 1]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [2, 1]
     assert f'mlops_model_info{{version="{answer["model_version"]}"}} 1.0' in text
     assert f'mlops_predictions_total{{class_id="{answer["predicted_class"]}"}}' in text
     assert 'route="other"' in text
@@ -427,11 +545,6 @@ def test_uvicorn_finds_the_application() -> None:
     from uvicorn.importer import import_from_string
 
     assert import_from_string("src.mlops.api:app").title == "German traffic signs"
-
-
-def test_responses_are_sent_without_delay() -> None:
-    with listen(Settings(port=free_port())) as listener:
-        assert listener.proto == socket.IPPROTO_TCP  # asyncio turns Nagle's algorithm off for this protocol only
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Changed ONNX files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+
+def rewritten(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    """Writes a changed copy of an ONNX file, and returns its path."""
+    graph = onnx.load(source)
+    change(graph)
+    onnx.save(graph, target)
+    return target
+
+
+def preprocessed(nodes: Sequence[NodeProto], **constants: Sequence[float]) -> Callable[[onnx.ModelProto], None]:
+    """Returns a change that inserts nodes from `images` to `changed` before all others."""
+
+    def change(graph: onnx.ModelProto) -> None:
+        for node in graph.graph.node:
+            for place, name in enumerate(node.input):
+                if name == "images":
+                    node.input[place] = "changed"
+        for name, values in constants.items():
+            graph.graph.initializer.append(numpy_helper.from_array(np.array(values), name))
+        for place, node in enumerate(nodes):
+            graph.graph.node.insert(place, node)
+
+    return change
+
+
+def with_wrong_reshape(source: Path, target: Path) -> Path:
+    """Writes a model that loads, but fails for any images: it reshapes them to one image more."""
+    nodes = [
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Add", ["shape", "more"], ["wrong"]),
+        helper.make_node("Reshape", ["images", "wrong"], ["changed"], name="wrong_reshape"),
+    ]
+    return rewritten(source, target, preprocessed(nodes, more=[1, 0, 0, 0]))
+
+
+def with_huge_copy(source: Path, target: Path) -> Path:
+    """Writes a model that loads, but needs petabytes of memory for any images."""
+    nodes = [
+        helper.make_node("Slice", ["images", "begin", "end"], ["first"]),
+        helper.make_node("Shape", ["images"], ["shape"]),
+        helper.make_node("Mul", ["shape", "copies"], ["huge"]),
+        helper.make_node("Expand", ["first", "huge"], ["changed"], name="huge_copy"),
+    ]
+    return rewritten(source, target, preprocessed(nodes, copies=[10**11, 1, 1, 1], begin=[0], end=[1]))
