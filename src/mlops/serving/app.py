@@ -108,8 +108,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _require_protection(routes: list[BaseRoute]) -> None:
     """Raises an error if the application checks no API key for one of the routes."""
     for route in routes:
-        is_plain = isinstance(route, Mount | Route | WebSocketRoute)
-        if is_plain and not isinstance(route, APIRoute | APIWebSocketRoute):
+        if isinstance(route, APIRoute | APIWebSocketRoute):
+            continue
+        if isinstance(route, Mount | Route | WebSocketRoute):
             raise ConfigError(
                 f"The route {route.path} would need no API key, because only routes of FastAPI have dependencies. Add "
                 "it with app.get or app.include_router, or mount it next to this application."

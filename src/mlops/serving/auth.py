@@ -21,7 +21,7 @@ class RequireKey(APIKeyHeader):
         super().__init__(name="X-API-Key", scheme_name="key", description="One of the keys in MLOPS_API_KEYS.")
         self._keys = [key.encode() for key in settings.listed(settings.api_keys)]
 
-    async def __call__(self, connection: HTTPConnection) -> None:  # type: ignore[override]
+    async def __call__(self, connection: HTTPConnection) -> None:
         """Checks the header X-API-Key.
 
         Raises:
@@ -49,7 +49,7 @@ class RequireAdmin(HTTPBearer):
         super().__init__(scheme_name="admin", description="The value of MLOPS_ADMIN_TOKEN.")
         self._token = settings.admin_token.get_secret_value() if settings.admin_token else ""
 
-    async def __call__(self, connection: HTTPConnection) -> None:  # type: ignore[override]
+    async def __call__(self, connection: HTTPConnection) -> None:
         """Checks the header Authorization.
 
         Raises:
