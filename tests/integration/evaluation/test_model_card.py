@@ -66,7 +66,7 @@ class TestReports:
         assert Classifier.load(exported).version in text
         attained = 100 * results["calibration"]["attained_coverage"]
         assert attained < 99.9
-        assert f"requested: 99.9 %, attained by calibration: {attained:.4g} %" in text
+        assert f"target: 99.9 %, attained by calibration: {attained:.4g} %" in text
         assert re.search(rf"too few .*99\.9 %\. The sets attain {attained:.4g} %", text)
         measured = robustness(config)
         write_cards(config)

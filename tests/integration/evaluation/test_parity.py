@@ -67,14 +67,15 @@ def test_packed_images_are_not_enough(trained: Path, exported: Path) -> None:
         parity(config_of(trained, "data.raw_dir=null"))
 
 
+@pytest.fixture(scope="module")
+def client(exported: Path) -> Iterator[httpx.Client]:
+    with running(BENTO, "/readyz", {"MLOPS_MODEL": str(exported)}) as client:
+        yield client
+
+
 @needs_bento
 class TestBentoML:
     png = encode(make_image(3), "PNG")
-
-    @pytest.fixture(scope="class")
-    def client(self, exported: Path) -> Iterator[httpx.Client]:
-        with running(BENTO, "/readyz", {"MLOPS_MODEL": str(exported)}) as client:
-            yield client
 
     @pytest.mark.parametrize("name", ["sign.png", "ü" * 2000 + ".png", "../sign.png"])
     def test_gives_the_predictions_of_the_classifier(self, exported: Path, client: httpx.Client, name: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2 as httpx
@@ -129,6 +130,15 @@ def test_a_model_can_be_added_after_the_start(tmp_path: Path, exported: Path) ->
         assert post(client, PNG).status_code == 200
 
 
+def trials() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "src.mlops.serving.trial" in child.cmdline():
+                found.append(child)
+    return found
+
+
 def test_a_model_that_never_finishes_is_rejected(
     swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,16 +150,16 @@ def test_a_model_that_never_finishes_is_rejected(
         swappable.write_bytes(other_model(exported))
         assert client.post("/admin/reload", headers=ADMIN).status_code == 200
         assert post(client, PNG).status_code == 200
-    assert not psutil.Process().children(recursive=True)
+    assert not trials()
 
 
 def test_the_service_stops_during_a_trial(swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
     with TestClient(create_app(Settings(model=str(swappable)))):
         swappable.write_bytes(with_an_endless_loop(exported))
-        while not psutil.Process().children(recursive=True):
+        while not trials():
             pass
-    assert not psutil.Process().children(recursive=True)
+    assert not trials()
 
 
 def test_a_registered_model_is_retried(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

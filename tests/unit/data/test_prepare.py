@@ -160,7 +160,7 @@ class TestLayouts:
         for name in ("0", "stop"):
             (tmp_path / name).mkdir()
             make_image(0).save(tmp_path / name / "a.png")
-        with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))} .*0 to 42: stop\."):
+        with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))} .*0 to 42\): stop\."):
             read_layout(tmp_path)
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
