@@ -93,7 +93,15 @@ def connected(port: int) -> closing[socket.socket]:
     return closing(socket.create_connection(("127.0.0.1", port), timeout=30))
 
 
-@pytest.mark.parametrize(("workers", "with_uvicorn"), [("1", False), ("2", False), ("1", True), ("2", True)])
+@pytest.mark.parametrize(
+    ("workers", "with_uvicorn"),
+    [
+        ("1", False),
+        ("2", False),
+        pytest.param("1", True, marks=pytest.mark.slow),
+        pytest.param("2", True, marks=pytest.mark.slow),
+    ],
+)
 def test_sigterm_loses_no_request(exported: Path, workers: str, with_uvicorn: bool) -> None:
     started = service(exported, "--workers", workers, with_uvicorn=with_uvicorn)
     with started as (process, port), ThreadPoolExecutor(8) as pool:
@@ -145,6 +153,7 @@ def test_a_full_temporary_folder_costs_only_metrics(exported: Path) -> None:
         assert "/metrics shows only one worker" in process.stderr.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.3, 0.8, 1.3])
 def test_sigterm_during_the_start_ends_the_service(exported: Path, delay: float) -> None:
     command = [sys.executable, "-m", "src.mlops.api", "--port", str(free_port()), "--model", str(exported)]
@@ -177,6 +186,7 @@ def test_a_host_name_is_resolved(exported: Path) -> None:
         assert process.wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_sighup_replaces_the_worker(exported: Path) -> None:
     with service(exported) as (process, port):
         address = f"http://127.0.0.1:{port}/cv_model/"
