@@ -58,6 +58,15 @@ def make_config(tmp_path: Path, raw_dir: Path) -> "Callable[..., Config]":
     return make
 
 
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns the folder to which benchmarks write their results in this test."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    monkeypatch.setattr("benchmarks.environment.RESULTS", folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder with tiny data and a trained model: raw/, processed/, run/, latest/best_model.pth."""

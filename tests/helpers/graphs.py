@@ -42,6 +42,26 @@ def with_wrong_reshape(source: Path, target: Path) -> Path:
     return rewritten(source, target, preprocessed(nodes, more=[1, 0, 0, 0]))
 
 
+def with_an_endless_loop(source: Path, target: Path) -> Path:
+    """Writes a model that loads, but never finishes."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["condition"], ["goes_on"]),
+            helper.make_node("Identity", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            value("number", onnx.TensorProto.INT64, []),
+            value("condition", onnx.TensorProto.BOOL, []),
+            value("before", onnx.TensorProto.UINT8, None),
+        ],
+        [value("goes_on", onnx.TensorProto.BOOL, []), value("after", onnx.TensorProto.UINT8, None)],
+    )
+    nodes = [helper.make_node("Loop", ["trips", "", "images"], ["changed"], body=body)]
+    return rewritten(source, target, preprocessed(nodes, trips=[2**62]))
+
+
 def with_huge_copy(source: Path, target: Path) -> Path:
     """Writes a model that loads, but needs petabytes of memory for any images."""
     nodes = [

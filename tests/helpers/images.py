@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,16 @@ def make_image(class_id: int, seed: int = 0, side: int = 30) -> Image.Image:
     colour = np.array([40 + 200 * (class_id % 2), 40 + 100 * (class_id // 2 % 3), 200 - 20 * (class_id % 9)])
     noise = rng.normal(0, 12, (side, side, 3))
     return Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8))
+
+
+def write_signs(folder: Path, count: int) -> Path:
+    """Writes images to a subfolder, next to a file that is no image and one without the suffix of an image."""
+    (folder / "deep").mkdir()
+    for number in range(count):
+        make_image(number % 5, number).save(folder / "deep" / f"{number:03d}.png")
+    (folder / "bad.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("ignored")
+    return folder
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -9,20 +9,14 @@ from typer.testing import CliRunner
 from src.mlops.errors import CheckpointError, DataError
 from src.mlops.predict import app
 from tests.helpers.graphs import with_wrong_reshape
-from tests.helpers.images import make_image
+from tests.helpers.images import write_signs
 
 COUNT = 150  # more than one batch
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("signs")
-    (folder / "deep").mkdir()
-    for number in range(COUNT):
-        make_image(number % 5, number).save(folder / "deep" / f"{number:03d}.png")
-    (folder / "bad.jpg").write_bytes(b"no image")
-    (folder / "notes.txt").write_text("ignored")
-    return folder
+    return write_signs(tmp_path_factory.mktemp("signs"), COUNT)
 
 
 class TestCommandLine:

@@ -11,14 +11,6 @@ from tests.helpers.tiny import tiny_overrides
 
 
 @pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    monkeypatch.setattr(environment, "RESULTS", folder)
-    return folder
-
-
-@pytest.fixture
 def overrides(tmp_path: Path, raw_dir: Path) -> list[str]:
     own = ("run_dir", "ckpt_path", "data.processed_dir", "evaluation", "model")
     return [one for one in tiny_overrides(tmp_path, raw_dir) if not one.startswith(own)]

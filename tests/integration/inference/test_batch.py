@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from src.mlops import ROOT
@@ -14,7 +13,8 @@ from src.mlops.errors import CheckpointError, OutOfMemoryError
 from src.mlops.inference.batch import predict
 from src.mlops.inference.classifier import Classifier
 from tests.helpers.graphs import with_huge_copy, with_wrong_reshape
-from tests.helpers.images import make_image
+from tests.helpers.images import write_signs
+from tests.helpers.tables import read_rows
 
 COUNT = 150  # several batches
 DIES_AT_THIRD_BATCH = """
@@ -39,24 +39,12 @@ typer_main(app)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("signs")
-    (folder / "deep").mkdir()
-    for number in range(COUNT):
-        make_image(number % 5, number).save(folder / "deep" / f"{number:03d}.png")
-    (folder / "bad.jpg").write_bytes(b"no image")
-    (folder / "notes.txt").write_text("ignored")
-    return folder
+    return write_signs(tmp_path_factory.mktemp("signs"), COUNT)
 
 
 @pytest.fixture
 def classifier(exported: Path) -> Classifier:
     return Classifier.load(exported)
-
-
-def read(path: Path) -> pd.DataFrame:
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -74,7 +62,7 @@ def test_a_killed_run_is_resumed(folder: Path, exported: Path, tmp_path: Path) -
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert f"{written} of {COUNT + 1} images" in result.stderr
-    assert len(read(out)) == COUNT + 1
+    assert len(read_rows(out)) == COUNT + 1
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from src.mlops.inference.classifier import Classifier
 from src.mlops.serving.app import create_app
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.settings import Settings
+from tests.helpers.graphs import with_an_endless_loop
 from tests.helpers.images import encode, make_image
-from tests.helpers.models import with_an_endless_loop
 from tests.helpers.service import ADMIN, PNG, asking, assert_problem, other_model, post, sample
 
 
@@ -144,7 +144,7 @@ def test_a_model_that_never_finishes_is_rejected(
 ) -> None:
     with TestClient(create_app(Settings(model=str(swappable), admin_token=SecretStr("secret")))) as client:
         monkeypatch.setattr("src.mlops.serving.model_holder.TRIAL_SECONDS", 5.0)
-        swappable.write_bytes(with_an_endless_loop(exported))
+        with_an_endless_loop(exported, swappable)
         assert client.post("/admin/reload", headers=ADMIN).status_code == 409
         monkeypatch.undo()
         swappable.write_bytes(other_model(exported))
@@ -156,7 +156,7 @@ def test_a_model_that_never_finishes_is_rejected(
 def test_the_service_stops_during_a_trial(swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
     with TestClient(create_app(Settings(model=str(swappable)))):
-        swappable.write_bytes(with_an_endless_loop(exported))
+        with_an_endless_loop(exported, swappable)
         while not trials():
             pass
     assert not trials()

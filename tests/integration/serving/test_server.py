@@ -21,8 +21,8 @@ import pytest
 
 from src.mlops import ROOT
 from src.mlops.io.service_process import free_port
+from tests.helpers.graphs import with_an_endless_loop
 from tests.helpers.images import encode, make_image
-from tests.helpers.models import with_an_endless_loop
 from tests.helpers.service import other_model
 
 PNG = encode(make_image(1), "PNG")
@@ -165,7 +165,7 @@ def test_sigterm_during_the_start_ends_the_service(exported: Path, delay: float)
 
 def test_sigterm_while_a_model_is_loaded(exported: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
-    model.write_bytes(with_an_endless_loop(exported))
+    with_an_endless_loop(exported, model)
     command = [sys.executable, "-m", "src.mlops.api", "--port", str(free_port()), "--model", str(model)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         _wait(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 2)  # the worker and the trial
@@ -175,7 +175,7 @@ def test_sigterm_while_a_model_is_loaded(exported: Path, tmp_path: Path) -> None
 
 def test_a_trial_ends_by_itself(exported: Path, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
-    model.write_bytes(with_an_endless_loop(exported))
+    with_an_endless_loop(exported, model)
     command = [sys.executable, "-m", "src.mlops.serving.trial", str(model), "3"]
     assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == -signal.SIGALRM
 

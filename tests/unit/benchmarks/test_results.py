@@ -9,14 +9,6 @@ from benchmarks import accuracy, environment, tables
 from src.mlops.errors import ConfigError
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    monkeypatch.setattr(environment, "RESULTS", folder)
-    return folder
-
-
 @pytest.mark.parametrize("document", tables.DOCUMENTS, ids=lambda path: path.name)
 def test_the_tables_in_the_documentation_match_the_results(document: Path) -> None:
     text = document.read_text()

@@ -14,6 +14,7 @@ from src.mlops.data.synthetic.camera import photograph, photograph_track
 from src.mlops.data.synthetic.drawing import draw_sign
 from src.mlops.data.synthetic.generate import generate
 from src.mlops.errors import DataError
+from tests.helpers.synthetic import contents, generate_small
 
 SIZE = 64
 
@@ -21,15 +22,6 @@ SIZE = 64
 def difference(one: Image.Image, other: Image.Image) -> float:
     """Returns the mean absolute difference of two images of equal size, 0 to 255."""
     return float(np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).mean())
-
-
-def generate_small(folder: Path, seed: int = 7) -> Path:
-    generate(folder, tracks_per_class=2, frames_per_track=2, test_tracks_per_class=1, seed=seed)
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 import fsspec
-import pandas as pd
 import pytest
 
 from src.mlops.errors import DataError, UnsupportedImageError
@@ -18,31 +17,20 @@ from src.mlops.inference.batch import predict, predict_to
 from src.mlops.inference.classifier import Classifier
 from src.mlops.inference.engines import SCHEMA, Row, local_rows
 from src.mlops.inference.inputs import find_images
-from tests.helpers.images import make_image
+from tests.helpers.images import make_image, write_signs
+from tests.helpers.tables import read_rows
 
 COUNT = 150  # several batches
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("signs")
-    (folder / "deep").mkdir()
-    for number in range(COUNT):
-        make_image(number % 5, number).save(folder / "deep" / f"{number:03d}.png")
-    (folder / "bad.jpg").write_bytes(b"no image")
-    (folder / "notes.txt").write_text("ignored")
-    return folder
+    return write_signs(tmp_path_factory.mktemp("signs"), COUNT)
 
 
 @pytest.fixture
 def classifier(exported: Path) -> Classifier:
     return Classifier.load(exported)
-
-
-def read(path: Path) -> pd.DataFrame:
-    if path.suffix == ".csv":
-        return pd.read_csv(path)
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True)
 
 
 def test_unusable_images_become_rows(folder: Path, classifier: Classifier) -> None:
@@ -64,7 +52,7 @@ def test_unusable_images_become_rows(folder: Path, classifier: Classifier) -> No
 def test_every_format_has_the_same_rows(folder: Path, classifier: Classifier, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / "new" / f"out.{suffix}"
     assert predict_to(out, [str(folder)], classifier) == (COUNT + 1, 1)
-    table = read(out)
+    table = read_rows(out)
     assert list(table.columns) == SCHEMA.names
     expected = list(predict([str(folder)], classifier))
     assert list(table["path"]) == [row["path"] for row in expected]
@@ -140,7 +128,7 @@ def test_an_interrupted_run_is_resumed(folder: Path, classifier: Classifier, tmp
 
     assert predict_to(out, [str(folder)], classifier, watched) == (COUNT + 1, 1)
     assert len(asked) == COUNT + 1 - after
-    assert read(out)["path"].tolist() == list(find_images([str(folder)]))
+    assert read_rows(out)["path"].tolist() == list(find_images([str(folder)]))
 
 
 def test_an_incomplete_row_is_computed_again(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
@@ -150,7 +138,7 @@ def test_an_incomplete_row_is_computed_again(folder: Path, classifier: Classifie
     journal = tmp_path / "out.jsonl.partial" / "rows.jsonl"
     journal.write_bytes(journal.read_bytes()[:-20])
     assert predict_to(out, [str(folder)], classifier) == (COUNT + 1, 1)
-    assert len(read(out)) == COUNT + 1
+    assert len(read_rows(out)) == COUNT + 1
 
 
 def test_the_journal_of_another_run_is_not_changed(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
@@ -181,7 +169,7 @@ def test_names_that_are_not_utf8(folder: Path, classifier: Classifier, tmp_path:
     own.mkdir()
     shutil.copy(folder / "deep/000.png", os.fsdecode(os.fsencode(own) + b"/Stra\xdfe.png"))
     assert predict_to(tmp_path / "out.jsonl", [str(own)], classifier) == (1, 0)
-    assert read(tmp_path / "out.jsonl")["path"][0].endswith(r"Stra\xdfe.png")
+    assert read_rows(tmp_path / "out.jsonl")["path"][0].endswith(r"Stra\xdfe.png")
 
 
 def test_a_recursive_glob_finds_each_image_once(folder: Path) -> None:
@@ -197,7 +185,7 @@ def test_corrupted_rows_are_computed_again(folder: Path, classifier: Classifier,
     journal = tmp_path / "out.jsonl.partial" / "rows.jsonl"
     journal.write_bytes(journal.read_bytes()[:500] + b"\0" * 30 + b"\n")
     assert predict_to(out, [str(folder)], classifier) == (COUNT + 1, 1)
-    assert len(read(out)) == COUNT + 1
+    assert len(read_rows(out)) == COUNT + 1
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root can write to any folder")
