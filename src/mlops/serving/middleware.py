@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import re
 import time
@@ -19,7 +20,7 @@ from src.mlops.serving.shutdown import Shutdown
 logger = logging.getLogger(__name__)
 RECEIVE_SECONDS = 30.0  # limit for receiving the body of a request
 FORM_OVERHEAD = 16 * 1024  # maximum bytes of a multipart body in addition to its files
-BATCHES_HELD = 4  # the bodies of all requests together can hold this many batches of maximum size in memory
+_BATCHES_HELD = 4  # the bodies of all requests together can hold this many batches of maximum size in memory
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,128}")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -48,6 +49,14 @@ def header(scope: Scope, name: bytes) -> bytes:
         if key == name:
             return bytes(value)
     return b""
+
+
+def stated_length(scope: Scope) -> float:
+    """Returns the size of the body in bytes that the header Content-Length states, or 0 without a valid header."""
+    value = header(scope, b"content-length")
+    if not value.isdigit():
+        return 0
+    return int(value) if len(value) <= 15 else math.inf  # converting thousands of digits raises an error
 
 
 class RequestContext:
@@ -117,7 +126,7 @@ class Limits:
             f"{too_large(settings.max_batch_bytes)} An image has at most {settings.max_upload_bytes:,} bytes."
         )
         self._max_body = settings.max_batch_bytes + FORM_OVERHEAD
-        self._left = BATCHES_HELD * self._max_body
+        self._left = _BATCHES_HELD * self._max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or rejects it."""
@@ -174,18 +183,14 @@ class Limits:
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         """Returns the response to a request that its headers alone rule out."""
         size = len(scope["path"]) + len(scope["query_string"])
-        length = encoding = b""
         for name, value in scope["headers"]:
             size += len(name) + len(value)
-            if name == b"content-length":
-                length = value
-            elif name == b"content-encoding":
-                encoding = value
         if size > MAX_HEADER_BYTES:
             return problem(431, f"The request line and headers have {size:,} bytes; the limit is {MAX_HEADER_BYTES:,}.")
         # Checked before the body is read: a client that sent `Expect: 100-continue` then sends no body.
-        if length.isdigit() and (len(length) > 15 or int(length) > self._max_body):
+        if stated_length(scope) > self._max_body:
             return problem(413, self._too_large, {"Connection": "close"})
+        encoding = header(scope, b"content-encoding")
         if encoding.strip().lower() not in (b"", b"identity"):
             detail = (
                 f"The content encoding {encoding[:80].decode('latin-1')} is not supported. Send the image without "

@@ -153,10 +153,10 @@ class ModelHolder:
         in_thread = asyncio.get_running_loop().run_in_executor
         path = await in_thread(self._loader, locate_model, self._settings.model)
         stamp = _stamp(path)
-        if stamp not in _tested:
+        if stamp and stamp not in _tested:  # a missing file needs no trial to be refused
             _tested[stamp] = await _run_trial(path)
         classifier, seconds = await in_thread(self._loader, _load, path)
-        if classifier.version != _tested[stamp]:
+        if classifier.version != _tested.get(stamp):
             raise CheckpointError(
                 f"{path} changed while it was loaded. It is loaded again when the change is complete."
             )

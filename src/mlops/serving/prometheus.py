@@ -61,13 +61,8 @@ def exposition() -> bytes:
     """Returns the metrics of all workers in Prometheus' text format."""
     if FOLDER_VARIABLE not in os.environ:
         return generate_latest()
-    forget_dead_workers()
+    for pid in dead_workers():  # removes their gauges; their counters stay
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
-
-
-def forget_dead_workers() -> None:
-    """Removes the gauges of workers that ended. Their counters stay."""
-    for pid in dead_workers():
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

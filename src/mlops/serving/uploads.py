@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from src.mlops.preprocessing import WEB_FORMATS
-from src.mlops.serving.middleware import FORM_OVERHEAD, header, too_large
+from src.mlops.serving.middleware import FORM_OVERHEAD, header, stated_length, too_large
 from src.mlops.serving.settings import Settings
 
 _MAX_OTHER_PARTS = 8  # maximum number of parts of a form in addition to its images
@@ -63,8 +63,7 @@ class Uploads:
                 "body with a content type such as image/png.",
             )
         # Checked before the body is read.
-        length = header(request.scope, b"content-length")
-        if length.isdigit() and int(length) > largest + FORM_OVERHEAD * is_form:
+        if stated_length(request.scope) > largest + FORM_OVERHEAD * is_form:
             raise HTTPException(413, too_large(largest), {"Connection": "close"})
         body = await request.body()
         upload = _images(body, kind, b"file", 1)[0] if is_form else Upload("", body)
@@ -116,17 +115,14 @@ def documented_request(name: str, *, several: bool) -> dict[str, Any]:
 def _images(body: bytes, kind: bytes, name: bytes, max_files: int) -> list[Upload]:
     """Returns the files in the parts called `name` of a form (RFC 7578)."""
     found: list[Upload] = []
-    parts = 0
-    head: dict[bytes, bytes] = {}
-    field: bytes = b""
+    heads: list[dict[bytes, bytes]] = []  # the headers of each part
+    field = b""
     chunks: list[bytes] = []
 
     def begin() -> None:
-        nonlocal parts, head
-        parts += 1
-        if parts > max_files + _MAX_OTHER_PARTS:
+        if len(heads) == max_files + _MAX_OTHER_PARTS:
             raise HTTPException(413, f"The form has more than {max_files + _MAX_OTHER_PARTS} parts.")
-        head = {}
+        heads.append({})
         chunks.clear()
 
     def read_name(data: bytes, start: int, end: int) -> None:
@@ -134,13 +130,13 @@ def _images(body: bytes, kind: bytes, name: bytes, max_files: int) -> list[Uploa
         field = data[start:end].strip().lower()
 
     def read_value(data: bytes, start: int, end: int) -> None:
-        head[field] = data[start:end]
+        heads[-1][field] = data[start:end]
 
     def read_content(data: bytes, start: int, end: int) -> None:
         chunks.append(data[start:end])
 
     def end() -> None:
-        options = parse_options_header(head.get(b"content-disposition", b""))[1]
+        options = parse_options_header(heads[-1].get(b"content-disposition", b""))[1]
         if options.get(b"name") == name and options.get(b"filename"):
             found.append(Upload(options[b"filename"].decode("utf-8", "replace"), b"".join(chunks)))
 
