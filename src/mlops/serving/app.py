@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if protection:
+        if settings.api_keys:
             _require_protection([route for route in app.routes if id(route) not in known])
         with shutdown.handling_sigterm():
             async with models.serving():

@@ -129,7 +129,7 @@ def test_routes_without_dependencies_are_refused(add: Callable[[FastAPI], None])
     add(app)
     with pytest.raises(ConfigError, match="The route /added would need no API key"), TestClient(app):
         pass
-    unprotected = create_app(Settings(model="none"))
+    unprotected = create_app(Settings(model="none", rate_limit="5/minute"))
     add(unprotected)
     with TestClient(unprotected) as client:
         assert client.get("/health/live").status_code == 200
