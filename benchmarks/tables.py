@@ -8,6 +8,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable
 
+from scipy.stats import binomtest
+
 from benchmarks.environment import DECODE_AND_INFER, UPPER_BOUND, read_results
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
@@ -36,7 +38,8 @@ def _summary() -> str:
             wrong, images = ", ".join(row["test_wrong"] for row in group), int(group[0]["test_images"])
             what = f"accuracy on {images:,} test images in %, {label}"
             command = _command(f"accuracy {group[0]['configuration']}")
-            rows.append([what, f"**{figure}**; {wrong} misclassified, {_seeds(group)}", command])
+            facts = f"{wrong} misclassified, {_seeds(group)}; 95 % interval {_wilson(group)}"
+            rows.append([what, f"**{figure}**; {facts}", command])
             error = _spread([float(row["test_calibration_error"]) for row in group], digits=4)
             rows.append([f"expected calibration error (ECE) on these images, {label}", error, "same command"])
     if {"default", "baseline"} <= recipes.keys():
@@ -82,6 +85,7 @@ def _accuracy() -> str:
             f"{int(group[0]['parameters']):,}",
             group[0]["mmac"],
             _spread([float(row["test_accuracy"]) for row in group], percent=True),
+            _wilson(group),
             ", ".join(row["test_wrong"] for row in group) + f" of {int(group[0]['test_images']):,}",
             _spread([float(row["val_accuracy"]) for row in group], percent=True),
             _spread([float(row["test_calibration_error"]) for row in group], digits=4),
@@ -90,7 +94,7 @@ def _accuracy() -> str:
         ]
         for overrides, group in _groups("accuracy", "overrides")
     ]
-    head = "overrides|image size, px|parameters|MACs, M|test accuracy, %|misclassified test images"
+    head = "overrides|image size, px|parameters|MACs, M|test accuracy, %|95 % interval|misclassified test images"
     head += "|validation accuracy, %|ECE|ms per image|seconds per epoch"
     return _table(head, rows) + _where(read_results("accuracy"))
 
@@ -261,6 +265,17 @@ def _spread(values: list[float], *, percent: bool = False, digits: int = 2) -> s
     scaled = [100 * value for value in values] if percent else values
     mean = f"{statistics.mean(scaled):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({min(scaled):.{digits}f} to {max(scaled):.{digits}f})"
+
+
+def _wilson(group: _Rows) -> str:
+    """Formats the 95 % interval that the number of test images allows for the mean accuracy, in %.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    images = int(group[0]["test_images"])
+    wrong = round(statistics.mean(int(row["test_wrong"]) for row in group))
+    interval = binomtest(images - wrong, images).proportion_ci(method="wilson")
+    return f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
 
 
 def _table(head: str, rows: list[list[str]]) -> str:

@@ -1,0 +1,98 @@
+"""The promises of docs/compatibility.md, with the files and the interface of earlier releases in tests/released/."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.locate import locate_model
+from src.mlops.modelfile.store import STORE
+from src.mlops.registry import registry
+from tests.helpers.images import make_image
+from tests.helpers.interface import INTERFACE, OPENAPI, RELEASED, interface
+from tests.helpers.service import SNAPSHOT
+from tests.helpers.tiny import quick_config
+
+FORMATS = sorted(path.name for path in RELEASED.glob("format_*"))
+ADVICE = "docs/compatibility.md: deprecate it for one version before it goes"
+
+
+@pytest.fixture(params=FORMATS)
+def released(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a folder with the store of a released format, and a clone of its Git repository."""
+    shutil.copytree(RELEASED / request.param, tmp_path / "store", ignore=shutil.ignore_patterns("tags.bundle"))
+    bundle = RELEASED / request.param / "tags.bundle"
+    subprocess.run(["git", "clone", "--quiet", bundle, tmp_path / "repository"], check=True)
+    monkeypatch.setenv(STORE[0], str(tmp_path / "store"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", ["best_model.pth", "best_model.onnx"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_model_files_load(released: Path, version: str, file: str) -> None:
+    classifier = Classifier.load(released / "store" / "versions" / version / file)
+    [prediction] = classifier.classify([make_image(1)])
+    assert 0 <= prediction.predicted_class < 43
+    assert 0 < prediction.probability <= 1
+
+
+def test_versions_are_served_by_name(released: Path) -> None:
+    versions = released / "store" / "versions"
+    assert locate_model("gtsrb@v2") == versions / "v2" / "best_model.onnx"
+    assert locate_model("models:/gtsrb@production") == versions / "v1" / "best_model.onnx"
+    assert locate_model("models:/gtsrb@staging") == versions / "v2" / "best_model.onnx"
+
+
+def test_versions_are_fetched_and_rolled_back(released: Path) -> None:
+    target = released / "latest" / "best_model.pth"
+    config = quick_config([f"registry.store={released / 'store'}", f"ckpt_path={target}"])
+    registry.pull(config, "v2", released / "repository")
+    assert target.read_bytes() == (released / "store" / "versions" / "v2" / target.name).read_bytes()
+
+
+def test_no_setting_variable_task_or_command_is_lost() -> None:
+    current = interface()
+    for kind, names in json.loads(INTERFACE.read_text()).items():
+        assert not set(names) - set(current[kind]), f"{kind}: {ADVICE}"
+
+
+def test_http_fields_are_only_added() -> None:
+    faults = _lost(json.loads(OPENAPI.read_text()), json.loads(SNAPSHOT.read_text()))
+    assert not faults, ADVICE
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda new: new["paths"].pop("/model"), "paths./model"),
+        (lambda new: new["components"]["schemas"]["Answer"]["properties"].pop("probability"), "probability"),
+        (lambda new: new["components"]["schemas"]["Answer"]["required"].remove("filename"), "required"),
+        (lambda new: new["components"]["schemas"]["Health"]["properties"]["status"].update(type="integer"), "type"),
+    ],
+)
+def test_a_lost_http_field_is_noticed(change: Any, fault: str) -> None:
+    new = json.loads(OPENAPI.read_text())
+    change(new)
+    [found] = _lost(json.loads(OPENAPI.read_text()), new)
+    assert fault in found
+
+
+def _lost(old: Any, new: Any, where: str = "") -> list[str]:
+    """Returns the parts of an OpenAPI document that clients rely on and that a new document lacks."""
+    if isinstance(old, dict):
+        if not isinstance(new, dict):
+            return [where]
+        free = {"description", "summary", "title", "example", "examples", "operationId", "info", "tags"}
+        kept = {key: value for key, value in old.items() if key not in free}
+        return [
+            fault
+            for key, value in kept.items()
+            for fault in (_lost(value, new[key], f"{where}.{key}") if key in new else [f"{where}.{key}".lstrip(".")])
+        ]
+    if isinstance(old, list):
+        return [] if all(part in new for part in old) else [where]
+    return [] if old == new else [where]
