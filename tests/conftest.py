@@ -118,13 +118,8 @@ def _running_cloud() -> "Iterator[Cloud]":
 @pytest.fixture
 def cloud(_running_cloud: "Cloud", monkeypatch: pytest.MonkeyPatch) -> "Iterator[Cloud]":
     """Yields an empty bucket on this machine that fails on demand. Retries do not wait."""
-
-    async def no_wait(_: float) -> None:
-        return None
-
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", _running_cloud.url)
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # the emulator does not support this API
-    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=no_wait))
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # for DVC: the emulator does not support this API
     monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda _: None))
     _running_cloud.empty()
     yield _running_cloud

@@ -8,7 +8,7 @@ import pytest
 from src.mlops.errors import FileExistsInStorageError, MissingFileError
 from src.mlops.io.storage import Storage
 
-LARGE = bytes(range(256)) * 40_000  # 10 MB: more than gcsfs sends in one request
+LARGE = bytes(range(256)) * 40_000  # 10 MB: more than google-cloud-storage sends in one request
 
 
 class StorageContract:
@@ -33,6 +33,19 @@ class StorageContract:
         with pytest.raises(FileExistsInStorageError, match=r"/one\b"):
             store.create("one", b"second")
         assert store.read("one") == b"first"
+
+    def test_a_file_is_replaced_only_in_its_known_state(self, store: Storage) -> None:
+        store.create("a/one", b"first")
+        known = store.state("a/one")
+        store.create("a/one", b"second", replaces=known)
+        with pytest.raises(FileExistsInStorageError, match=r"a/one\b"):
+            store.create("a/one", b"third", replaces=known)
+        assert store.read("a/one") == b"second"
+        assert store.names() == ["a/one"]
+        store.remove("a/one")
+        with pytest.raises(MissingFileError, match=r"a/one\b"):
+            store.create("a/one", b"third", replaces=known)
+        assert store.names() == []
 
     def test_missing_files(self, store: Storage, tmp_path: Path) -> None:
         actions: list[Callable[[], object]] = [

@@ -1,10 +1,6 @@
-"""A `gs://` bucket as a `Storage`, through gcsfs."""
+"""A `gs://` bucket as a `Storage`, through google-cloud-storage."""
 
-# ruff: noqa: SLF001, TID251 - the coroutines of gcsfs are private; issue 17 replaces them by a public API
-
-import base64
 import logging
-import os
 import tempfile
 from collections.abc import Callable
 from functools import cached_property
@@ -15,18 +11,16 @@ from src.mlops.errors import FileExistsInStorageError, MissingFileError, Storage
 from src.mlops.io.storage import BUCKET
 
 logger = logging.getLogger(__name__)
-ATTEMPTS = 3
-# Maximum duration of one attempt in seconds, including the retries of single requests by gcsfs.
-PATIENCE = {"small": 15.0, "large": 900.0}
-_BLOCK = 2**20
+ATTEMPTS = 5
+PATIENCE = (10.0, 60.0)  # seconds to wait for a connection, and for the next bytes of a response
 T = TypeVar("T")
 
 
 class Bucket:
     """A folder in a bucket.
 
-    Downloads are compared with the checksum that the bucket stores, and uploads with the checksum in the response. An
-    object is visible only after a complete upload. Temporary failures are retried.
+    Uploads and downloads are compared with the checksum (CRC32C) that the bucket stores. An object is visible only
+    after a complete upload. Temporary failures are retried.
 
     Args:
         url: URL such as `gs://bucket/folder`.
@@ -36,48 +30,52 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
-        self._root = url.removeprefix(BUCKET).strip("/")
-        self.url = BUCKET + self._root
-        if not self._root:
+        path = url.removeprefix(BUCKET).strip("/")
+        self.url = BUCKET + path
+        self._bucket, _, self._folder = path.partition("/")
+        if not self._bucket:
             raise StorageError(f"The URL {url!r} has no bucket name. Use a URL such as {BUCKET}bucket/folder.")
         try:
-            import fsspec.asyn
-            import gcsfs
-            import google_crc32c
-            import tenacity
+            import google.cloud.storage
+            import tenacity  # noqa: F401
         except ImportError as error:
             raise StorageError(
                 f"Cannot use {url}, because the packages for buckets are not installed ({error}). Install them with "
                 "`uv sync --group buckets`."
             ) from error
-        self._gcsfs, self._crc32c, self._tenacity, self._asyn = gcsfs, google_crc32c, tenacity, fsspec.asyn
+        self._new_client = google.cloud.storage.Client
 
     def names(self, folder: str = "") -> list[str]:
         """See `Storage`."""
-        below = f"{self._root}/{folder}".rstrip("/") + "/"
-        found = self._call(folder, lambda files: files._find(below))
-        return sorted(name.removeprefix(f"{self._root}/") for name in found if not name.endswith("/"))
+        top = self._path("")
+        below = self._path(f"{folder}/" if folder else "")
+
+        def find() -> list[str]:
+            found = self._client.list_blobs(
+                self._bucket, prefix=below, fields="items(name),nextPageToken", timeout=PATIENCE, retry=None
+            )
+            return sorted(blob.name.removeprefix(top) for blob in found if not blob.name.endswith("/"))
+
+        try:
+            return self._try(folder, find)
+        except MissingFileError as error:
+            raise UnreachableError(f"The bucket {BUCKET}{self._bucket} does not exist.") from error
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
-
-        def fetch() -> bytes:
-            facts = self._info(name)
-            content: bytes = self._once(name, lambda files: files._cat_file(self._path(name)))
-            self._require(name, facts, len(content), self._crc32c.value(content))
-            return content
-
-        return self._again(fetch)
+        return self._try(name, lambda: bytes(self._blob(name).download_as_bytes(**_once())))
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
-        self._call(name, lambda files: files._pipe_file(self._path(name), content, consistency="md5"))
+        self._try(name, lambda: self._blob(name).upload_from_string(content, **_once()))
 
-    def create(self, name: str, content: bytes) -> None:
+    def create(self, name: str, content: bytes, replaces: str | None = None) -> None:
         """See `Storage`."""
+        generation = int(replaces.split()[1]) if replaces else 0  # 0: there must be no such object
         try:
-            self._call(
-                name, lambda files: files._pipe_file(self._path(name), content, consistency="md5", mode="create")
+            self._try(
+                name,
+                lambda: self._blob(name).upload_from_string(content, if_generation_match=generation, **_once()),
             )
         except FileExistsInStorageError:
             # An earlier attempt may have succeeded although its response was lost.
@@ -88,105 +86,91 @@ class Bucket:
         """See `Storage`."""
 
         def fetch() -> None:
-            facts = self._info(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
                 part = Path(folder, target.name)
-                self._once(name, lambda files: files._get_file(self._path(name), str(part)), "large")
-                self._require(name, facts, part.stat().st_size, self._checksum(part))
+                self._blob(name).download_to_filename(str(part), **_once())
                 part.replace(target)
 
-        self._again(fetch, "large")
+        self._try(name, fetch)
 
     def upload(self, source: Path, name: str) -> None:
         """See `Storage`."""
-        send: Any = lambda files: files._put_file(str(source), self._path(name), consistency="md5")  # noqa: E731
-        self._call(name, send, "large")
+        self._try(name, lambda: self._blob(name).upload_from_filename(str(source), **_once()))
 
     def state(self, name: str) -> str:
         """See `Storage`."""
-        facts = self._again(lambda: self._info(name))
-        return f"{facts['size']} {facts['generation']} {facts['crc32c']}"
+        blob = self._blob(name)
+        self._try(name, lambda: blob.reload(timeout=PATIENCE, retry=None))
+        return f"{blob.size} {blob.generation} {blob.crc32c}"
 
     def remove(self, name: str) -> None:
         """See `Storage`."""
         try:
-            self._call(name, lambda files: files._rm_file(self._path(name)))
+            self._try(name, lambda: self._blob(name).delete(timeout=PATIENCE, retry=None))
         except MissingFileError:
             return
 
     @cached_property
-    def _files(self) -> Any:
-        # Other processes change listings and objects, so nothing is cached.
-        token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else None
-        return self._gcsfs.GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True)
+    def _client(self) -> Any:
+        return self._new_client(project=None)  # only needed to create buckets
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._folder}/{name}".lstrip("/")
 
-    def _info(self, name: str) -> dict[str, Any]:
-        facts: dict[str, Any] = self._once(name, lambda files: files._info(self._path(name)))
-        if facts["type"] != "file":
-            raise MissingFileError(f"{self.url}/{name} is a folder, not a file.")
-        return facts
+    def _blob(self, name: str) -> Any:
+        return self._client.bucket(self._bucket).blob(self._path(name))
 
-    def _call(self, name: str, work: Callable[[Any], Any], patience: str = "small") -> Any:
-        return self._again(lambda: self._once(name, work, patience), patience)
+    def _try(self, name: str, work: Callable[[], T]) -> T:
+        """Calls `work`, repeats it after temporary errors, and converts errors into errors of this project."""
+        import tenacity
+        from google.api_core.exceptions import (
+            GoogleAPICallError,
+            NotFound,
+            PreconditionFailed,
+            ServerError,
+            TooManyRequests,
+        )
+        from google.auth.exceptions import GoogleAuthError, TransportError
+        from google.cloud.storage.exceptions import DataCorruption
+        from requests.exceptions import RequestException
 
-    def _again(self, attempt: Callable[[], T], patience: str = "small") -> T:
-        """Calls `attempt` and retries it after errors that may be temporary.
-
-        gcsfs already retries single requests, but an interrupted transfer must be restarted here.
-        """
-        temporary = (_CorruptedError, UnreachableError) if patience == "large" else _CorruptedError
-        again = self._tenacity.retry(
-            retry=self._tenacity.retry_if_exception_type(temporary),
-            stop=self._tenacity.stop_after_attempt(ATTEMPTS),
-            wait=self._tenacity.wait_random_exponential(max=2),
-            before_sleep=self._tenacity.before_sleep_log(logger, logging.WARNING),
+        temporary = (ServerError, TooManyRequests, TransportError, RequestException, ConnectionError, DataCorruption)
+        again = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(temporary),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_random_exponential(max=10),
+            before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )
-        result: T = again(attempt)()
-        return result
-
-    def _once(self, name: str, work: Callable[[Any], Any], patience: str = "small") -> Any:
-        """Runs one coroutine of gcsfs with a timeout, and converts its errors into errors of this project."""
         where = f"{self.url}/{name}".rstrip("/")
         try:
-            files = self._files
-            return self._asyn.sync(files.loop, lambda: work(files), timeout=PATIENCE[patience])
-        except FileExistsError as error:
-            raise FileExistsInStorageError(f"The file {where} already exists.") from error
-        except FileNotFoundError as error:
+            return again(work)
+        except PreconditionFailed as error:
+            raise FileExistsInStorageError(
+                f"The file {where} exists already, or has changed in the meantime."
+            ) from error
+        except NotFound as error:
             raise MissingFileError(f"The file {where} does not exist.") from error
-        except self._gcsfs.retry.ChecksumError as error:
-            raise _CorruptedError(f"{where} was corrupted in transit: the checksums do not match.") from error
-        except StorageError:
-            raise
-        except Exception as error:  # errors of the network, the credentials and the API have no common base class
+        except DataCorruption as error:
+            raise StorageError(
+                f"{where} was corrupted in transit: the CRC32C checksums differ. The transfer was discarded after "
+                f"{ATTEMPTS} attempts."
+            ) from error
+        except (GoogleAPICallError, GoogleAuthError, RequestException, ConnectionError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreachableError(
                 f"Cannot access {where}: {type(error).__name__}: {reason[:300]}. Check the network, the name of the "
                 "bucket and your access to it (`gcloud auth application-default login`)."
             ) from error
-
-    def _require(self, name: str, facts: dict[str, Any], size: int, checksum: int) -> None:
-        """Raises an error if size or CRC32C of a download differ from those of the object in the bucket."""
-        expected = int.from_bytes(base64.b64decode(facts["crc32c"]), "big")
-        if (size, checksum) != (int(facts["size"]), expected):
-            raise _CorruptedError(
-                f"The download of {self.url}/{name} is corrupted: it has {size:,} bytes and CRC32C {checksum:08x} "
-                f"instead of {int(facts['size']):,} bytes and {expected:08x}. It was discarded after {ATTEMPTS} "
-                "attempts."
-            )
-
-    def _checksum(self, path: Path) -> int:
-        checksum = 0
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                checksum = self._crc32c.extend(checksum, block)
-        return checksum
+        except OSError as error:
+            raise StorageError(f"Cannot transfer {where}: {error}.") from error
 
 
-class _CorruptedError(StorageError):
-    """A transfer corrupted the content."""
+def _once() -> dict[str, Any]:
+    """Returns options of one checked transfer.
+
+    google-cloud-storage would resume an interrupted download, but not check a resumed one. So each attempt is a
+    complete transfer.
+    """
+    return {"checksum": "crc32c", "timeout": PATIENCE, "retry": None}

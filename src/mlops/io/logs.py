@@ -16,7 +16,7 @@ def start_logging(level: str = "info", formatter: logging.Formatter | None = Non
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("asyncio", "httpx2", "onnx_ir", "onnxscript"):  # they log every request and every step of an export
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its errors are raised again as StorageError
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its errors are raised again as DataError
     logging.getLogger("PIL").setLevel(logging.INFO)
     # Messages of uvicorn about processes and malformed requests help only with debugging.
     logging.getLogger("uvicorn").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
+from filelock import FileLock
+
 from src.mlops import ROOT
 from src.mlops.errors import FileExistsInStorageError, MissingFileError, StorageError
 from src.mlops.io.files import write_atomically
@@ -37,11 +39,16 @@ class Storage(Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Writes a file atomically. An existing file is overwritten."""
 
-    def create(self, name: str, content: bytes) -> None:
-        """Creates a file. If several processes create the same file, exactly one succeeds.
+    def create(self, name: str, content: bytes, replaces: str | None = None) -> None:
+        """Creates a file. If several processes do this at the same time, exactly one succeeds.
+
+        Args:
+            name: Name of the file.
+            content: Its content.
+            replaces: The state (`state`) of the file that may be replaced; None if there must be no file.
 
         Raises:
-            FileExistsInStorageError: The file already exists.
+            FileExistsInStorageError: The file exists, and has another state.
         """
 
     def download(self, name: str, target: Path) -> None:
@@ -100,9 +107,16 @@ class Folder:
         """See `Storage`."""
         self._try(name, lambda: write_atomically(self.path / name, content))
 
-    def create(self, name: str, content: bytes) -> None:
+    def create(self, name: str, content: bytes, replaces: str | None = None) -> None:
         """See `Storage`."""
-        self._try(name, lambda: self._create(self.path / name, content))
+        path = self.path / name
+        if replaces is None:
+            self._try(name, lambda: self._create(path, content))
+            return
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if self.state(name) != replaces:
+                raise FileExistsInStorageError(f"The file {path} has changed in the meantime.")
+            self.write(name, content)
 
     def download(self, name: str, target: Path) -> None:
         """See `Storage`."""

@@ -1,6 +1,7 @@
 """Files in a bucket with network faults: correct content or a clear error."""
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,31 @@ class TestBucketThatFails:
         cloud.fail("lost", method="POST", times=1)
         bucket.create("a", b"content")
         assert cloud.objects() == {"x/a": b"content"}
+        cloud.fail("lost", method="POST", times=1)
+        bucket.create("a", b"other", replaces=bucket.state("a"))
+        assert cloud.objects() == {"x/a": b"other"}
+
+    def test_an_interrupted_download_is_checked(self, bucket: Storage, cloud: Cloud, tmp_path: Path) -> None:
+        bucket.write("a", b"content")
+        cloud.fail("drop", part="alt=media", times=1)
+        cloud.fail("corrupt", part="alt=media", times=1)
+        bucket.download("a", tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == b"content"
+
+    def test_a_local_file_that_cannot_be_written(self, bucket: Storage, tmp_path: Path) -> None:
+        bucket.write("a", b"content")
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match=r"x/a"):
+            bucket.download("a", tmp_path / "file" / "a")
+        with pytest.raises(StorageError, match=r"x/b.*no-such-file"):
+            bucket.upload(tmp_path / "no-such-file", "b")
 
     def test_failed_uploads_do_not_change_an_existing_object(
         self, bucket: Storage, cloud: Cloud, tmp_path: Path
     ) -> None:
         bucket.write("large", b"former")
         (tmp_path / "large").write_bytes(LARGE)
-        fault = cloud.fail("503", method="POST", part="upload_id")  # uploads of the parts of a file
+        fault = cloud.fail("503", method="PUT", part="upload_id")  # uploads of the parts of a file
         with pytest.raises(UnreachableError, match=r"503|unavailable"):
             bucket.upload(tmp_path / "large", "large")
         assert fault.times < 1_000_000
@@ -82,15 +101,22 @@ class TestBucketThatFails:
     def test_requests_to_a_bucket_have_a_timeout(
         self, bucket: Storage, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(bucket_module.PATIENCE, "small", 0.0001)
-        with pytest.raises(UnreachableError, match=r"x/a.*Check the network"):
-            bucket.read("a")
+        monkeypatch.setattr(bucket_module, "PATIENCE", (0.05, 0.05))
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, but never answers
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
+            with pytest.raises(UnreachableError, match=r"x/a.*Check the network"):
+                bucket.read("a")
 
 
 def test_an_unreachable_host(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     with pytest.raises(UnreachableError, match=f"gs://{BUCKET}/a.*gcloud auth application-default login"):
         open_storage(f"gs://{BUCKET}").read("a")
+
+
+def test_a_bucket_that_does_not_exist(cloud: Cloud) -> None:
+    with pytest.raises(UnreachableError, match="gs://no-such-bucket does not exist"):
+        open_storage("gs://no-such-bucket/x").names()
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/x", "gs://", "http://example.org"])
