@@ -92,11 +92,18 @@ def _find_remote(url: str, suffixes: tuple[str, ...], special: list[str]) -> Ite
         filesystem, path = fsspec.url_to_fs(url)
         if filesystem.isfile(path):
             files = [path]
-        elif glob.has_magic(path):
-            files = _ordinary(filesystem.glob(path, detail=True), special)
+        elif glob.has_magic(path) and not filesystem.isdir(path):
+            matches = filesystem.glob(path, detail=True)
+            files = []
+            for match in _ordinary(matches, special):
+                if matches[match]["type"] != "directory":
+                    files.append(match)
+                elif "**" not in path:  # with **, the pattern already matches the files in subfolders
+                    files += _find_below(filesystem, match, suffixes, special)
+            if "**" in path:
+                files = [file for file in files if file.lower().endswith(suffixes)]
         else:
-            found = filesystem.find(path, detail=True)
-            files = _ordinary({name: found[name] for name in found if name.lower().endswith(suffixes)}, special)
+            files = _find_below(filesystem, path, suffixes, special)
     except Exception as error:  # each file system raises its own exceptions for a missing bucket or permission
         raise DataError(
             f"Cannot read {url}: {type(error).__name__}: {error}. Check the URL and your access to it. URLs that start "
@@ -105,6 +112,11 @@ def _find_remote(url: str, suffixes: tuple[str, ...], special: list[str]) -> Ite
     if not files:
         raise DataError(f"No images at {url}.")
     yield from map(filesystem.unstrip_protocol, files)
+
+
+def _find_below(filesystem: Any, path: str, suffixes: tuple[str, ...], special: list[str]) -> list[str]:
+    found = filesystem.find(path, detail=True)
+    return _ordinary({name: found[name] for name in found if name.lower().endswith(suffixes)}, special)
 
 
 def _ordinary(found: dict[str, dict[str, Any]], special: list[str]) -> list[str]:

@@ -74,6 +74,32 @@ def test_finds_images_in_every_kind_of_input(folder: Path) -> None:
     assert list(find_images(["memory://bucket/b*.png"])) == ["memory:///bucket/b.png"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*", ["a.png", "notes.txt", "one/b.png", "one/deep/c.png", "two[1]/d.png"]),
+        ("one", ["one/b.png", "one/deep/c.png"]),
+        ("o*", ["one/b.png", "one/deep/c.png"]),
+        ("*/deep", ["one/deep/c.png"]),
+        ("**", ["a.png", "one/b.png", "one/deep/c.png", "two[1]/d.png"]),
+        ("**/*", ["a.png", "one/b.png", "one/deep/c.png", "two[1]/d.png"]),
+        ("*.png", ["a.png"]),
+        ("two[1]", ["two[1]/d.png"]),
+    ],
+)
+def test_patterns_find_the_same_images_in_a_folder_and_in_a_bucket(
+    tmp_path: Path, pattern: str, found: list[str]
+) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("a.png", "notes.txt", "one/b.png", "one/deep/c.png", "one/deep/x.txt", "two[1]/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        memory.pipe(f"/patterns/{name}", b"")
+    assert [path.removeprefix(f"{tmp_path}/") for path in find_images([f"{tmp_path}/{pattern}"])] == found
+    remote = find_images([f"memory://patterns/{pattern}"])
+    assert [path.removeprefix("memory:///patterns/") for path in remote] == found
+
+
 def test_images_in_a_bucket(folder: Path, classifier: Classifier) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/signs/a.png", (folder / "deep" / "000.png").read_bytes())
