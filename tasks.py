@@ -270,6 +270,12 @@ def registry_rollback(c: Context, override: list[str], stage: str = "production"
     _typer(c, "registry rollback", stage=stage, push=push, override=override)
 
 
+@command("sync", **OVERRIDE)
+def registry_sync(c: Context, override: list[str]) -> None:
+    """Write the versions in the stages to the store again, from the Git tags."""
+    _typer(c, "registry sync", override=override)
+
+
 @command("pull", version="such as v3, or a tag of the registry; default: the newest", **OVERRIDE)
 def registry_pull(c: Context, override: list[str], version: str = "") -> None:
     """Fetch a version into models/release and check it."""
@@ -469,7 +475,7 @@ def _namespace() -> Collection:
             model_benchmark,
             model_card,
         ],
-        "registry": [registry_list, registry_register, registry_promote, registry_rollback, registry_pull],
+        "registry": [registry_list, registry_register, registry_promote, registry_rollback, registry_sync, registry_pull],
         "docker": [docker_build, docker_run],
         "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_teardown],
     }

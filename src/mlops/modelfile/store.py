@@ -1,11 +1,11 @@
 """Finds and reads registered versions of the model. Serving uses this module, so it needs neither Git nor torch.
 
-A store is a folder or a `gs://` URL (`io/storage.py`). Files are only added to it:
+A store is a folder or a `gs://` URL (`io/storage.py`):
 
     versions/v3/claim.json          reserves the version number
     versions/v3/best_model.onnx     and best_model.pth
     versions/v3/manifest.json       hashes, metrics, config and origin; written last, so it marks a complete version
-    stages/production/00007.json    one file per promotion or rollback; together they determine the current version
+    stages/production.json          the version in a stage; a copy of the newest Git tag, since services have no Git
 """
 
 import hashlib
@@ -53,19 +53,17 @@ class Version:
 
 @dataclass(frozen=True)
 class Stage:
-    """The state of a stage after all promotions and rollbacks.
+    """The version in a stage.
 
     Attributes:
-        version: The current version; None if no version is promoted.
-        digest: SHA-256 of the manifest of the current version; None if no version is promoted.
-        history: The versions that were promoted and not rolled back, oldest first. The last one is the current version.
-        events: Number of promotions and rollbacks.
+        version: Such as `v3`.
+        digest: SHA-256 of the manifest of the version.
+        tag: The Git tag of the promotion or rollback.
     """
 
-    version: str | None
-    digest: str | None
-    history: list[str]
-    events: int
+    version: str
+    digest: str
+    tag: str
 
 
 def is_reference(name: str) -> bool:
@@ -137,34 +135,33 @@ def number_of(version: str) -> int:
     return int(found["number"])
 
 
-def read_stage(storage: Storage, stage: str) -> Stage:
-    """Returns the state of a stage, from the records of all its promotions and rollbacks.
+def stage_file(stage: str) -> str:
+    """Returns the name of the file with the version in a stage."""
+    return f"stages/{stage}.json"
+
+
+def read_stage(storage: Storage, stage: str) -> Stage | None:
+    """Returns the version in a stage, or None if no version was promoted to it.
 
     Raises:
-        RegistryError: The stage does not exist, or its files are corrupted.
+        RegistryError: The file of the stage is corrupted, or the store has the format of an earlier release.
     """
-    if stage not in STAGES:
-        raise RegistryError(f"The stage must be {' or '.join(STAGES)}, but is {stage!r}.")
-    names = [name for name in storage.names(f"stages/{stage}") if name.endswith(".json")]
-    history: list[tuple[str, str]] = []
-    for name in names:
-        try:
-            event = json.loads(storage.read(name))
-            if event["event"] == "rollback":
-                history.pop()
-            else:
-                history.append((event["version"], event["manifest_sha256"]))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+    name = stage_file(stage)
+    try:
+        record = json.loads(storage.read(name))
+        return Stage(f"v{number_of(record['version'])}", str(record["manifest_sha256"]), str(record["tag"]))
+    except MissingFileError as error:
+        if storage.names(f"stages/{stage}"):
             raise RegistryError(
-                f"{storage.url}/{name} is not a valid record of a promotion or rollback: {error!r}."
+                f"The stages in {storage.url} have the format of an earlier release. Convert them with "
+                "`inv registry.sync`."
             ) from error
-    version, digest = history[-1] if history else (None, None)
-    return Stage(version, digest, [name for name, _ in history], len(names))
-
-
-def event_name(stage: str, number: int) -> str:
-    """Returns the name of the file that records a promotion or rollback of a stage. Numbers start at 1."""
-    return f"stages/{stage}/{number:05d}.json"
+        return None
+    except (ValueError, KeyError, TypeError, RegistryError) as error:
+        raise RegistryError(
+            f"{storage.url}/{name} is corrupted: {error!r}. Delete it, and restore it from the Git tags with "
+            "`inv registry.sync`."
+        ) from error
 
 
 def require_hash(path: Path, expected: str) -> None:
@@ -211,7 +208,7 @@ def _look_up(storage: Storage, what: str) -> tuple[str, str]:
     digest = None
     if what in STAGES:
         stage = read_stage(storage, what)
-        if stage.version is None:
+        if stage is None:
             raise RegistryError(
                 f"No version is promoted to {what} in {storage.url}. Promote one with "
                 f"`inv registry.promote --stage {what}`."

@@ -60,6 +60,12 @@ def rollback(
 
 
 @app.command()
+def sync(override: OverrideOption) -> None:
+    """Writes the versions in the stages to the store again, from the Git tags."""
+    registry.sync(load_config(override))
+
+
+@app.command()
 def pull(
     override: OverrideOption,
     version: Annotated[

@@ -1,8 +1,8 @@
 """Registers, promotes, rolls back and fetches versions of the model: Git tags, and files in a store.
 
-A version is a tag `gtsrb@v3.0.0` and the folder `versions/v3` of the store. A promotion is a tag
-`gtsrb#production#5` and a file in `stages/production`. GTO writes the tags, `modelfile/store.py` reads the files. If a
-step fails, the steps before it are undone. The files that services read are written last.
+A version is a tag `gtsrb@v3.0.0` and the folder `versions/v3` of the store. A promotion or rollback is a tag
+`gtsrb#production#5`. The tags are authoritative; `stages/production.json` in the store is a copy of the newest one, for
+services (`modelfile/store.py`). If a step fails, the steps before it are undone. What services read is written last.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -33,16 +33,17 @@ from src.mlops.modelfile.store import (
     NAME,
     SERVED,
     STAGES,
+    Stage,
     Version,
-    event_name,
     number_of,
     read_stage,
     read_version,
     require_hash,
+    stage_file,
     versions,
 )
 from src.mlops.registry.gate import Check, run_gate, show
-from src.mlops.registry.tags import Tag, read_tags, tag_stage, tag_version, take_back, version_of
+from src.mlops.registry.tags import Tag, stage_tags, tag_stage, tag_version, take_back, version_of, version_tags
 from src.mlops.registry.wandb import publish_model
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> 
             "robustness": robustness,
         }
         for name, path in files.items():
-            _put(storage, path, f"versions/{version}/{name}", undo)
+            take_back(undo, storage.remove, f"versions/{version}/{name}")
+            storage.upload(path, f"versions/{version}/{name}")
         content = (to_json(manifest, indent=2) + "\n").encode()
         storage.create(f"versions/{version}/{MANIFEST}", content)
         take_back(undo, storage.remove, f"versions/{version}/{MANIFEST}")
@@ -144,14 +146,13 @@ def promote(
     with _alone(repository), ExitStack() as undo, tempfile.TemporaryDirectory() as work:
         name = _wanted(wanted, storage, repository)
         version = _registered(storage, repository, name)
-        before = read_stage(storage, stage)
+        before, production = (_current(storage, repository, each) for each in (stage, "production"))
         if before.version == name:
             raise RegistryError(f"{name} is already in {stage}. Promote a different version.")
         candidate = _fetch(storage, version, Path(work, "candidate"))
-        in_production = read_stage(storage, "production").version
         rival = None
-        if in_production not in (None, name):
-            rival = _fetch(storage, read_version(storage, str(in_production)), Path(work, "production"))
+        if production.version and production.version != name:
+            rival = _fetch(storage, _registered(storage, repository, production.version), Path(work, "production"))
         checks = run_gate(config, candidate, rival, version.manifest["robustness"])
         Console(stderr=True).print(show(checks))
         failed = [check.name for check in checks if not check.passed]
@@ -160,8 +161,8 @@ def promote(
                 f"{name} failed the gate for {stage}: {', '.join(failed)}. The limits are in configshydra/gate/. "
                 "`inv registry.promote --force` overrides them; this is recorded."
             )
-        _assign(storage, repository, stage, version, before.events, undo, push=push, event="promote",
-                previous=before.version, forced=bool(failed), checks=[check.to_dict() for check in checks])  # fmt: skip
+        _assign(storage, repository, stage, version, before, undo, push=push, event="promote", forced=bool(failed),
+                checks=[check.to_dict() for check in checks])  # fmt: skip
         undo.pop_all()
     publish_model(config, name, [], version.manifest, stage)
     logger.info(
@@ -189,18 +190,38 @@ def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool 
     """
     storage = open_storage(config.registry.store)
     with _alone(repository), ExitStack() as undo, tempfile.TemporaryDirectory() as work:
-        now = read_stage(storage, stage)
+        now = _current(storage, repository, stage)
         if len(now.history) < 2:
             reason = f"there is no version before {now.version}" if now.version else "no version was promoted to it"
             raise RegistryError(f"Cannot roll back {stage}: {reason}.")
         version = _registered(storage, repository, now.history[-2])
         _fetch(storage, version, Path(work))
-        _assign(storage, repository, stage, version, now.events, undo, push=push, event="rollback",
-                previous=now.version, forced=False, checks=[])  # fmt: skip
+        _assign(storage, repository, stage, version, now, undo, push=push, event="rollback", forced=False, checks=[])
         undo.pop_all()
     publish_model(config, version.name, [], version.manifest, stage)
     logger.info("Rolled %s back to %s@%s from %s", stage, NAME, version.name, now.version)
     return version.name
+
+
+def sync(config: Config, repository: Path = ROOT) -> None:
+    """Writes the version in each stage to the store, from the Git tags.
+
+    This converts stores of earlier releases, whose records in `stages/*/` are then no longer used.
+
+    Raises:
+        RegistryError: The store has a promotion that the tags of this clone do not have, or a version in a stage is not
+            in the store. The store is unchanged then.
+        StorageError: The store cannot be used.
+    """
+    storage = open_storage(config.registry.store)
+    with _alone(repository):
+        current = {stage: _current(storage, repository, stage) for stage in STAGES}
+        for now in filter(None, (now.version for now in current.values())):
+            _registered(storage, repository, now)
+        for stage, now in current.items():
+            if now.tag:
+                _write_stage(storage, stage, now.tag.name, now.tag.message, now.state)
+            logger.info("%s in %s: %s", stage, storage.url, now.version or "no version")
 
 
 def pull(config: Config, wanted: str | None = None, repository: Path = ROOT) -> Path:
@@ -233,8 +254,8 @@ def pull(config: Config, wanted: str | None = None, repository: Path = ROOT) -> 
 def table(config: Config, repository: Path = ROOT) -> Table:
     """Returns a table of all versions and their state, newest version first."""
     storage = open_storage(config.registry.store)
-    tags, stored = read_tags(repository), versions(storage)
-    stages = {stage: read_stage(storage, stage).version for stage in STAGES}
+    tags, stored = version_tags(repository), versions(storage)
+    stages = {stage: _shown(storage, repository, stage) for stage in STAGES}
     drawn = Table("version", "stage", "accuracy, %", "data", "commit", "trained", "state")
     for name in sorted({*tags, *stored}, key=number_of, reverse=True):
         tag = tags.get(name)
@@ -251,6 +272,18 @@ def table(config: Config, repository: Path = ROOT) -> Table:
         held = ", ".join(stage for stage, version in stages.items() if version == name)
         drawn.add_row(name, held, *cells, _state(tag, manifest))
     return drawn
+
+
+def _shown(storage: Storage, repository: Path, stage: str) -> str | None:
+    """Returns the version in a stage according to the tags, and logs a warning if the store has another one."""
+    tags = stage_tags(repository, stage)
+    try:
+        stored, newest = read_stage(storage, stage), _current(storage, repository, stage).tag
+        if newest and (not stored or stored.tag != newest.name):
+            logger.warning("%s does not have the tag %s yet. Run `inv registry.sync`.", storage.url, newest.name)
+    except RegistryError as error:
+        logger.warning("%s", error)
+    return tags[-1].version if tags else None
 
 
 def _state(tag: Tag | None, version: Version | None) -> str:
@@ -289,7 +322,7 @@ def _require_clean(repository: Path) -> None:
             f"Uncommitted changes in {files}. Commit them first: the version must be reproducible from its commit."
         )
     head = git(repository, "rev-parse", "HEAD")
-    there = [name for name, tag in read_tags(repository).items() if tag.commit == head]
+    there = [name for name, tag in version_tags(repository).items() if tag.commit == head]
     if there:
         raise RegistryError(
             f"Commit {head[:8]} already has the version {there[0]}. A commit can have only one version: commit the "
@@ -305,7 +338,7 @@ def _require_new(storage: Storage, hashes: dict[str, dict[str, Any]]) -> None:
 
 def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
     """Reserves the number of the next version, which protects its folder from other registrations."""
-    taken = {entry.split("/")[1] for entry in storage.names("versions")} | set(read_tags(repository))
+    taken = {entry.split("/")[1] for entry in storage.names("versions")} | set(version_tags(repository))
     version = f"v{1 + max((number_of(name) for name in taken), default=0)}"
     claim = f"versions/{version}/claim.json"
     try:
@@ -318,15 +351,10 @@ def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
     return version
 
 
-def _put(storage: Storage, path: Path, name: str, undo: ExitStack) -> None:
-    take_back(undo, storage.remove, name)
-    storage.upload(path, name)
-
-
 def _wanted(name: str | None, storage: Storage, repository: Path) -> str:
     if name:
         return version_of(repository, name)
-    known = sorted({*read_tags(repository), *versions(storage)}, key=number_of)
+    known = sorted({*version_tags(repository), *versions(storage)}, key=number_of)
     if not known:
         raise RegistryError(f"No registered version in {storage.url}. Register one with `inv registry.register`.")
     return known[-1]
@@ -334,7 +362,7 @@ def _wanted(name: str | None, storage: Storage, repository: Path) -> str:
 
 def _registered(storage: Storage, repository: Path, name: str) -> Version:
     """Reads a version and checks that its tag and its files exist and match."""
-    tags, stored = read_tags(repository), versions(storage)
+    tags, stored = version_tags(repository), versions(storage)
     if name not in tags and name not in stored:
         known = ", ".join(sorted({*tags, *stored}, key=number_of)) or "none"
         raise RegistryError(f"The version {name!r} does not exist. Registered versions: {known}.")
@@ -373,24 +401,76 @@ def _fetch(storage: Storage, version: Version, folder: Path) -> Path:
     return folder
 
 
+class _Current(NamedTuple):
+    """A stage before it changes.
+
+    Attributes:
+        tag: The newest promotion or rollback.
+        history: The versions that were promoted and not rolled back, oldest first. The last one is in the stage.
+        state: State of the file in the store, None if there is none.
+    """
+
+    tag: Tag | None
+    history: list[str]
+    state: str | None
+
+    @property
+    def version(self) -> str | None:
+        return self.tag.version if self.tag else None
+
+
+def _current(storage: Storage, repository: Path, stage: str) -> _Current:
+    """Reads a stage from the tags, and checks that the store is not ahead of them."""
+    tags = stage_tags(repository, stage)
+    try:
+        state = storage.state(stage_file(stage))
+        known = [Stage(tag.version, str(tag.message.get("manifest_sha256")), tag.name) for tag in tags]
+        behind = read_stage(storage, stage) not in [None, *known]
+    except MissingFileError:
+        state, behind = None, len(storage.names(f"stages/{stage}")) > len(tags)  # one file per tag in earlier releases
+    if behind:
+        raise RegistryError(
+            f"{storage.url} has a promotion to {stage} whose tag is not in this clone. Run `git fetch --tags` and then "
+            "this command again. If the tag was not pushed, push it from the clone that made it. If it was deleted on "
+            f"purpose, delete {stage_file(stage)} in the store and run `inv registry.sync`."
+        )
+    history: list[str] = []
+    for tag in tags:
+        if tag.message.get("event") == "rollback":
+            del history[-1:]
+        else:
+            history.append(tag.version)
+    return _Current(tags[-1] if tags else None, history, state)
+
+
 def _assign(
     storage: Storage,
     repository: Path,
     stage: str,
     version: Version,
-    events: int,
+    before: _Current,
     undo: ExitStack,
     *,
     push: bool,
     **facts: Any,
 ) -> None:
     """Records the new version of a stage, first as a tag and then in the store, where services read it."""
-    record = {"version": version.name, "manifest_sha256": version.digest, "created": _now(), **facts}
-    tag_stage(repository, stage, version, record, undo, push=push)
-    name = event_name(stage, events + 1)
+    record = {
+        "version": version.name,
+        "manifest_sha256": version.digest,
+        "created": _now(),
+        "id": uuid.uuid4().hex,  # never equal to the record of another clone
+        "previous": before.version,
+        **facts,
+    }
+    tag = tag_stage(repository, stage, record, undo, push=push)
+    _write_stage(storage, stage, tag, record, before.state)
+
+
+def _write_stage(storage: Storage, stage: str, tag: str, record: dict[str, Any], state: str | None) -> None:
     try:
-        storage.create(name, (to_json({**record, "id": uuid.uuid4().hex}, indent=2) + "\n").encode())
-    except FileExistsInStorageError as error:
+        storage.create(stage_file(stage), (to_json({"tag": tag, **record}, indent=2) + "\n").encode(), replaces=state)
+    except (FileExistsInStorageError, MissingFileError) as error:
         raise RegistryError(
             f"Another command changed {stage} at the same time. See `inv registry.list` and run the command again."
         ) from error

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from scmrepo.exceptions import SCMError
 from src.mlops.errors import GitError, MlopsError, RegistryError
 from src.mlops.io.files import to_json
 from src.mlops.io.git import git
-from src.mlops.modelfile.store import NAME, Version, number_of
+from src.mlops.modelfile.store import NAME, number_of
 
 logger = logging.getLogger(__name__)
 REMOTE = "origin"
@@ -23,30 +23,29 @@ REMOTE = "origin"
 
 @dataclass(frozen=True)
 class Tag:
-    """The Git tag of a version.
+    """The Git tag of a version, or of a promotion or rollback.
 
     Attributes:
+        name: Name of the tag, such as `gtsrb@v3.0.0` or `gtsrb#production#5`.
+        version: The version, such as `v3`.
         commit: Hash of the commit that the tag points to.
         message: The JSON object in the message of the tag.
     """
 
+    name: str
+    version: str
     commit: str
     message: dict[str, Any]
 
 
-def read_tags(repository: Path) -> dict[str, Tag]:
+def version_tags(repository: Path) -> dict[str, Tag]:
     """Returns a mapping from each version to its tag."""
-    fields = "%00".join(["%(refname:short)", "%(*objectname)", "%(contents)"]) + "%01"
-    listed = git(repository, "for-each-ref", f"--format={fields}", f"refs/tags/{NAME}@v*")
-    tags = {}
-    for entry in filter(None, (entry.strip() for entry in listed.split("\x01"))):
-        name, commit, message = entry.split("\x00")
-        try:
-            facts = json.loads(message)
-            tags[f"v{number_of(name.partition('@')[2])}"] = Tag(commit, facts if isinstance(facts, dict) else {})
-        except (ValueError, RegistryError):
-            logger.warning("Ignoring the tag %s, which `inv registry.register` did not create", name)
-    return tags
+    return {tag.version: tag for tag in _read(repository, f"{NAME}@v*")}
+
+
+def stage_tags(repository: Path, stage: str) -> list[Tag]:
+    """Returns the promotions and rollbacks of a stage, oldest first. The last one has the current version."""
+    return sorted(_read(repository, f"{NAME}#{stage}#*"), key=lambda tag: int(tag.name.rpartition("#")[2]))
 
 
 def version_of(repository: Path, name: str) -> str:
@@ -56,21 +55,27 @@ def version_of(repository: Path, name: str) -> str:
         repository: The Git repository.
         name: `v3`, `v3.0.0`, the tag of a version `gtsrb@v3.0.0`, or the tag of a stage `gtsrb#production#5`.
 
-    Returns:
-        The version, such as `v3`.
-
     Raises:
         RegistryError: There is no such tag, or the name has another form.
     """
-    if name.startswith(f"{NAME}#"):
+    if not name.startswith(f"{NAME}#"):
+        return f"v{number_of(name.removeprefix(f'{NAME}@'))}"
+    for tag in _read(repository, name):
+        return tag.version
+    raise RegistryError(f"No valid tag {name} in {repository}. Fetch the tags with `git fetch --tags`.")
+
+
+def _read(repository: Path, pattern: str) -> Iterator[Tag]:
+    fields = "%00".join(["%(refname:lstrip=2)", "%(*objectname)", "%(contents)"]) + "%01"
+    listed = git(repository, "for-each-ref", f"--format={fields}", f"refs/tags/{pattern}")
+    for entry in filter(None, (entry.strip() for entry in listed.split("\x01"))):
+        name, commit, message = entry.split("\x00")
         try:
-            message = json.loads(git(repository, "for-each-ref", "--format=%(contents)", f"refs/tags/{name}"))
-            return f"v{number_of(message['version'])}"
-        except (ValueError, KeyError, TypeError) as error:
-            raise RegistryError(
-                f"No valid tag {name} in {repository}. Fetch the tags with `git fetch --tags`."
-            ) from error
-    return f"v{number_of(name.removeprefix(f'{NAME}@'))}"
+            facts = json.loads(message)
+            version = facts["version"] if "#" in name else name.partition("@")[2]
+            yield Tag(name, f"v{number_of(version)}", commit, dict(facts))
+        except (ValueError, KeyError, TypeError, RegistryError):
+            logger.warning("Ignoring the tag %s, which no command of the registry created", name)
 
 
 def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: ExitStack, *, push: bool) -> None:
@@ -79,23 +84,17 @@ def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: Exi
     Raises:
         RegistryError: Git cannot create the tag, or cannot push it.
     """
-    with _tagging(repository, undo, push=push):
-        gto.register(str(repository), NAME, "HEAD", version=f"{version}.0.0", message=to_json(facts))
+    _tag(gto.register, "HEAD", repository, facts, undo, push=push, version=f"{version}.0.0")
 
 
-def tag_stage(
-    repository: Path, stage: str, version: Version, record: dict[str, Any], undo: ExitStack, *, push: bool
-) -> None:
-    """Tags the commit of a version with a stage. `undo` removes the tag.
+def tag_stage(repository: Path, stage: str, record: dict[str, Any], undo: ExitStack, *, push: bool) -> str:
+    """Tags the commit of the version in `record` with a stage, and returns the name of the tag. `undo` removes the tag.
 
     Raises:
         RegistryError: Git cannot create the tag, or cannot push it.
     """
-    short = {key: value for key, value in record.items() if key != "checks"}
-    short["failed"] = [check["name"] for check in record["checks"] if not check["passed"]]
-    with _tagging(repository, undo, push=push):
-        # force: a version can be put into the same stage again.
-        gto.assign(str(repository), NAME, stage, version=f"{version.name}.0.0", message=to_json(short), force=True)
+    # force: a version can be put into the same stage again.
+    return _tag(gto.assign, stage, repository, record, undo, push=push, version=f"{record['version']}.0.0", force=True)
 
 
 def take_back(undo: ExitStack, work: Callable[..., object], *arguments: object) -> None:
@@ -110,15 +109,20 @@ def take_back(undo: ExitStack, work: Callable[..., object], *arguments: object) 
     undo.callback(attempt)
 
 
-@contextmanager
-def _tagging(repository: Path, undo: ExitStack, *, push: bool) -> Iterator[None]:
-    """Finds the tag that the body creates and pushes it if `push` is set. `undo` removes the tag again."""
-    before = set(git(repository, "tag", "--list").split())
+def _tag(
+    create: Callable[..., Any],
+    what: str,
+    repository: Path,
+    facts: dict[str, Any],
+    undo: ExitStack,
+    *,
+    push: bool,
+    **options: Any,
+) -> str:
     try:
-        yield
+        tag = str(create(str(repository), NAME, what, message=to_json(facts), **options).tag)
     except (GTOException, SCMError) as error:
         raise RegistryError(f"Git cannot create the tag: {error}.") from error
-    [tag] = set(git(repository, "tag", "--list").split()) - before
     take_back(undo, git, repository, "tag", "--delete", tag)
     if push:
         try:
@@ -129,3 +133,4 @@ def _tagging(repository: Path, undo: ExitStack, *, push: bool) -> Iterator[None]
                 "`git fetch --tags` and then this command again."
             ) from error
         take_back(undo, git, repository, "push", REMOTE, "--delete", f"refs/tags/{tag}")
+    return tag

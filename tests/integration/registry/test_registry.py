@@ -26,9 +26,9 @@ from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.modelfile.locate import locate_model
 from src.mlops.modelfile.onnx_export import export
-from src.mlops.modelfile.store import SERVED, STORE, read_stage, versions
+from src.mlops.modelfile.store import SERVED, STORE, versions
 from src.mlops.registry import registry, tags
-from src.mlops.registry.registry import promote, register, rollback, table
+from src.mlops.registry.registry import promote, register, rollback, sync, table
 from src.mlops.training.train import train
 from tests.helpers.once import made_once
 from tests.helpers.storage_emulator import BUCKET, Cloud
@@ -117,6 +117,11 @@ def make(models: Path, tmp_path: Path) -> Make:
     return compose
 
 
+def stored(store: Path, stage: str = "production") -> dict[str, Any]:
+    """Returns what services read about a stage."""
+    return dict(json.loads((store / "stages" / f"{stage}.json").read_text()))
+
+
 def state(repository: Path, store: str | Path) -> tuple[list[str], dict[str, bytes]]:
     """Returns all tags and the complete content of a store."""
     storage = open_storage(str(store))
@@ -189,19 +194,21 @@ def _refuse(*_: object, **__: object) -> None:
 
 class TestPromote:
     def test_stages_follow_promotions_and_rollbacks(self, make: Make, repository: Path, tmp_path: Path) -> None:
-        storage = open_storage(str(tmp_path / "store"))
         register(make("good"), repository)
         register(make("equal"), commit(repository))
         assert promote(make("good"), "production", "v1", repository=repository)[0] == "v1"
         assert promote(make("good"), "production", repository=repository)[0] == "v2"
-        assert read_stage(storage, "production").history == ["v1", "v2"]
+        assert stored(tmp_path / "store")["version"] == "v2"
         assert rollback(make("good"), "production", repository) == "v1"
-        assert read_stage(storage, "production").version == "v1"
+        assert stored(tmp_path / "store")["version"] == "v1"
         with pytest.raises(RegistryError, match=r"production.*v1"):
             rollback(make("good"), "production", repository)
         assert promote(make("good"), "production", "v2.0.0", repository=repository)[0] == "v2"
-        assert read_stage(storage, "staging").version is None
+        assert [path.name for path in (tmp_path / "store" / "stages").glob("*.json")] == ["production.json"]
         assert len([tag for tag in git(repository, "tag").split() if tag.startswith("gtsrb#production#")]) == 4
+        assert rollback(make("good"), "production", repository) == "v1"
+        with pytest.raises(RegistryError, match=r"production.*v1"):
+            rollback(make("good"), "production", repository)
 
     def test_the_first_check_compares_with_production(self, make: Make, repository: Path) -> None:
         register(make("good"), repository)
@@ -225,12 +232,10 @@ class TestPromote:
         register(make("bad"), repository)
         config = make("bad", "gate.min_class_f1=0.5")
         promote(config, "staging", repository=repository, force=True)
-        event = json.loads((tmp_path / "store" / "stages" / "staging" / "00001.json").read_text())
-        assert event["forced"] is True
-        assert [check["name"] for check in event["checks"] if not check["passed"]] == ["F1 of the weakest class"]
         message = json.loads(git(repository, "tag", "--list", "gtsrb#*", "--format=%(contents)"))
-        assert message["failed"] == ["F1 of the weakest class"]
         assert message["forced"] is True
+        assert [check["name"] for check in message["checks"] if not check["passed"]] == ["F1 of the weakest class"]
+        assert stored(tmp_path / "store", "staging") == {"tag": "gtsrb#staging#1", **message}
 
     @pytest.mark.parametrize(
         ("override", "reason"),
@@ -356,11 +361,106 @@ class TestSharedGit:
         git(second, "config", "user.email", "b@example.org")
         promote(make("good"), "production", repository=repository, push=True)
         # Remove the promotion from the store, as if both clones had read it at the same time.
-        shutil.rmtree(tmp_path / "store" / "stages")
+        (tmp_path / "store" / "stages" / "production.json").unlink()
         before = state(second, tmp_path / "store")
         with pytest.raises(RegistryError, match=r"gtsrb#production#\d+ to origin.*git fetch --tags"):
             promote(make("good"), "production", repository=second, push=True)
         assert state(second, tmp_path / "store") == before
+
+
+class TestSync:
+    """Git tags are the truth; the store has a copy for services."""
+
+    @pytest.fixture
+    def store(self, make: Make, repository: Path, tmp_path: Path) -> Path:
+        """Returns a store where v1 was promoted to production, then v2, and then rolled back."""
+        register(make("good"), repository)
+        promote(make("good"), "production", repository=repository)
+        register(make("equal"), commit(repository))
+        promote(make("equal"), "production", repository=repository)
+        rollback(make(), "production", repository)
+        return tmp_path / "store"
+
+    @pytest.fixture
+    def served(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+        monkeypatch.setenv("MLOPS_MODEL_STORE", str(store))
+        return lambda: locate_model("gtsrb@production").parent.name
+
+    def test_writes_the_same_file_again(
+        self, make: Make, repository: Path, store: Path, served: Callable[[], str]
+    ) -> None:
+        before = state(repository, store)
+        shutil.rmtree(store / "stages")
+        with pytest.raises(RegistryError, match="No version is promoted to production"):
+            served()
+        sync(make(), repository)
+        sync(make(), repository)
+        assert state(repository, store) == before
+        assert served() == "v1"
+
+    def test_converts_the_stages_of_an_earlier_release(
+        self, make: Make, repository: Path, store: Path, served: Callable[[], str]
+    ) -> None:
+        to_old_format(repository, store)
+        with pytest.raises(RegistryError, match=r"earlier release.*inv registry\.sync"):
+            served()
+        assert "v1" in shown(make(), repository)
+        sync(make(), repository)
+        assert served() == "v1"
+        assert promote(make("equal"), "production", "v2", repository=repository)[0] == "v2"
+        assert served() == "v2"
+
+    @pytest.mark.parametrize("old", [True, False])
+    def test_refuses_tags_that_are_older_than_the_store(
+        self, old: bool, make: Make, repository: Path, store: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        if old:
+            to_old_format(repository, store)
+        git(repository, "tag", "--delete", "gtsrb#production#3")
+        before = state(repository, store)
+        for command in (
+            lambda: sync(make(), repository),
+            lambda: rollback(make(), "production", repository),
+            lambda: promote(make(), "production", "v1", repository=repository),
+            lambda: promote(make(), "staging", "v1", repository=repository),  # is compared with production
+        ):
+            with pytest.raises(RegistryError, match=rf"{re.escape(str(store))}.*production.*`git fetch --tags`"):
+                command()
+        assert state(repository, store) == before
+        assert "production" in shown(make(), repository)
+        assert "earlier release" if old else "git fetch --tags" in caplog.text
+
+    def test_refuses_versions_that_are_not_in_the_store(
+        self, make: Make, repository: Path, store: Path, tmp_path: Path
+    ) -> None:
+        other = make(store=str(tmp_path / "other"))
+        with pytest.raises(RegistryError, match=rf"gtsrb@v1.*{re.escape(str(tmp_path / 'other'))}"):
+            sync(other, repository)
+        shutil.copytree(store / "versions", tmp_path / "other" / "versions")
+        sync(other, repository)
+        assert stored(tmp_path / "other") == stored(store)
+
+    def test_the_table_says_what_is_not_in_the_store(
+        self, make: Make, repository: Path, store: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (store / "stages" / "production.json").unlink()
+        assert "production" in shown(make(), repository)
+        assert re.search(r"gtsrb#production#3.*inv registry\.sync", caplog.text)
+
+    def test_tags_that_the_registry_did_not_write_are_ignored(self, make: Make, repository: Path, store: Path) -> None:
+        git(repository, "tag", "--annotate", "gtsrb#production#4", "-m", "by hand")
+        git(repository, "tag", "gtsrb#production#5")
+        sync(make(), repository)
+        assert stored(store)["tag"] == "gtsrb#production#3"
+
+
+def to_old_format(repository: Path, store: Path) -> None:
+    """Writes one file per promotion, as earlier releases did."""
+    (store / "stages" / "production.json").unlink()
+    (store / "stages" / "production").mkdir()
+    for number in (1, 2, 3):
+        record = git(repository, "tag", "--list", f"gtsrb#production#{number}", "--format=%(contents)")
+        (store / "stages" / "production" / f"{number:05d}.json").write_text(record)
 
 
 class TestBucket:
@@ -368,7 +468,7 @@ class TestBucket:
         register(make("good", store=REMOTE_STORE), repository)
         promote(make("good", store=REMOTE_STORE), "production", repository=repository)
         assert sorted(cloud.objects()) == [
-            "gtsrb/models/stages/production/00001.json",
+            "gtsrb/models/stages/production.json",
             *(f"gtsrb/models/versions/v1/{name}" for name in (
                 "best_model.onnx", "best_model.pth", "claim.json", "manifest.json",
             )),
@@ -380,7 +480,7 @@ class TestBucket:
             register(make(store=REMOTE_STORE), repository)
         assert state(repository, REMOTE_STORE) == ([], {})
         cloud.heal()
-        fault = cloud.fail("503", method="POST", part="upload", times=30)  # gcsfs tries six times; the claim passes
+        fault = cloud.fail("503", method="POST", part="upload", times=30)
         fault.times = 0
         assert register(make(store=REMOTE_STORE), repository) == "v1"
 
@@ -431,7 +531,7 @@ class TestBucket:
         assert isinstance(error, RegistryError)
         assert re.search("staging.*inv registry.list", str(error))
         assert [outcome for outcome in outcomes if outcome is not error] == ["v1"]
-        assert [name for name in cloud.objects() if "stages/" in name] == ["gtsrb/models/stages/staging/00001.json"]
+        assert [name for name in cloud.objects() if "stages/" in name] == ["gtsrb/models/stages/staging.json"]
         assert sum("gtsrb#staging" in git(clone, "tag") for clone in (repository, second)) == 1
 
 
@@ -540,8 +640,8 @@ class TestServingByName:
             locate_model("gtsrb@v1")
 
     def test_corrupted_records(self, served: Make, cloud: Cloud) -> None:
-        cloud.put("gtsrb/models/stages/production/00002.json", b"{")
-        with pytest.raises(RegistryError, match=r"stages/production/00002\.json"):
+        cloud.put("gtsrb/models/stages/production.json", b"{")
+        with pytest.raises(RegistryError, match=r"stages/production\.json.*inv registry\.sync"):
             locate_model("gtsrb@production")
         cloud.put("gtsrb/models/versions/v1/manifest.json", b'{"files": {"best_model.onnx": {"sha256": "short"}}}')
         with pytest.raises(RegistryError, match=r"(?=.*manifest)(?=.*v1)(?=.*AttributeError)"):
@@ -552,7 +652,7 @@ def test_serving_by_name_needs_no_torch_and_no_bucket_packages(tmp_path: Path) -
     program = (
         "import sys; from src.mlops.errors import MlopsError; from src.mlops.modelfile.locate import locate_model\n"
         "try: locate_model('gtsrb@production')\nexcept MlopsError as error: print(error)\n"
-        "print(sorted({'torch', 'hydra', 'pandas', 'fsspec', 'gcsfs', 'tenacity', 'gto'} & set(sys.modules)))"
+        "print(sorted({'torch', 'hydra', 'pandas', 'fsspec', 'google.cloud', 'tenacity', 'gto'} & set(sys.modules)))"
     )
     environment = {"MLOPS_MODEL_STORE": str(tmp_path), "PATH": ""}
     command = [sys.executable, "-c", program]

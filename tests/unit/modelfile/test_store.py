@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from src.mlops.errors import RegistryError
-from src.mlops.io.storage import open_storage
-from src.mlops.modelfile.store import event_name, fetch, number_of, read_stage, read_version, versions
+from src.mlops.io.storage import Storage, open_storage
+from src.mlops.modelfile.store import fetch, number_of, read_stage, read_version, stage_file, versions
 
 MODEL = b"a network"
 
@@ -21,11 +21,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         files = {"best_model.onnx": {"sha256": hashlib.sha256(MODEL).hexdigest(), "bytes": len(MODEL)}}
         storage.write(f"versions/{name}/best_model.onnx", MODEL)
         storage.write(f"versions/{name}/manifest.json", json.dumps({"files": files}).encode())
-    for number, name in enumerate(("v1", "v2"), 1):
-        event = {"event": "promote", "version": name, "manifest_sha256": read_version(storage, name).digest}
-        storage.write(event_name("production", number), json.dumps(event).encode())
+    promote(storage, "v2")
     monkeypatch.setenv("MLOPS_MODEL_STORE", str(tmp_path))
     return tmp_path
+
+
+def promote(storage: Storage, version: str) -> None:
+    record = {"tag": "gtsrb#production#1", "version": version, "manifest_sha256": read_version(storage, version).digest}
+    storage.write(stage_file("production"), json.dumps(record).encode())
 
 
 def test_versions_are_sorted_by_number(store: Path) -> None:
@@ -35,10 +38,9 @@ def test_versions_are_sorted_by_number(store: Path) -> None:
 
 def test_a_stage_has_the_version_that_was_promoted_last(store: Path) -> None:
     storage = open_storage(str(store))
-    assert read_stage(storage, "production").history == ["v1", "v2"]
-    storage.write(event_name("production", 3), b'{"event": "rollback"}')
-    assert read_stage(storage, "production").version == "v1"
-    assert read_stage(storage, "staging").version is None
+    promote(storage, "v1")
+    assert fetch("gtsrb@production") == store / "versions" / "v1" / "best_model.onnx"
+    assert read_stage(storage, "staging") is None
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,8 @@ def test_a_file_that_is_not_the_registered_one(store: Path) -> None:
         fetch("gtsrb@production")
 
 
-@pytest.mark.parametrize("content", [b"no JSON", b'{"event": "promote"}', b'{"event": "rollback"}'])
+@pytest.mark.parametrize("content", [b"no JSON", b'{"version": "v1"}', b'{"version": 1}', b"[]", b"\xff"])
 def test_a_corrupted_stage(store: Path, content: bytes) -> None:
-    open_storage(str(store)).write(event_name("staging", 1), content)
-    with pytest.raises(RegistryError, match="staging"):
+    open_storage(str(store)).write(stage_file("staging"), content)
+    with pytest.raises(RegistryError, match=r"stages/staging\.json is corrupted"):
         read_stage(open_storage(str(store)), "staging")
