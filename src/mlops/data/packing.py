@@ -82,12 +82,14 @@ class SplitArrays(NamedTuple):
         rows: int64 [M], the rows of `images` that belong to the splits.
         labels: int64 [M], class ids.
         paths: M paths relative to the raw folder.
+        hashes: M hashes of the decoded pixels, before scaling.
     """
 
     images: NDArray[np.uint8] | Stacked
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     paths: list[str]
+    hashes: list[str]
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Pack:
         Raises:
             DataError: The pack contains no images of these splits.
         """
-        index = pd.read_csv(self.directory / INDEX, dtype={"split": str, "path": str})
+        index = pd.read_csv(self.directory / INDEX, dtype={"split": str, "path": str, "content_hash": str})
         rows = index.index[index["split"].isin(splits)].to_numpy(np.int64)
         if not len(rows):
             raise DataError(f"{self.directory} contains no images of the split {' or '.join(splits)}.")
@@ -145,7 +147,8 @@ class Pack:
         mapped: object = images.base
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
             mapped.madvise(mmap.MADV_RANDOM)  # images are read in random order, so reading ahead is useless
-        return SplitArrays(images, rows, chosen["class_id"].to_numpy(np.int64, copy=True), list(chosen["path"]))
+        labels = chosen["class_id"].to_numpy(np.int64, copy=True)
+        return SplitArrays(images, rows, labels, list(chosen["path"]), list(chosen["content_hash"]))
 
 
 def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
@@ -155,6 +158,7 @@ def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
         np.concatenate([first.rows, second.rows + len(first.images)]),
         np.concatenate([first.labels, second.labels]),
         [*first.paths, *second.paths],
+        [*first.hashes, *second.hashes],
     )
 
 
@@ -167,7 +171,8 @@ def without(arrays: SplitArrays, classes: list[int]) -> SplitArrays:
     kept = np.flatnonzero(~np.isin(arrays.labels, classes))
     if not len(kept):
         raise DataError(f"No images are left after leaving out the classes {classes}.")
-    return SplitArrays(arrays.images, arrays.rows[kept], arrays.labels[kept], [arrays.paths[place] for place in kept])
+    paths, hashes = ([column[place] for place in kept] for column in (arrays.paths, arrays.hashes))
+    return SplitArrays(arrays.images, arrays.rows[kept], arrays.labels[kept], paths, hashes)
 
 
 def open_pack(directory: Path) -> Pack:

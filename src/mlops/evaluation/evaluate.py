@@ -12,6 +12,7 @@ import pandas as pd
 from src.mlops.config import Config
 from src.mlops.data.dataset import Batches
 from src.mlops.data.prepare import prepare
+from src.mlops.data.sketch import overlap, sketch_of_training
 from src.mlops.errors import DataError
 from src.mlops.evaluation.measurements import METRICS_FILE, PREDICTIONS_FILE
 from src.mlops.evaluation.metrics import expected_calibration_error, per_class_metrics
@@ -44,13 +45,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     pack = prepare(config.data)
     pack.require_size(checkpoint.image_size)
     split = config.evaluation.split
-    if split != "test" and checkpoint.provenance.get("data_fingerprint") != pack.fingerprint:
-        logger.warning("The model was trained on different splits and may have seen images of this %s split", split)
-    if split == "val" and checkpoint.saw_validation:
-        logger.warning(
-            "The model was also trained on the validation images, so the metrics on this split are too optimistic"
-        )
     arrays = pack.load(split)
+    known = sketch_of_training(checkpoint.provenance, pack)
+    if known is None and split != "test":
+        logger.warning("The model was trained on different splits and may have seen images of this %s split", split)
+    elif known and overlap(known, arrays.hashes).is_large:
+        logger.warning("The model was trained on images of this %s split, so the metrics are too optimistic", split)
     batches = Batches(arrays, config.evaluation.batch_size).epoch()
     logits = checkpoint.logits(batches, choose_device(config.device))
     labels = arrays.labels

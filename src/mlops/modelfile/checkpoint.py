@@ -189,8 +189,8 @@ def _loaded_bytes(path: Path) -> int:
         return max(size, sum(entry.file_size for entry in archive.infolist()))
 
 
-def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
-    """Returns the origin of a model: commit, time, versions, data and seed."""
+def provenance(data_fingerprint: str, seed: int, image_sketch: str | None = None) -> dict[str, Any]:
+    """Returns the origin of a model: commit, time, versions, data, seed, and the sketch of its images if known."""
     return {
         "git_commit": source_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -198,6 +198,7 @@ def provenance(data_fingerprint: str, seed: int) -> dict[str, Any]:
         "data_fingerprint": data_fingerprint,
         "trained_on": ["train"],
         "seed": seed,
+        "image_sketch": image_sketch,
     }
 
 

@@ -33,7 +33,8 @@ class ModelInfo:
         metrics: The metrics of the saved epoch. After a final fit, the metrics of the best epoch before it, which were
             measured on held-out images.
         calibration: Temperature and thresholds; neutral values if none were fitted.
-        provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`.
+        provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`,
+            `image_sketch` (`data/sketch.py`; None if the training images are not known, missing in older files).
     """
 
     config: dict[str, Any]

@@ -113,7 +113,10 @@ def read_version(storage: Storage, name: str) -> Version:
         content = storage.read(f"versions/{name}/{MANIFEST}")
     except MissingFileError as error:
         known = ", ".join(versions(storage)) or "none"
-        raise RegistryError(f"Version {name} does not exist in {storage.url}. Existing versions: {known}.") from error
+        raise RegistryError(
+            f"Version {name} does not exist in {storage.url}, which has these versions: {known}. If it was registered "
+            f"in another store, select that one ({STORE[0]}, registry.store or registry=gcs), or copy the files."
+        ) from error
     return _parse(storage, name, content)
 
 

@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,11 @@ from src.mlops.modelfile.store import (
     number_of,
     read_stage,
     read_version,
-    require_hash,
     stage_file,
     versions,
 )
 from src.mlops.registry.gate import Check, run_gate, show
-from src.mlops.registry.tags import Tag, stage_tags, tag_stage, tag_version, take_back, version_of, version_tags
+from src.mlops.registry.tags import Tag, add_tag, now, stage_tags, tag_stage, take_back, version_of, version_tags
 from src.mlops.registry.wandb import publish_model
 
 logger = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> 
         DataError: The model was not evaluated.
         StorageError: The store cannot be written.
     """
-    with _alone(repository), ExitStack() as undo:
+    with _alone(repository) as undo:
         _require_clean(repository)
         files = {SERVED: config.ckpt_path.with_suffix(".onnx"), FILES[1]: config.ckpt_path}
         classifier = Classifier.load(files[SERVED])
@@ -83,7 +82,7 @@ def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> 
         manifest = {
             "name": NAME,
             "version": version,
-            "created": _now(),
+            "created": now(),
             "commit": git(repository, "rev-parse", "HEAD"),
             "files": hashes,
             "data_fingerprint": info.provenance["data_fingerprint"],
@@ -105,8 +104,7 @@ def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> 
             "accuracy": metrics["Accuracy"],
             **{name: entry["sha256"] for name, entry in hashes.items()},
         }
-        tag_version(repository, version, facts, undo, push=push)
-        undo.pop_all()
+        add_tag(repository, f"{NAME}@{version}.0.0", "HEAD", facts, undo, push=push)
     publish_model(config, version, list(files.values()), manifest)
     logger.info(
         "Registered %s@%s with an accuracy of %.2f%% in %s", NAME, version, 100 * metrics["Accuracy"], storage.url
@@ -143,9 +141,9 @@ def promote(
         StorageError: The store cannot be used.
     """
     storage = open_storage(config.registry.store)
-    with _alone(repository), ExitStack() as undo, tempfile.TemporaryDirectory() as work:
-        name = _wanted(wanted, storage, repository)
-        version = _registered(storage, repository, name)
+    with _alone(repository) as undo, tempfile.TemporaryDirectory() as work:
+        version = _registered(storage, repository, wanted)
+        name = version.name
         before, production = (_current(storage, repository, each) for each in (stage, "production"))
         if before.version == name:
             raise RegistryError(f"{name} is already in {stage}. Promote a different version.")
@@ -161,9 +159,9 @@ def promote(
                 f"{name} failed the gate for {stage}: {', '.join(failed)}. The limits are in configshydra/gate/. "
                 "`inv registry.promote --force` overrides them; this is recorded."
             )
-        _assign(storage, repository, stage, version, before, undo, push=push, event="promote", forced=bool(failed),
-                checks=[check.to_dict() for check in checks])  # fmt: skip
-        undo.pop_all()
+        facts = {"event": "promote", "forced": bool(failed), "checks": [asdict(check) for check in checks]}
+        tag = tag_stage(repository, stage, version, facts, undo, push=push)
+        _write_stage(storage, stage, tag, before.state)
     publish_model(config, name, [], version.manifest, stage)
     logger.info(
         "%s@%s is in %s%s", NAME, name, stage, f", although these checks failed: {', '.join(failed)}" if failed else ""
@@ -172,13 +170,7 @@ def promote(
 
 
 def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool = False) -> str:
-    """Puts the previous version of a stage back into it. The gate is not run again.
-
-    Args:
-        config: `registry.store` is the store.
-        stage: `staging` or `production`.
-        repository: The Git repository.
-        push: Whether to push the tag to the Git remote `origin`.
+    """Puts the previous version of a stage back into it, without the gate. The arguments are those of `promote`.
 
     Returns:
         The version.
@@ -189,17 +181,16 @@ def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool 
         StorageError: The store cannot be used.
     """
     storage = open_storage(config.registry.store)
-    with _alone(repository), ExitStack() as undo, tempfile.TemporaryDirectory() as work:
-        now = _current(storage, repository, stage)
-        if len(now.history) < 2:
-            reason = f"there is no version before {now.version}" if now.version else "no version was promoted to it"
-            raise RegistryError(f"Cannot roll back {stage}: {reason}.")
-        version = _registered(storage, repository, now.history[-2])
+    with _alone(repository) as undo, tempfile.TemporaryDirectory() as work:
+        before = _current(storage, repository, stage)
+        if len(before.history) < 2:
+            raise RegistryError(f"Cannot roll back {stage}: it has no version before {before.version or 'this'}.")
+        version = _registered(storage, repository, before.history[-2])
         _fetch(storage, version, Path(work))
-        _assign(storage, repository, stage, version, now, undo, push=push, event="rollback", forced=False, checks=[])
-        undo.pop_all()
+        tag = tag_stage(repository, stage, version, {"event": "rollback"}, undo, push=push)
+        _write_stage(storage, stage, tag, before.state)
     publish_model(config, version.name, [], version.manifest, stage)
-    logger.info("Rolled %s back to %s@%s from %s", stage, NAME, version.name, now.version)
+    logger.info("Rolled %s back to %s@%s from %s", stage, NAME, version.name, before.version)
     return version.name
 
 
@@ -216,12 +207,12 @@ def sync(config: Config, repository: Path = ROOT) -> None:
     storage = open_storage(config.registry.store)
     with _alone(repository):
         current = {stage: _current(storage, repository, stage) for stage in STAGES}
-        for now in filter(None, (now.version for now in current.values())):
-            _registered(storage, repository, now)
-        for stage, now in current.items():
-            if now.tag:
-                _write_stage(storage, stage, now.tag.name, now.tag.message, now.state)
-            logger.info("%s in %s: %s", stage, storage.url, now.version or "no version")
+        for version in filter(None, (each.version for each in current.values())):
+            _registered(storage, repository, version)
+        for stage, each in current.items():
+            if each.tag:
+                _write_stage(storage, stage, each.tag, each.state)
+            logger.info("%s in %s: %s", stage, storage.url, each.version or "no version")
 
 
 def pull(config: Config, wanted: str | None = None, repository: Path = ROOT) -> Path:
@@ -240,7 +231,7 @@ def pull(config: Config, wanted: str | None = None, repository: Path = ROOT) -> 
         StorageError: The store cannot be read.
     """
     storage = open_storage(config.registry.store)
-    version = _registered(storage, repository, _wanted(wanted, storage, repository))
+    version = _registered(storage, repository, wanted)
     folder = config.ckpt_path.parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pull-") as work:
@@ -255,35 +246,22 @@ def table(config: Config, repository: Path = ROOT) -> Table:
     """Returns a table of all versions and their state, newest version first."""
     storage = open_storage(config.registry.store)
     tags, stored = version_tags(repository), versions(storage)
-    stages = {stage: _shown(storage, repository, stage) for stage in STAGES}
+    stages = {stage: _current(storage, repository, stage) for stage in STAGES}
     drawn = Table("version", "stage", "accuracy, %", "data", "commit", "trained", "state")
     for name in sorted({*tags, *stored}, key=number_of, reverse=True):
-        tag = tags.get(name)
-        manifest = read_version(storage, name) if name in stored else None
+        version = read_version(storage, name) if name in stored else None
         cells = ["", "", "", ""]
-        if manifest:
-            facts = manifest.manifest
-            cells = [
-                f"{100 * facts['metrics']['Accuracy']:.2f}",
-                facts["data_fingerprint"][:12],
-                facts["commit"][:8],
-                facts["provenance"]["created"][:10],
-            ]
-        held = ", ".join(stage for stage, version in stages.items() if version == name)
-        drawn.add_row(name, held, *cells, _state(tag, manifest))
+        if version:
+            facts = version.manifest
+            accuracy, trained = facts["metrics"]["Accuracy"], facts["provenance"]["created"]
+            cells = [f"{100 * accuracy:.2f}", facts["data_fingerprint"][:12], facts["commit"][:8], trained[:10]]
+        held = [
+            stage if each.synced else f"{stage} [red](not in the store yet: inv registry.sync)[/red]"
+            for stage, each in stages.items()
+            if each.version == name
+        ]
+        drawn.add_row(name, ", ".join(held), *cells, _state(tags.get(name), version))
     return drawn
-
-
-def _shown(storage: Storage, repository: Path, stage: str) -> str | None:
-    """Returns the version in a stage according to the tags, and logs a warning if the store has another one."""
-    tags = stage_tags(repository, stage)
-    try:
-        stored, newest = read_stage(storage, stage), _current(storage, repository, stage).tag
-        if newest and (not stored or stored.tag != newest.name):
-            logger.warning("%s does not have the tag %s yet. Run `inv registry.sync`.", storage.url, newest.name)
-    except RegistryError as error:
-        logger.warning("%s", error)
-    return tags[-1].version if tags else None
 
 
 def _state(tag: Tag | None, version: Version | None) -> str:
@@ -295,23 +273,24 @@ def _state(tag: Tag | None, version: Version | None) -> str:
 
 
 @contextmanager
-def _alone(repository: Path) -> Iterator[None]:
-    """Locks the registry for other processes of this clone. The store and the Git remote detect other clones."""
+def _alone(repository: Path) -> Iterator[ExitStack]:
+    """Locks the registry for other processes of this clone. The store and the Git remote detect other clones.
+
+    Yields the stack of functions that are called if the body fails.
+    """
     try:
         folder = Path(git(repository, "rev-parse", "--absolute-git-dir"))
     except GitError as error:
         raise RegistryError(f"No Git repository at {repository}. The registry stores versions as Git tags.") from error
-    lock = FileLock(folder / "model-registry.lock")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / "model-registry.lock").acquire(blocking=False)
     except Timeout as error:
         raise RegistryError(
             "Another process is changing the registry. Run the command again when that process has finished."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    with lock, ExitStack() as undo:
+        yield undo
+        undo.pop_all()
 
 
 def _require_clean(repository: Path) -> None:
@@ -322,10 +301,9 @@ def _require_clean(repository: Path) -> None:
             f"Uncommitted changes in {files}. Commit them first: the version must be reproducible from its commit."
         )
     head = git(repository, "rev-parse", "HEAD")
-    there = [name for name, tag in version_tags(repository).items() if tag.commit == head]
-    if there:
+    if there := git(repository, "tag", "--points-at", head, "--list", f"{NAME}@v*"):
         raise RegistryError(
-            f"Commit {head[:8]} already has the version {there[0]}. A commit can have only one version: commit the "
+            f"Commit {head[:8]} already has the version {there}. A commit can have only one version: commit the "
             "changes that led to this model, such as dvc.lock or a setting, and run the command again."
         )
 
@@ -342,7 +320,7 @@ def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
     version = f"v{1 + max((number_of(name) for name in taken), default=0)}"
     claim = f"versions/{version}/claim.json"
     try:
-        storage.create(claim, to_json({"id": uuid.uuid4().hex, "created": _now()}).encode())
+        storage.create(claim, to_json({"id": uuid.uuid4().hex, "created": now()}).encode())
     except FileExistsInStorageError as error:
         raise RegistryError(
             f"Another registration took {version} at the same time. Run `inv registry.register` again."
@@ -351,29 +329,17 @@ def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
     return version
 
 
-def _wanted(name: str | None, storage: Storage, repository: Path) -> str:
-    if name:
-        return version_of(repository, name)
-    known = sorted({*version_tags(repository), *versions(storage)}, key=number_of)
+def _registered(storage: Storage, repository: Path, wanted: str | None) -> Version:
+    """Reads a version, by default the newest, and checks that its tag and its files match."""
+    tags = version_tags(repository)
+    known = sorted({*tags, *versions(storage)}, key=number_of)
     if not known:
         raise RegistryError(f"No registered version in {storage.url}. Register one with `inv registry.register`.")
-    return known[-1]
-
-
-def _registered(storage: Storage, repository: Path, name: str) -> Version:
-    """Reads a version and checks that its tag and its files exist and match."""
-    tags, stored = version_tags(repository), versions(storage)
-    if name not in tags and name not in stored:
-        known = ", ".join(sorted({*tags, *stored}, key=number_of)) or "none"
-        raise RegistryError(f"The version {name!r} does not exist. Registered versions: {known}.")
-    if name not in stored:
-        raise RegistryError(
-            f"{NAME}@{name} has a tag, but its files are not in {storage.url}. Use registry=local, "
-            "registry=gcs or registry.store=… to select the store where it was registered."
-        )
+    name = version_of(repository, wanted) if wanted else known[-1]
     if name not in tags:
         raise RegistryError(
-            f"{NAME}@{name} has files in {storage.url}, but no local tag. Fetch the tags with `git fetch --tags`."
+            f"{NAME}@{name} has no tag in this clone. Fetch the tags with `git fetch --tags`, or use one of the "
+            f"registered versions: {', '.join(known)}."
         )
     version = read_version(storage, name)
     if tags[name].message.get("manifest_sha256") != version.digest:
@@ -391,28 +357,19 @@ def _fetch(storage: Storage, version: Version, folder: Path) -> Path:
             storage.download(f"versions/{version.name}/{name}", folder / name)
         except MissingFileError as error:
             raise RegistryError(f"{name} of {version.name} is missing in {storage.url}.") from error
-        try:
-            require_hash(folder / name, facts["sha256"])
-        except RegistryError as error:
+        if sha256(folder / name) != facts["sha256"]:
             raise RegistryError(
-                f"{name} of {version.name} in {storage.url} has changed since the registration. "
-                "Do not use this version."
-            ) from error
+                f"{name} of {version.name} in {storage.url} has changed since the registration. Do not use this "
+                "version."
+            )
     return folder
 
 
 class _Current(NamedTuple):
-    """A stage before it changes.
-
-    Attributes:
-        tag: The newest promotion or rollback.
-        history: The versions that were promoted and not rolled back, oldest first. The last one is in the stage.
-        state: State of the file in the store, None if there is none.
-    """
-
-    tag: Tag | None
-    history: list[str]
-    state: str | None
+    tag: Tag | None  # of the newest promotion or rollback
+    history: list[str]  # the versions that were promoted and not rolled back, oldest first
+    state: str | None  # of the file in the store
+    synced: bool  # whether the store has the newest tag
 
     @property
     def version(self) -> str | None:
@@ -422,13 +379,15 @@ class _Current(NamedTuple):
 def _current(storage: Storage, repository: Path, stage: str) -> _Current:
     """Reads a stage from the tags, and checks that the store is not ahead of them."""
     tags = stage_tags(repository, stage)
+    known = [Stage(tag.version, str(tag.message.get("manifest_sha256")), tag.name) for tag in tags]
+    stored = state = None
     try:
         state = storage.state(stage_file(stage))
-        known = [Stage(tag.version, str(tag.message.get("manifest_sha256")), tag.name) for tag in tags]
-        behind = read_stage(storage, stage) not in [None, *known]
+        stored = read_stage(storage, stage)
+        ahead = stored not in [None, *known]
     except MissingFileError:
-        state, behind = None, len(storage.names(f"stages/{stage}")) > len(tags)  # one file per tag in earlier releases
-    if behind:
+        ahead = len(storage.names(f"stages/{stage}")) > len(tags)  # earlier releases wrote one file per tag
+    if ahead:
         raise RegistryError(
             f"{storage.url} has a promotion to {stage} whose tag is not in this clone. Run `git fetch --tags` and then "
             "this command again. If the tag was not pushed, push it from the clone that made it. If it was deleted on "
@@ -440,41 +399,15 @@ def _current(storage: Storage, repository: Path, stage: str) -> _Current:
             del history[-1:]
         else:
             history.append(tag.version)
-    return _Current(tags[-1] if tags else None, history, state)
+    return _Current(tags[-1] if tags else None, history, state, known[-1:] == [stored])
 
 
-def _assign(
-    storage: Storage,
-    repository: Path,
-    stage: str,
-    version: Version,
-    before: _Current,
-    undo: ExitStack,
-    *,
-    push: bool,
-    **facts: Any,
-) -> None:
-    """Records the new version of a stage, first as a tag and then in the store, where services read it."""
-    record = {
-        "version": version.name,
-        "manifest_sha256": version.digest,
-        "created": _now(),
-        "id": uuid.uuid4().hex,  # never equal to the record of another clone
-        "previous": before.version,
-        **facts,
-    }
-    tag = tag_stage(repository, stage, record, undo, push=push)
-    _write_stage(storage, stage, tag, record, before.state)
-
-
-def _write_stage(storage: Storage, stage: str, tag: str, record: dict[str, Any], state: str | None) -> None:
+def _write_stage(storage: Storage, stage: str, tag: Tag, state: str | None) -> None:
+    """Copies the newest tag of a stage to the store, unless another clone changed the stage in the meantime."""
+    content = to_json({"tag": tag.name, **tag.message}, indent=2) + "\n"
     try:
-        storage.create(stage_file(stage), (to_json({"tag": tag, **record}, indent=2) + "\n").encode(), replaces=state)
+        storage.create(stage_file(stage), content.encode(), replaces=state)
     except (FileExistsInStorageError, MissingFileError) as error:
         raise RegistryError(
             f"Another command changed {stage} at the same time. See `inv registry.list` and run the command again."
         ) from error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,21 +1,20 @@
-"""Stores versions and stages of the model as annotated Git tags. GTO writes them; each message is a line of JSON."""
+"""Stores versions and stages of the model as annotated Git tags, with names as in GTO. Messages are a line of JSON."""
 
 import json
 import logging
+import re
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from gto import api as gto
-from gto.exceptions import GTOException
-from scmrepo.exceptions import SCMError
 
 from src.mlops.errors import GitError, MlopsError, RegistryError
 from src.mlops.io.files import to_json
 from src.mlops.io.git import git
-from src.mlops.modelfile.store import NAME, number_of
+from src.mlops.modelfile.store import NAME, Version, number_of
 
 logger = logging.getLogger(__name__)
 REMOTE = "origin"
@@ -28,13 +27,11 @@ class Tag:
     Attributes:
         name: Name of the tag, such as `gtsrb@v3.0.0` or `gtsrb#production#5`.
         version: The version, such as `v3`.
-        commit: Hash of the commit that the tag points to.
         message: The JSON object in the message of the tag.
     """
 
     name: str
     version: str
-    commit: str
     message: dict[str, Any]
 
 
@@ -66,35 +63,58 @@ def version_of(repository: Path, name: str) -> str:
 
 
 def _read(repository: Path, pattern: str) -> Iterator[Tag]:
-    fields = "%00".join(["%(refname:lstrip=2)", "%(*objectname)", "%(contents)"]) + "%01"
-    listed = git(repository, "for-each-ref", f"--format={fields}", f"refs/tags/{pattern}")
+    listed = git(repository, "for-each-ref", "--format=%(refname:lstrip=2)%00%(contents)%01", f"refs/tags/{pattern}")
     for entry in filter(None, (entry.strip() for entry in listed.split("\x01"))):
-        name, commit, message = entry.split("\x00")
+        name, message = entry.split("\x00")
         try:
             facts = json.loads(message)
             version = facts["version"] if "#" in name else name.partition("@")[2]
-            yield Tag(name, f"v{number_of(version)}", commit, dict(facts))
+            yield Tag(name, f"v{number_of(version)}", dict(facts))
         except (ValueError, KeyError, TypeError, RegistryError):
             logger.warning("Ignoring the tag %s, which no command of the registry created", name)
 
 
-def tag_version(repository: Path, version: str, facts: dict[str, Any], undo: ExitStack, *, push: bool) -> None:
-    """Tags the current commit as a version. `undo` removes the tag.
+def tag_stage(
+    repository: Path, stage: str, version: Version, facts: dict[str, Any], undo: ExitStack, *, push: bool
+) -> Tag:
+    """Tags the commit of a version with a stage. `undo` removes the tag.
 
     Raises:
         RegistryError: Git cannot create the tag, or cannot push it.
     """
-    _tag(gto.register, "HEAD", repository, facts, undo, push=push, version=f"{version}.0.0")
+    numbers = re.findall(r"#(\d+)$", git(repository, "tag", "--list", f"{NAME}#*"), re.MULTILINE)
+    record = {
+        "version": version.name,
+        "manifest_sha256": version.digest,
+        "created": now(),
+        "id": uuid.uuid4().hex,  # differs from the record of another clone
+        **facts,
+    }
+    name = f"{NAME}#{stage}#{1 + max(map(int, numbers), default=0)}"
+    add_tag(repository, name, f"{NAME}@{version.name}.0.0^{{commit}}", record, undo, push=push)
+    return Tag(name, version.name, record)
 
 
-def tag_stage(repository: Path, stage: str, record: dict[str, Any], undo: ExitStack, *, push: bool) -> str:
-    """Tags the commit of the version in `record` with a stage, and returns the name of the tag. `undo` removes the tag.
+def add_tag(repository: Path, name: str, commit: str, facts: dict[str, Any], undo: ExitStack, *, push: bool) -> None:
+    """Creates an annotated tag. `undo` removes it.
 
     Raises:
         RegistryError: Git cannot create the tag, or cannot push it.
     """
-    # force: a version can be put into the same stage again.
-    return _tag(gto.assign, stage, repository, record, undo, push=push, version=f"{record['version']}.0.0", force=True)
+    try:
+        git(repository, "tag", "--annotate", name, commit, "--message", to_json(facts))
+    except GitError as error:
+        raise RegistryError(f"Git cannot create the tag {name}: {error}") from error
+    take_back(undo, git, repository, "tag", "--delete", name)
+    if push:
+        try:
+            git(repository, "push", REMOTE, f"refs/tags/{name}")
+        except GitError as error:
+            raise RegistryError(
+                f"Cannot push the tag {name} to {REMOTE}: {error} If another promotion was pushed in the meantime, run "
+                "`git fetch --tags` and then this command again."
+            ) from error
+        take_back(undo, git, repository, "push", REMOTE, "--delete", f"refs/tags/{name}")
 
 
 def take_back(undo: ExitStack, work: Callable[..., object], *arguments: object) -> None:
@@ -109,28 +129,6 @@ def take_back(undo: ExitStack, work: Callable[..., object], *arguments: object) 
     undo.callback(attempt)
 
 
-def _tag(
-    create: Callable[..., Any],
-    what: str,
-    repository: Path,
-    facts: dict[str, Any],
-    undo: ExitStack,
-    *,
-    push: bool,
-    **options: Any,
-) -> str:
-    try:
-        tag = str(create(str(repository), NAME, what, message=to_json(facts), **options).tag)
-    except (GTOException, SCMError) as error:
-        raise RegistryError(f"Git cannot create the tag: {error}.") from error
-    take_back(undo, git, repository, "tag", "--delete", tag)
-    if push:
-        try:
-            git(repository, "push", REMOTE, f"refs/tags/{tag}")
-        except GitError as error:
-            raise RegistryError(
-                f"Cannot push the tag {tag} to {REMOTE}: {error} If another promotion was pushed in the meantime, run "
-                "`git fetch --tags` and then this command again."
-            ) from error
-        take_back(undo, git, repository, "push", REMOTE, "--delete", f"refs/tags/{tag}")
-    return tag
+def now() -> str:
+    """Returns the time in UTC for the records of the registry."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

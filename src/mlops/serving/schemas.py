@@ -106,7 +106,7 @@ class ModelAnswer:
             classes=CLASSES,
             metrics=info.metrics,
             calibration=info.calibration.to_dict(),
-            provenance=info.provenance,
+            provenance={key: value for key, value in info.provenance.items() if key != "image_sketch"},  # 16 kB
         )
 
 

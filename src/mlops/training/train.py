@@ -13,6 +13,7 @@ from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
+from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
 from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 from src.mlops.io.files import write_atomically
 from src.mlops.model import Network, build_model, choose_device, count_parameters
@@ -85,6 +86,7 @@ def _train(
     leave_out = config.training.leave_out
     batches = _training_batches(config, without(pack.load("train"), leave_out), drawn)
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
+    earlier = _earlier_sketch(config, pack, validation.arrays)
     state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images, validating on %s images, device %s, run folder %s",
@@ -97,7 +99,7 @@ def _train(
     )
     if distributed.rank() == 0:
         warn_about_coverage(len(validation.arrays.rows), config.calibration.coverage)
-    origin = provenance(pack.fingerprint, config.seed)
+    origin = provenance(pack.fingerprint, config.seed, _image_sketch(batches.arrays, earlier))
     tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 
     def log(metrics: dict[str, float]) -> None:
@@ -107,9 +109,12 @@ def _train(
 
     try:
         run_epochs(config, state, batches, validation, run_dir, origin, log)
-        final = (
-            _fit_all(config, pack, drawn, device, run_dir / FINAL_FIT, origin) if config.training.final_fit else None
-        )
+        final = None
+        if config.training.final_fit:
+            everything = without(pack.load("train", "val"), leave_out)
+            batches = _training_batches(config, everything, drawn)
+            weights = _fit_all(config, batches, pack.fingerprint, device, run_dir / FINAL_FIT, origin)
+            final = weights, _image_sketch(batches.arrays, earlier)
         if tracker:
             _publish(config, state, run_dir, tracker, final)
     except KeyboardInterrupt:
@@ -155,13 +160,32 @@ def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fing
     return state
 
 
+def _earlier_sketch(config: Config, pack: Pack, validation: SplitArrays) -> str | None:
+    """Returns the sketch of the images that `training.start_from` was trained on; None if they cannot be known."""
+    path = config.training.start_from
+    if not path:
+        return ""
+    earlier = sketch_of_training(load_checkpoint(path).provenance, pack)
+    if earlier is None:
+        logger.warning("%s may have been trained on images that are now used for validation", path)
+    elif overlap(earlier, validation.hashes).is_large:
+        raise ConfigError(
+            f"training.start_from={path} was trained on images that are now used for validation, so the validation "
+            "would be too optimistic. Use the data.split.seed of its training."
+        )
+    return earlier
+
+
+def _image_sketch(arrays: SplitArrays, earlier: str | None) -> str | None:
+    return None if earlier is None else sketch([*members(earlier), *arrays.hashes])
+
+
 def _fit_all(
-    config: Config, pack: Pack, drawn: Pack | None, device: torch.device, folder: Path, origin: dict[str, Any]
+    config: Config, batches: Batches, fingerprint: str, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
     """Trains a new model on training and validation images; returns its EMA weights after the last epoch."""
-    batches = _training_batches(config, without(pack.load("train", "val"), config.training.leave_out), drawn)
     distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
-    state = _open_state(config, device, len(batches), pack.fingerprint, folder)
+    state = _open_state(config, device, len(batches), fingerprint, folder)
     logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
     log = CsvTracker(folder, config, state.history).log if distributed.rank() == 0 else lambda _: None
     run_epochs(config, state, batches, None, folder, origin, log)
@@ -174,19 +198,22 @@ def _fit_all(
     return weights
 
 
-def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, final: dict[str, Tensor] | None) -> None:
+def _publish(
+    config: Config, state: State, run_dir: Path, tracker: Tracker, final: tuple[dict[str, Tensor], str | None] | None
+) -> None:
     """Adds the history of all epochs to the best checkpoint, and writes it to `config.ckpt_path`.
 
     After a final fit, the checkpoint has the new weights, but keeps metrics and calibration of the validated model:
-    measured on training images, they would be optimistically biased.
+    measured on training images, they would be optimistically biased. `final` has its weights and image sketch.
     """
     path = run_dir / BEST
     content = read_plain(path) | {"history": state.history}
     write_content(path, content)
     if final is not None:
         path = run_dir / FINAL_FIT / BEST
-        content["provenance"]["trained_on"] = ["train", "val"]
-        content |= {"state_dict": final, "epoch": config.training.epochs, "config": config.to_dict()}
+        weights, image_sketch = final
+        content["provenance"] |= {"trained_on": ["train", "val"], "image_sketch": image_sketch}
+        content |= {"state_dict": weights, "epoch": config.training.epochs, "config": config.to_dict()}
         write_content(path, content)
     if config.training.publish:
         # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files that

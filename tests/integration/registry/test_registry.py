@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from gto import api as gto
 from rich.console import Console
 
 from src.mlops import ROOT
@@ -27,7 +28,7 @@ from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.modelfile.locate import locate_model
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.modelfile.store import SERVED, STORE, versions
-from src.mlops.registry import registry, tags
+from src.mlops.registry import registry
 from src.mlops.registry.registry import promote, register, rollback, sync, table
 from src.mlops.training.train import train
 from tests.helpers.once import made_once
@@ -180,16 +181,12 @@ class TestRegister:
     ) -> None:
         git(repository, "config", "--unset", "user.name")
         git(repository, "config", "--unset", "user.email")
+        git(repository, "config", "user.useConfigOnly", "true")
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-        monkeypatch.setattr(tags.gto, "register", _refuse)
-        with pytest.raises(RegistryError, match="no identity"):
+        with pytest.raises(RegistryError, match=r"gtsrb@v1\.0\.0.*(?i:identity|tell me who you are)"):
             register(make(), repository)
         assert state(repository, tmp_path / "store") == ([], {})
-
-
-def _refuse(*_: object, **__: object) -> None:
-    raise tags.GTOException("no identity")
 
 
 class TestPromote:
@@ -209,6 +206,17 @@ class TestPromote:
         assert rollback(make("good"), "production", repository) == "v1"
         with pytest.raises(RegistryError, match=r"production.*v1"):
             rollback(make("good"), "production", repository)
+
+    def test_gto_reads_the_tags(self, make: Make, repository: Path) -> None:
+        register(make("good"), repository)
+        promote(make("good"), "production", repository=repository)
+        promote(make("good"), "staging", repository=repository)
+        shown_by_gto = [(event["event"], event["version"], event["stage"]) for event in gto.history(str(repository))]
+        assert sorted(shown_by_gto, key=str) == [
+            ("assignment", "v1.0.0", "production"),
+            ("assignment", "v1.0.0", "staging"),
+            ("registration", "v1.0.0", None),
+        ]
 
     def test_the_first_check_compares_with_production(self, make: Make, repository: Path) -> None:
         register(make("good"), repository)
@@ -269,15 +277,52 @@ class TestPromote:
 
     def test_rejects_images_of_the_training(self, make: Make, repository: Path) -> None:
         register(make("good"), repository)
-        with pytest.raises(DataError, match=r"'train'.*evaluation\.split=test"):
+        with pytest.raises(GateError, match="staging: images that the model was trained on"):
             promote(make("good", "evaluation.split=train"), "staging", repository=repository)
+
+    def test_rejects_images_of_the_training_under_another_split_seed(
+        self, make: Make, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        own = [f"ckpt_path={tmp_path}/own/best_model.pth", f"evaluation.reports_dir={tmp_path}/reports"]
+        own += [f"data.processed_dir={tmp_path}/one", f"run_dir={tmp_path}/run", "training.epochs=1"]
+        own += ["training.export=true", "data.split.seed=1"]
+        config = make("good", *own)
+        train(config)
+        evaluate(config)
+        register(config, repository)
+        other = [*own, f"data.processed_dir={tmp_path}/other", "data.split.seed=3", "evaluation.split=val"]
+        with pytest.raises(GateError, match="staging: images that the model was trained on, "):
+            promote(make("good", *other), "staging", repository=repository)
+        assert "16 of 16" in capsys.readouterr().err
+        _, checks = promote(make("good", *other, "evaluation.split=test"), "staging", None, repository, force=True)
+        assert checks[0].found == "0 of 12 compared"
+
+    @pytest.mark.parametrize("same_data", [True, False])
+    def test_models_of_earlier_releases_have_no_sketch(
+        self, same_data: bool, make: Make, repository: Path, models: Path, tmp_path: Path
+    ) -> None:
+        content = read_plain(models / "good" / "best_model.pth")
+        del content["provenance"]["image_sketch"]
+        path = tmp_path / "own" / "best_model.pth"
+        path.parent.mkdir()
+        write_content(path, content)
+        export(path)
+        own = [f"ckpt_path={path}", f"evaluation.reports_dir={tmp_path / 'reports'}"]
+        other = [] if same_data else [f"data.processed_dir={tmp_path}/other", "data.split.seed=3"]
+        evaluate(make("good", *own))
+        register(make("good", *own), repository)
+        failed = "" if same_data else "images that the model was trained on, "
+        with pytest.raises(GateError, match=f"staging: {failed}accuracy under corruptions"):
+            promote(make("good", *own, *other), "staging", repository=repository)
+        with pytest.raises(GateError, match="staging: images that the model was trained on"):
+            promote(make("good", *own, *other, "evaluation.split=train"), "staging", repository=repository)
 
     def test_unknown_versions(self, make: Make, repository: Path, tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match=rf"{re.escape(str(tmp_path / 'store'))}.*inv registry\.register"):
             promote(make(), "staging", repository=repository)
         register(make(), repository)
         before = state(repository, tmp_path / "store")
-        with pytest.raises(RegistryError, match=r"'v7'.*: v1"):
+        with pytest.raises(RegistryError, match=r"gtsrb@v7.*: v1"):
             promote(make("good"), "staging", "v7", repository=repository)
         with pytest.raises(RegistryError, match=r"(?=.*v3)(?=.*'newest')"):
             promote(make("good"), "staging", "newest", repository=repository)
@@ -289,7 +334,7 @@ class TestPromote:
     def test_a_tag_without_files(self, make: Make, repository: Path, tmp_path: Path) -> None:
         register(make(), repository)
         shutil.rmtree(tmp_path / "store" / "versions" / "v1")
-        with pytest.raises(RegistryError, match=r"gtsrb@v1.*registry=gcs"):
+        with pytest.raises(RegistryError, match=r"Version v1 .*registry=gcs"):
             promote(make(), "staging", repository=repository)
         assert "tag without files" in shown(make(), repository)
         assert register(make("bad"), commit(repository)) == "v2"  # the number is not used again
@@ -332,7 +377,7 @@ class TestPromote:
 
 
 def shown(config: Config, repository: Path) -> str:
-    console = Console(width=200)
+    console = Console(width=250)
     with console.capture() as capture:
         console.print(table(config, repository))
     return capture.get()
@@ -412,7 +457,7 @@ class TestSync:
 
     @pytest.mark.parametrize("old", [True, False])
     def test_refuses_tags_that_are_older_than_the_store(
-        self, old: bool, make: Make, repository: Path, store: Path, caplog: pytest.LogCaptureFixture
+        self, old: bool, make: Make, repository: Path, store: Path
     ) -> None:
         if old:
             to_old_format(repository, store)
@@ -420,6 +465,7 @@ class TestSync:
         before = state(repository, store)
         for command in (
             lambda: sync(make(), repository),
+            lambda: table(make(), repository),
             lambda: rollback(make(), "production", repository),
             lambda: promote(make(), "production", "v1", repository=repository),
             lambda: promote(make(), "staging", "v1", repository=repository),  # is compared with production
@@ -427,25 +473,20 @@ class TestSync:
             with pytest.raises(RegistryError, match=rf"{re.escape(str(store))}.*production.*`git fetch --tags`"):
                 command()
         assert state(repository, store) == before
-        assert "production" in shown(make(), repository)
-        assert "earlier release" if old else "git fetch --tags" in caplog.text
 
     def test_refuses_versions_that_are_not_in_the_store(
         self, make: Make, repository: Path, store: Path, tmp_path: Path
     ) -> None:
         other = make(store=str(tmp_path / "other"))
-        with pytest.raises(RegistryError, match=rf"gtsrb@v1.*{re.escape(str(tmp_path / 'other'))}"):
+        with pytest.raises(RegistryError, match=rf"Version v1 .*{re.escape(str(tmp_path / 'other'))}"):
             sync(other, repository)
         shutil.copytree(store / "versions", tmp_path / "other" / "versions")
         sync(other, repository)
         assert stored(tmp_path / "other") == stored(store)
 
-    def test_the_table_says_what_is_not_in_the_store(
-        self, make: Make, repository: Path, store: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_the_table_says_what_is_not_in_the_store(self, make: Make, repository: Path, store: Path) -> None:
         (store / "stages" / "production.json").unlink()
-        assert "production" in shown(make(), repository)
-        assert re.search(r"gtsrb#production#3.*inv registry\.sync", caplog.text)
+        assert "production (not in the store yet: inv registry.sync)" in shown(make(), repository)
 
     def test_tags_that_the_registry_did_not_write_are_ignored(self, make: Make, repository: Path, store: Path) -> None:
         git(repository, "tag", "--annotate", "gtsrb#production#4", "-m", "by hand")

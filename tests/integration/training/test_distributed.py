@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from src.mlops import ROOT
+from src.mlops.data.sketch import members
 from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.training import distributed
@@ -38,6 +39,7 @@ def test_two_processes_learn_like_one(tmp_path: Path, raw_dir: Path) -> None:
     # At most one of the 16 images more is wrong than with one process.
     assert loaded.metrics["val_Accuracy"] >= min(alone["val_Accuracy"], 15 / 16) - 1 / 16
     assert loaded.provenance["trained_on"] == ["train", "val"]
+    assert len(members(loaded.provenance["image_sketch"])) == 80
     assert len((tmp_path / "run/final_fit/metrics.csv").read_text().splitlines()) == 13
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 13
     assert json.loads((tmp_path / "run/config.json").read_text())["training"]["epochs"] == 12

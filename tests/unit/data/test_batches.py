@@ -50,7 +50,7 @@ def arrays() -> SplitArrays:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50, 24, 24, 3), dtype=np.uint8)
     rows = np.arange(10, 47)
-    return SplitArrays(images, rows, rows % 43, [str(row) for row in rows])
+    return SplitArrays(images, rows, rows % 43, [str(row) for row in rows], [f"{row:032x}" for row in rows])
 
 
 class TestBatches:
@@ -134,7 +134,7 @@ def test_signs_mirror_each_other() -> None:
 
 
 def test_stacked_packs_are_read_as_one(arrays: SplitArrays) -> None:
-    other = SplitArrays(255 - arrays.images, arrays.rows[:5], arrays.labels[:5], arrays.paths[:5])
+    other = SplitArrays(255 - arrays.images, arrays.rows[:5], arrays.labels[:5], arrays.paths[:5], arrays.hashes[:5])
     whole = stack(stack(arrays, other), arrays)
     expected = np.concatenate([arrays.images, 255 - arrays.images, arrays.images])
     rows = np.random.default_rng(0).permutation(len(expected))

@@ -28,7 +28,8 @@ def change(source: Path, target: Path, **changes: Any) -> Path:
 
 def test_contains_the_metadata_of_the_model(checkpoint: Path) -> None:
     loaded = load_checkpoint(checkpoint)
-    assert set(loaded.provenance) == {"git_commit", "created", "versions", "data_fingerprint", "trained_on", "seed"}
+    expected = {"git_commit", "created", "versions", "data_fingerprint", "trained_on", "seed", "image_sketch"}
+    assert set(loaded.provenance) == expected
     assert loaded.config["data"]["image_size"] == loaded.image_size == 24
     assert loaded.metrics["epoch"] == loaded.epoch
     assert [row["epoch"] for row in loaded.history] == [1, 2]

@@ -284,6 +284,7 @@ def test_model_facts(client: TestClient, checkpoint: Path) -> None:
     assert answer["model_version"] == Classifier.load(checkpoint).version
     assert (len(answer["classes"]), answer["image_size"]) == (43, 24)
     assert answer["provenance"]["trained_on"] == ["train"]
+    assert "image_sketch" not in answer["provenance"]
     assert str(checkpoint.parents[1]) not in str(answer)  # no paths from the configuration
 
 

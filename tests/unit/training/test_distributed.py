@@ -19,7 +19,7 @@ def torchrun(overrides: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("images", [64, 65, 66, 79])
 def test_shards_contain_every_image_once_and_form_the_same_batches(images: int) -> None:
-    arrays = SplitArrays(np.zeros((images, 24, 24, 3), np.uint8), np.arange(images), np.zeros(images, np.int64), [])
+    arrays = SplitArrays(np.zeros((images, 24, 24, 3), np.uint8), np.arange(images), np.zeros(images, np.int64), [], [])
     alone = list(Batches(arrays, 16, seed=3).order(2))
     shards = [Batches(arrays, 16, seed=3, shard=(rank, 2)) for rank in (0, 1)]
     orders = [list(shard.order(2)) for shard in shards]

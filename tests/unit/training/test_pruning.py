@@ -43,6 +43,25 @@ class TestPruning:
         with pytest.raises(ConfigError, match=r"training\.start_from.*final\.pth.*best_model\.pth"):
             train(make_config(f"training.start_from={tmp_path}/final.pth"))
 
+    def test_refuses_a_model_whose_training_images_are_now_used_for_validation(
+        self, make_config: Callable[..., Config], checkpoint: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"training\.start_from.*best_model\.pth.*data\.split\.seed"):
+            train(make_config(f"training.start_from={checkpoint}", "data.split.seed=3"))
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_the_images_of_both_trainings_are_recorded(
+        self, known: bool, make_config: Callable[..., Config], checkpoint: Path, tmp_path: Path
+    ) -> None:
+        content = read_plain(checkpoint)
+        earlier = content["provenance"]["image_sketch"] + 16 * "f"  # and one other image
+        content["provenance"]["image_sketch"] = earlier if known else None
+        write_content(tmp_path / "source.pth", content)
+        config = make_config(f"training.start_from={tmp_path}/source.pth", "training.epochs=1")
+        train(config)
+        found = read_plain(config.ckpt_path)["provenance"]["image_sketch"]
+        assert found == (content["provenance"]["image_sketch"] if known else None)
+
     @pytest.mark.parametrize("source", [SignNet(4), TinyCNN()])
     def test_refuses_a_network_that_does_not_fit(self, source: SignNet | TinyCNN) -> None:
         with pytest.raises(ConfigError, match=rf"training\.start_from.*SignNet.*{type(source).__name__}"):
