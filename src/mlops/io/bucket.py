@@ -12,8 +12,13 @@ from src.mlops.io.storage import BUCKET
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 5
-PATIENCE = (10.0, 60.0)  # seconds to wait for a connection, and for the next bytes of a response
+# Seconds to wait for a connection, for the next bytes of a response, and until the last retry.
+PATIENCE = {"small": (5.0, 15.0, 15.0), "large": (5.0, 60.0, 900.0)}
+# google-cloud-storage would resume an interrupted download, but not check a resumed one. So it does not retry, and each
+# attempt is a complete transfer.
+_CHECKED = {"checksum": "crc32c", "retry": None}
 T = TypeVar("T")
+Timeout = tuple[float, ...]
 
 
 class Bucket:
@@ -50,9 +55,9 @@ class Bucket:
         top = self._path("")
         below = self._path(f"{folder}/" if folder else "")
 
-        def find() -> list[str]:
+        def find(timeout: Timeout) -> list[str]:
             found = self._client.list_blobs(
-                self._bucket, prefix=below, fields="items(name),nextPageToken", timeout=PATIENCE, retry=None
+                self._bucket, prefix=below, fields="items(name),nextPageToken", timeout=timeout, retry=None
             )
             return sorted(blob.name.removeprefix(top) for blob in found if not blob.name.endswith("/"))
 
@@ -63,11 +68,11 @@ class Bucket:
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
-        return self._try(name, lambda: bytes(self._blob(name).download_as_bytes(**_once())))
+        return self._try(name, lambda timeout: bytes(self._blob(name).download_as_bytes(timeout=timeout, **_CHECKED)))
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
-        self._try(name, lambda: self._blob(name).upload_from_string(content, **_once()))
+        self._try(name, lambda timeout: self._blob(name).upload_from_string(content, timeout=timeout, **_CHECKED))
 
     def create(self, name: str, content: bytes, replaces: str | None = None) -> None:
         """See `Storage`."""
@@ -75,7 +80,9 @@ class Bucket:
         try:
             self._try(
                 name,
-                lambda: self._blob(name).upload_from_string(content, if_generation_match=generation, **_once()),
+                lambda timeout: self._blob(name).upload_from_string(
+                    content, if_generation_match=generation, timeout=timeout, **_CHECKED
+                ),
             )
         except FileExistsInStorageError:
             # An earlier attempt may have succeeded although its response was lost.
@@ -85,29 +92,33 @@ class Bucket:
     def download(self, name: str, target: Path) -> None:
         """See `Storage`."""
 
-        def fetch() -> None:
+        def fetch(timeout: Timeout) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as folder:
                 part = Path(folder, target.name)
-                self._blob(name).download_to_filename(str(part), **_once())
+                self._blob(name).download_to_filename(str(part), timeout=timeout, **_CHECKED)
                 part.replace(target)
 
-        self._try(name, fetch)
+        self._try(name, fetch, "large")
 
     def upload(self, source: Path, name: str) -> None:
         """See `Storage`."""
-        self._try(name, lambda: self._blob(name).upload_from_filename(str(source), **_once()))
+        self._try(
+            name,
+            lambda timeout: self._blob(name).upload_from_filename(str(source), timeout=timeout, **_CHECKED),
+            "large",
+        )
 
     def state(self, name: str) -> str:
         """See `Storage`."""
         blob = self._blob(name)
-        self._try(name, lambda: blob.reload(timeout=PATIENCE, retry=None))
+        self._try(name, lambda timeout: blob.reload(timeout=timeout, retry=None))
         return f"{blob.size} {blob.generation} {blob.crc32c}"
 
     def remove(self, name: str) -> None:
         """See `Storage`."""
         try:
-            self._try(name, lambda: self._blob(name).delete(timeout=PATIENCE, retry=None))
+            self._try(name, lambda timeout: self._blob(name).delete(timeout=timeout, retry=None))
         except MissingFileError:
             return
 
@@ -121,7 +132,7 @@ class Bucket:
     def _blob(self, name: str) -> Any:
         return self._client.bucket(self._bucket).blob(self._path(name))
 
-    def _try(self, name: str, work: Callable[[], T]) -> T:
+    def _try(self, name: str, work: Callable[[Timeout], T], patience: str = "small") -> T:
         """Calls `work`, repeats it after temporary errors, and converts errors into errors of this project."""
         import tenacity
         from google.api_core.exceptions import (
@@ -136,16 +147,17 @@ class Bucket:
         from requests.exceptions import RequestException
 
         temporary = (ServerError, TooManyRequests, TransportError, RequestException, ConnectionError, DataCorruption)
+        *timeout, deadline = PATIENCE[patience]
         again = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(temporary),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(deadline),
             wait=tenacity.wait_random_exponential(max=10),
             before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )
         where = f"{self.url}/{name}".rstrip("/")
         try:
-            return again(work)
+            return again(work, tuple(timeout))
         except PreconditionFailed as error:
             raise FileExistsInStorageError(
                 f"The file {where} exists already, or has changed in the meantime."
@@ -154,8 +166,7 @@ class Bucket:
             raise MissingFileError(f"The file {where} does not exist.") from error
         except DataCorruption as error:
             raise StorageError(
-                f"{where} was corrupted in transit: the CRC32C checksums differ. The transfer was discarded after "
-                f"{ATTEMPTS} attempts."
+                f"{where} was corrupted in transit: the CRC32C checksums differ. The transfer was discarded."
             ) from error
         except (GoogleAPICallError, GoogleAuthError, RequestException, ConnectionError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -165,12 +176,3 @@ class Bucket:
             ) from error
         except OSError as error:
             raise StorageError(f"Cannot transfer {where}: {error}.") from error
-
-
-def _once() -> dict[str, Any]:
-    """Returns options of one checked transfer.
-
-    google-cloud-storage would resume an interrupted download, but not check a resumed one. So each attempt is a
-    complete transfer.
-    """
-    return {"checksum": "crc32c", "timeout": PATIENCE, "retry": None}

@@ -58,12 +58,12 @@ class Stage:
     Attributes:
         version: Such as `v3`.
         digest: SHA-256 of the manifest of the version.
-        tag: The Git tag of the promotion or rollback.
+        tag: The Git tag of the promotion or rollback; None in stores of earlier releases.
     """
 
     version: str
     digest: str
-    tag: str
+    tag: str | None
 
 
 def is_reference(name: str) -> bool:
@@ -147,19 +147,20 @@ def read_stage(storage: Storage, stage: str) -> Stage | None:
     """Returns the version in a stage, or None if no version was promoted to it.
 
     Raises:
-        RegistryError: The file of the stage is corrupted, or the store has the format of an earlier release.
+        RegistryError: The file of the stage is corrupted.
     """
     name = stage_file(stage)
     try:
-        record = json.loads(storage.read(name))
-        return Stage(f"v{number_of(record['version'])}", str(record["manifest_sha256"]), str(record["tag"]))
-    except MissingFileError as error:
-        if storage.names(f"stages/{stage}"):
-            raise RegistryError(
-                f"The stages in {storage.url} have the format of an earlier release. Convert them with "
-                "`inv registry.sync`."
-            ) from error
-        return None
+        content = storage.read(name)
+    except MissingFileError:
+        records = storage.names(f"stages/{stage}")  # earlier releases wrote one file per promotion or rollback
+        if not records:
+            return None
+        name = records[-1]
+        content = storage.read(name)
+    try:
+        record = json.loads(content)
+        return Stage(f"v{number_of(record['version'])}", str(record["manifest_sha256"]), record.get("tag"))
     except (ValueError, KeyError, TypeError, RegistryError) as error:
         raise RegistryError(
             f"{storage.url}/{name} is corrupted: {error!r}. Delete it, and restore it from the Git tags with "

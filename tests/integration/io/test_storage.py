@@ -101,7 +101,7 @@ class TestBucketThatFails:
     def test_requests_to_a_bucket_have_a_timeout(
         self, bucket: Storage, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(bucket_module, "PATIENCE", (0.05, 0.05))
+        monkeypatch.setitem(bucket_module.PATIENCE, "small", (0.05, 0.05, 15))
         with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, but never answers
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
             with pytest.raises(UnreachableError, match=r"x/a.*Check the network"):
