@@ -47,6 +47,14 @@ def test_versions_are_served_by_name(released: Path) -> None:
     assert locate_model("models:/gtsrb@staging") == versions / "v2" / "best_model.onnx"
 
 
+def test_stages_are_converted(released: Path) -> None:
+    config = quick_config([f"registry.store={released / 'store'}"])
+    registry.sync(config, released / "repository")
+    for stage in ("production", "staging"):
+        shutil.rmtree(released / "store" / "stages" / stage, ignore_errors=True)
+    test_versions_are_served_by_name(released)
+
+
 def test_versions_are_fetched_and_rolled_back(released: Path) -> None:
     target = released / "latest" / "best_model.pth"
     config = quick_config([f"registry.store={released / 'store'}", f"ckpt_path={target}"])

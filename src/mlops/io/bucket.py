@@ -64,7 +64,7 @@ class Bucket:
         try:
             return self._try(folder, find)
         except MissingFileError as error:
-            raise UnreachableError(f"The bucket {BUCKET}{self._bucket} does not exist.") from error
+            raise MissingFileError(f"The bucket {BUCKET}{self._bucket} does not exist.") from error
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.mlops.errors import StorageError, UnreachableError
+from src.mlops.errors import MissingFileError, StorageError, UnreachableError
 from src.mlops.io import bucket as bucket_module
 from src.mlops.io.storage import Storage, open_storage, split_url
 from tests.helpers.storage_contract import LARGE, StorageContract
@@ -115,7 +115,7 @@ def test_an_unreachable_host(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_bucket_that_does_not_exist(cloud: Cloud) -> None:
-    with pytest.raises(UnreachableError, match="gs://no-such-bucket does not exist"):
+    with pytest.raises(MissingFileError, match="gs://no-such-bucket does not exist"):
         open_storage("gs://no-such-bucket/x").names()
 
 
