@@ -475,7 +475,14 @@ def _namespace() -> Collection:
             model_benchmark,
             model_card,
         ],
-        "registry": [registry_list, registry_register, registry_promote, registry_rollback, registry_sync, registry_pull],
+        "registry": [
+            registry_list,
+            registry_register,
+            registry_promote,
+            registry_rollback,
+            registry_sync,
+            registry_pull,
+        ],
         "docker": [docker_build, docker_run],
         "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_teardown],
     }
