@@ -224,13 +224,6 @@ class BuildConfig(_Section):
     deploy: bool
 
 
-class DriftConfig(_Section):
-    """Schedule and command of the search for drift."""
-
-    schedule: Annotated[str, Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
-    command: list[str]
-
-
 class TeardownConfig(_Section):
     """Confirmation and extent of `cloud/teardown.py`."""
 
@@ -253,7 +246,6 @@ class CloudConfig(_Section):
     train: JobConfig
     build: BuildConfig
     budget: Count
-    drift: DriftConfig
     teardown: TeardownConfig
 
 
