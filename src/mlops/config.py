@@ -158,7 +158,7 @@ class TrainingConfig(_Section):
 class TrackingConfig(_Section):
     """Backend that receives the metrics."""
 
-    backend: Literal["csv", "wandb"]
+    backend: Literal["csv", "tensorboard", "wandb"]
     project: str | None
     entity: str | None
 
