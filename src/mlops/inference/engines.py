@@ -97,8 +97,13 @@ def ray_rows(model: Path, workers: int) -> Rows:
             # The worker that lists the paths only waits for the disk. It gets no CPU, because the others may need all.
             found = (
                 ray.data.from_items([0])
-                .map_batches(_list, fn_args=(paths,), num_cpus=0)
-                .map_batches(_Worker, fn_constructor_args=(model,), batch_size=BATCH, concurrency=workers)
+                .map_batches(lambda _: _list(paths), num_cpus=0)
+                .map_batches(
+                    _Worker,
+                    fn_constructor_args=(model,),
+                    batch_size=BATCH,
+                    compute=ray.data.ActorPoolStrategy(size=workers),
+                )
             )
             for row in found.iter_rows():
                 if row["fault"]:
@@ -118,7 +123,7 @@ def text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _list(_: dict[str, Any], paths: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _list(paths: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yields batches of paths in a Ray worker. They are bytes, because names of files need not be valid UTF-8."""
     iterator = iter(paths)
     try:

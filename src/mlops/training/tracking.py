@@ -84,7 +84,7 @@ class TensorBoardTracker(CsvTracker):
         # As for the CSV file: the points of a killed run are written again, so that none is missing or repeated.
         for events in run_dir.glob("events.out.tfevents.*"):
             events.unlink()
-        self._writer: Any = SummaryWriter(run_dir)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(run_dir)
         super().__init__(run_dir, config, history)
         self._writer.add_text("config", f"```\n{to_json(config.to_dict(), indent=2)}\n```")
 
