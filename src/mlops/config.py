@@ -158,7 +158,7 @@ class TrainingConfig(_Section):
 class TrackingConfig(_Section):
     """Backend that receives the metrics."""
 
-    backend: Literal["csv", "wandb"]
+    backend: Literal["csv", "tensorboard", "wandb"]
     project: str | None
     entity: str | None
 
@@ -224,13 +224,6 @@ class BuildConfig(_Section):
     deploy: bool
 
 
-class DriftConfig(_Section):
-    """Schedule and command of the search for drift."""
-
-    schedule: Annotated[str, Field(pattern=r"^\S+ \S+ \S+ \S+ \S+$")]
-    command: list[str]
-
-
 class TeardownConfig(_Section):
     """Confirmation and extent of `cloud/teardown.py`."""
 
@@ -253,7 +246,6 @@ class CloudConfig(_Section):
     train: JobConfig
     build: BuildConfig
     budget: Count
-    drift: DriftConfig
     teardown: TeardownConfig
 
 

@@ -45,7 +45,7 @@ def classify(
     workers: Annotated[int, typer.Option(min=1, help="Workers of the Ray cluster.")] = 2,
 ) -> None:
     """Classifies images. Unusable images become rows with the reason. An interrupted run is resumed."""
-    path = locate_model(model)
+    path, out = locate_model(model), out and out.expanduser()
     classifier = Classifier.load(path)
     rows = ray_rows(path, workers) if engine is Engine.ray else local_rows(classifier)
     done, failed = predict_to(out, inputs, classifier, rows) if out else _show(predict(inputs, classifier, rows))
@@ -63,7 +63,7 @@ def explain(
 ) -> None:
     """Writes an image with its saliency map as an overlay."""
     explanation = explain_image(Classifier.load(locate_model(model)), image)
-    target = out or image.with_name(f"{image.stem}_explained.png")
+    target = out.expanduser() if out else image.with_name(f"{image.stem}_explained.png")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(explanation.to_png())

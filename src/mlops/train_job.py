@@ -35,10 +35,12 @@ def main(
     places: dict[str, Any] = {name: given[name] or default for name, default in read_environment(os.environ).items()}
     if not places["out"]:
         raise ConfigError("No destination for the model. Use --out, or set AIP_MODEL_DIR.")
-    run(Job(**places, overrides=tuple(overrides or ()), folder=folder or _new_folder()), read_cluster(os.environ))
+    run(Job(**places, overrides=tuple(overrides or ()), folder=_job_folder(folder)), read_cluster(os.environ))
 
 
-def _new_folder() -> Path:
+def _job_folder(folder: Path | None) -> Path:
+    if folder:
+        return ROOT / folder.expanduser()  # the training runs in the repository root
     parent = ROOT / "data"
     try:
         parent.mkdir(exist_ok=True)

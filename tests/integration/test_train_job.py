@@ -10,12 +10,14 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from src.mlops import ROOT
-from src.mlops.errors import ConfigError, DataError, StorageError
+from src.mlops.errors import ConfigError, DataError, StorageError, TrainingError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.metadata import ModelInfo
 from src.mlops.training.job import SUMS, Cluster, Job, fetch, read_cluster, read_environment, run
@@ -150,6 +152,95 @@ def test_a_terminated_job_keeps_its_state(cloud: Cloud, raw_dir: Path, tmp_path:
     assert f"t/model/{SUMS}" not in cloud.objects("t")
 
 
+def instead_of_python(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Makes the job run a shell script instead of a Python process for the training."""
+    program = folder / "python.sh"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+@pytest.fixture
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda _: None))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.usefixtures("_no_waiting")
+@pytest.mark.parametrize("again_with", ["folder", "checkpoints"])
+def test_a_finished_training_is_not_lost_if_its_upload_fails(
+    raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again_with: str
+) -> None:
+    python, out = sys.executable, tmp_path / "out"
+    job = Job(
+        out=str(out),
+        folder=tmp_path / "job",
+        data=str(raw_dir),
+        checkpoints=str(tmp_path / "checkpoints") if again_with == "checkpoints" else None,
+        overrides=(*overrides(tmp_path), "training.final_fit=true"),
+    )
+    with monkeypatch.context() as patch:
+        instead_of_python(patch, tmp_path, f'{python} "$@" && rm -r {out} && touch {out}')
+        with pytest.raises(TrainingError, match=r"finished.*best_model\.pth.*run.*without training.*--folder") as error:
+            run(job, Cluster())
+    assert str(job.folder) in str(error.value)
+    out.unlink()
+    if again_with == "checkpoints":  # another machine
+        job = replace(job, folder=tmp_path / "job2")
+    (tmp_path / "latest/best_model.pth").unlink()
+    run(job, Cluster())
+    assert {"best_model.onnx", "best_model.pth", SUMS} <= {path.name for path in out.iterdir()}
+    epochs = (job.folder / "run/train.log").read_text().count(" Epoch ")
+    assert epochs == (4 if again_with == "folder" else 0)  # those of the first attempt
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.usefixtures("_no_waiting")
+class TestOutcome:
+    """A shell script replaces the training."""
+
+    def test_the_model_is_uploaded_although_the_last_checkpoint_is_not(
+        self, raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "latest").mkdir()
+        (tmp_path / "checkpoints").touch()  # a file in place of the folder
+        model, state = tmp_path / "latest/best_model.pth", tmp_path / "job/run/last.pth"
+        instead_of_python(monkeypatch, tmp_path, f"echo model > {model}; mkdir -p {state.parent}; echo x > {state}")
+        places = {"out": str(tmp_path / "out"), "data": str(raw_dir), "checkpoints": str(tmp_path / "checkpoints")}
+        run(Job(**places, folder=tmp_path / "job", overrides=tuple(overrides(tmp_path))), Cluster())  # type: ignore[arg-type]
+        assert (tmp_path / "out/best_model.pth").read_text() == "model\n"
+        assert "Cannot upload the last checkpoint" in caplog.text
+
+    def test_a_failed_training_is_reported_although_the_last_checkpoint_cannot_be_uploaded(
+        self, raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "checkpoints").touch()
+        state = tmp_path / "job/run/last.pth"
+        instead_of_python(monkeypatch, tmp_path, f"mkdir -p {state.parent}; echo x > {state}; exit 3")
+        places = {"out": str(tmp_path / "out"), "data": str(raw_dir), "checkpoints": str(tmp_path / "checkpoints")}
+        with pytest.raises(TrainingError, match="exit code 3"):
+            run(Job(**places, folder=tmp_path / "job", overrides=tuple(overrides(tmp_path))), Cluster())  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("override", "key"),
+        [
+            ("tracking=wandb", "key of projects/p/secrets/s"),
+            ("tracking.backend=wandb", "key of projects/p/secrets/s"),
+            ("tracking=csv", ""),
+        ],
+    )
+    def test_the_training_gets_the_key_of_wandb(
+        self, raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, key: str
+    ) -> None:
+        monkeypatch.setenv("WANDB_SECRET", "projects/p/secrets/s")
+        monkeypatch.setattr("src.mlops.training.job.read_secret", lambda name: f"key of {name}")
+        instead_of_python(monkeypatch, tmp_path, f'printf %s "$WANDB_API_KEY$WANDB_SECRET" > {tmp_path}/key')
+        job = Job(str(tmp_path / "out"), tmp_path / "job", str(raw_dir), overrides=(*overrides(tmp_path), override))
+        run(job, Cluster())
+        assert (tmp_path / "key").read_text() == key
+
+
 def test_an_unwritable_destination_is_reported_before_training(raw_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=re.escape(str(tmp_path / "file"))):
@@ -163,6 +254,18 @@ def test_invalid_data(cloud: Cloud, tmp_path: Path) -> None:
     cloud.put("x/broken.zip", b"no archive")
     with pytest.raises(DataError, match=r"broken\.zip"):
         fetch(f"gs://{BUCKET}/x/broken.zip", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["absolute", "relative", "~"])
+def test_data_on_this_machine(raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("HOME" if os.name == "posix" else "USERPROFILE", str(tmp_path))
+    start = {"absolute": str(tmp_path), "relative": os.path.relpath(tmp_path, ROOT), "~": "~"}[name]
+    assert fetch(f"{start}/raw", tmp_path / "got").resolve() == raw_dir.resolve()
+    (tmp_path / "raw.zip").write_bytes(zipped(raw_dir))
+    got = fetch(f"{start}/raw.zip", tmp_path / "got")
+    assert (got / "Train.csv").read_bytes() == (raw_dir / "Train.csv").read_bytes()
+    with pytest.raises(StorageError, match=r"none\.zip does not exist"):
+        fetch(f"{start}/none.zip", tmp_path / "got")
 
 
 def test_a_folder_of_a_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:

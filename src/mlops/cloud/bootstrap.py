@@ -10,7 +10,6 @@ SERVICES = (
     "artifactregistry",
     "billingbudgets",
     "cloudbuild",
-    "cloudscheduler",
     "iamcredentials",
     "run",
     "secretmanager",
@@ -20,7 +19,6 @@ ACCOUNTS = {
     "train": "training job: reads data and writes models",
     "serve": "service: reads models",
     "build": "Cloud Build: builds, trains and deploys",
-    "schedule": "Cloud Scheduler: starts the drift job",
     "report": "workflows of pull requests: reads data",
 }
 # Project-wide roles, only for permissions that cannot be granted on a single resource.

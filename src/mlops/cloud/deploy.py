@@ -58,7 +58,6 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke) -> None:
             raise
         _shift(gcloud, names, former, "roll back")
         raise CloudError(f"{error} Rolled back to {former}.") from error
-    _drift(gcloud, names)
     logger.info("Deployed %s at %s", names.image("api"), state["status"]["url"])
 
 
@@ -123,32 +122,6 @@ def _ask(gcloud: Gcloud, ask: Ask, state: dict[str, Any], address: str, step: st
         ask(address, token)
     except MlopsError as error:
         raise CloudError(f"Step {step!r} failed: {error}") from error
-
-
-def _drift(gcloud: Gcloud, names: Names) -> None:
-    """Creates a scheduled job that looks for drift, if a command is configured."""
-    cloud = names.cloud
-    if not cloud.drift.command:
-        return
-    job = render("drift-job.yaml", cloud, image=names.image("api"), job=names.drift_job, account=names.account("serve"))
-    place = f"--region={cloud.region}"
-    gcloud.run("replace the drift job", "run", "jobs", "replace", str(job), place)
-    account = names.account("schedule")
-    gcloud.run(
-        "allow the account schedule to start the drift job",
-        *("run", "jobs", "add-iam-policy-binding", names.drift_job, place),
-        *(f"--member=serviceAccount:{account}", "--role=roles/run.invoker"),
-    )
-    schedule = ("scheduler", "jobs")
-    where = f"--location={cloud.region}"
-    exists = gcloud.exists("find the schedule", *schedule, "describe", names.drift_job, where)
-    gcloud.run(
-        "schedule the drift job",
-        *(*schedule, "update" if exists else "create", "http", names.drift_job, where),
-        f"--schedule={cloud.drift.schedule}",
-        f"--uri=https://run.googleapis.com/v2/projects/{cloud.project}/locations/{cloud.region}/jobs/{names.drift_job}:run",
-        *("--http-method=POST", f"--oauth-service-account-email={account}"),
-    )
 
 
 def main(config: Config) -> None:

@@ -39,11 +39,6 @@ class Names:
         return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{self.cloud.name}"
 
     @property
-    def drift_job(self) -> str:
-        """Name of the Cloud Run job that looks for drift, and of its schedule."""
-        return f"{self.cloud.name}-drift"
-
-    @property
     def tag(self) -> str:
         """Tag of the container images: `cloud.tag` or, by default, the checked-out commit."""
         return self.cloud.tag or commit()

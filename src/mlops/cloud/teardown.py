@@ -23,8 +23,6 @@ def teardown(cloud: CloudConfig) -> None:
         )
     gcloud.login()
     region, location = f"--region={cloud.region}", f"--location={cloud.region}"
-    gcloud.remove("delete the schedule", "scheduler", "jobs", "delete", names.drift_job, location)
-    gcloud.remove("delete the drift job", "run", "jobs", "delete", names.drift_job, region)
     gcloud.remove("delete the service", "run", "services", "delete", cloud.name, region)
     gcloud.remove("delete the container images", "artifacts", "repositories", "delete", cloud.name, location)
     gcloud.remove("delete the secret", "secrets", "delete", SECRET)

@@ -1,6 +1,6 @@
 """Classifies files, folders, globs and buckets.
 
-The data flow is inputs → paths (`inputs.py`) → rows (`rows.py`) → journal → output file (`resumable_writer.py`).
+The data flow is inputs → paths (`inputs.py`) → rows (`engines.py`) → journal → output file (`resumable_writer.py`).
 Images are streamed: only a few batches are in memory at a time.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.mlops.inference.classifier import Classifier
 from src.mlops.inference.engines import Row, Rows, local_rows
-from src.mlops.inference.inputs import find_images
+from src.mlops.inference.inputs import Images, find_images
 from src.mlops.inference.resumable_writer import open_journal
 from src.mlops.io.progress import progress_bar
 
@@ -33,7 +33,8 @@ def predict(inputs: Sequence[str], classifier: Classifier, rows: Rows | None = N
         CheckpointError: The model fails.
         OutOfMemoryError: There is not enough memory.
     """
-    yield from (rows or local_rows(classifier))(find_images(inputs))
+    _count(inputs)
+    yield from (rows or local_rows(classifier))(Images(inputs))
 
 
 def predict_to(out: Path, inputs: Sequence[str], classifier: Classifier, rows: Rows | None = None) -> tuple[int, int]:
@@ -52,14 +53,18 @@ def predict_to(out: Path, inputs: Sequence[str], classifier: Classifier, rows: R
         DataError: As for `predict`; or the output cannot be written; or the journal of an interrupted run belongs to
             other inputs or another model.
     """
-    total = sum(1 for _ in find_images(inputs))
+    total = _count(inputs)
     with open_journal(out, {"inputs": list(inputs), "model_version": classifier.version}) as journal:
-        paths = find_images(inputs, warn=False)  # the first call has logged the warning
-        journal.skip(paths)
+        journal.skip(Images(inputs))
         if journal.done:
             logger.info("Resuming an interrupted run: %d of %d images are done", journal.done, total)
         with progress_bar("classifying", total) as bar:
-            for done in journal.extend((rows or local_rows(classifier))(paths)):
+            for done in journal.extend((rows or local_rows(classifier))(Images(inputs, journal.done))):
                 bar.update(done - bar.n)
         journal.finish(out)
     return journal.done, journal.failed
+
+
+def _count(inputs: Sequence[str]) -> int:
+    """Returns the number of images. Reports errors and warnings about the inputs, wherever they are listed later."""
+    return sum(1 for _ in find_images(inputs))

@@ -35,8 +35,9 @@ SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
+FAULTS = {kind.__name__: kind for kind in (DataError, CheckpointError, OutOfMemoryError)}  # that end a run on Ray
 BATCH = 32  # images per call of the network
-SLICE = 20_000  # paths per Ray dataset
+BLOCK_BYTES = 16_384  # of paths per task of a Ray worker; Ray's default would be a million paths
 
 
 def local_rows(classifier: Classifier) -> Rows:
@@ -65,6 +66,9 @@ def local_rows(classifier: Classifier) -> Rows:
 def ray_rows(model: Path, workers: int) -> Rows:
     """Returns a function that turns paths into rows on a Ray cluster, in order.
 
+    The iterable of the paths is sent to a worker, which iterates over it, so `Images` lists the inputs there. The
+    workers read and classify the images. Only the rows pass through this process.
+
     Args:
         model: The model file. Each machine of a remote cluster must have it and the images at the same path.
         workers: Number of processes that classify in parallel.
@@ -82,7 +86,6 @@ def ray_rows(model: Path, workers: int) -> Rows:
         ) from error
 
     def rows(paths: Iterable[str]) -> Iterator[Row]:
-        iterator = iter(paths)
         started = not ray.is_initialized()
         if started:
             ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
@@ -90,16 +93,22 @@ def ray_rows(model: Path, workers: int) -> Rows:
             context = ray.data.DataContext.get_current()
             context.execution_options.preserve_order = True
             context.enable_progress_bars = False
-            while items := [{"path": path} for path in islice(iterator, SLICE)]:
-                data = ray.data.from_items(items).map_batches(
-                    _Worker, fn_constructor_args=(model,), batch_size=BATCH, concurrency=workers
+            context.target_max_block_size = BLOCK_BYTES
+            # The worker that lists the paths only waits for the disk. It gets no CPU, because the others may need all.
+            found = (
+                ray.data.from_items([0])
+                .map_batches(lambda _: _list(paths), num_cpus=0)
+                .map_batches(
+                    _Worker,
+                    fn_constructor_args=(model,),
+                    batch_size=BATCH,
+                    compute=ray.data.ActorPoolStrategy(size=workers),
                 )
-                for found in data.iter_rows():
-                    if "model_failed" in found["row"]:
-                        raise CheckpointError(found["row"]["model_failed"])
-                    if "out_of_memory" in found["row"]:
-                        raise OutOfMemoryError(found["row"]["out_of_memory"])
-                    yield found["row"]
+            )
+            for row in found.iter_rows():
+                if row["fault"]:
+                    raise FAULTS[row["fault"]](row["row"]["error"])
+                yield row["row"]
         except (OSError, RuntimeError) as error:
             raise DataError(f"The Ray cluster failed: {type(error).__name__}: {error}") from error
         finally:
@@ -114,6 +123,16 @@ def text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def _list(paths: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields batches of paths in a Ray worker. They are bytes, because names of files need not be valid UTF-8."""
+    iterator = iter(paths)
+    try:
+        while batch := [os.fsencode(path) for path in islice(iterator, BATCH)]:
+            yield {"path": batch, "fault": [""] * len(batch)}
+    except DataError as error:
+        yield {"path": [b""], "fault": [str(error)]}
+
+
 class _Worker:
     """One process of the Ray cluster with its own classifier."""
 
@@ -121,14 +140,17 @@ class _Worker:
         self._classifier = Classifier.load(model)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        paths = [str(path) for path in batch["path"]]
+        paths = [os.fsdecode(path) for path in batch["path"] if path]
         # Ray would add the traceback of this process to the message of an error, so the message becomes a row.
+        faults = [("DataError", fault) for fault in batch["fault"] if fault]
         try:
-            return {"row": _rows(self._classifier, paths, _decode(paths, self._classifier.image_size))}
-        except OutOfMemoryError as error:
-            return {"row": [{"out_of_memory": str(error)}]}
-        except CheckpointError as error:
-            return {"row": [{"model_failed": str(error)}]}
+            rows = _rows(self._classifier, paths, _decode(paths, self._classifier.image_size))
+        except tuple(FAULTS.values()) as error:
+            rows, faults = [], [(type(error).__name__, str(error))]
+        return {
+            "fault": [*("" for _ in rows), *(kind for kind, _ in faults)],
+            "row": [*rows, *({**dict.fromkeys(SCHEMA.names), "error": message} for _, message in faults)],
+        }
 
 
 def _decode(paths: Sequence[str], size: int) -> list[NDArray[np.uint8] | str]:

@@ -3,6 +3,8 @@
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,22 @@ import fsspec
 from src.mlops.errors import DataError, ImageError
 from src.mlops.io.files import find_files, is_special, warn_about_special
 from src.mlops.preprocessing import image_suffixes
+
+
+@dataclass(frozen=True)
+class Images:
+    """The paths of the images in the inputs. They are listed by the process that iterates over them.
+
+    Attributes:
+        inputs: As for `find_images`.
+        skip: Number of images to leave out at the start.
+    """
+
+    inputs: Sequence[str]
+    skip: int = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return islice(find_images(self.inputs, warn=False), self.skip, None)
 
 
 def find_images(inputs: Sequence[str], warn: bool = True) -> Iterator[str]:

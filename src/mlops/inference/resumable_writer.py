@@ -7,7 +7,7 @@ of the run, the output is written atomically from the journal.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -53,8 +53,8 @@ class Journal:
             "start over, or choose a different --out."
         )
 
-    def skip(self, paths: Iterator[str]) -> None:
-        """Consumes the paths whose rows are in the journal, and removes an incomplete last row.
+    def skip(self, paths: Iterable[str]) -> None:
+        """Compares the rows of the journal with the first paths, and removes an incomplete last row.
 
         Args:
             paths: All paths of the run, in order.
@@ -62,7 +62,7 @@ class Journal:
         Raises:
             DataError: The paths are not those of the interrupted run.
         """
-        whole = 0
+        whole, iterator = 0, iter(paths)
         with self._path.open("rb+") as file:
             for line in file:
                 try:
@@ -71,7 +71,7 @@ class Journal:
                     row = None  # the disk was full or the power failed
                 if row is None:
                     break
-                path = next(paths, None)
+                path = next(iterator, None)
                 if path is None or row["path"] != text(path):
                     raise DataError(
                         f"The inputs no longer contain the same images as in the unfinished run in {self._folder}. "

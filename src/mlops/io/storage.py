@@ -7,7 +7,7 @@ packages are imported on first use. `STORAGE_EMULATOR_HOST` is the address of an
 import os
 import tempfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from filelock import FileLock
@@ -157,7 +157,9 @@ class Folder:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Splits the URL of a file into its folder and its name."""
-    scheme, _, path = url.rpartition("://")
-    parent, name = PurePosixPath(path).parent, PurePosixPath(path).name
-    return f"{scheme}://{parent}", name
+    """Splits the URL or path of a file into its folder and its name."""
+    scheme, separator, path = url.rpartition("://")
+    if not separator:
+        return str(Path(url).parent), Path(url).name
+    folder, _, name = path.rpartition("/")
+    return f"{scheme}://{folder}", name

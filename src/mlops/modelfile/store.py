@@ -92,7 +92,7 @@ def fetch(reference: str) -> Path:
         path = storage.path / folder / SERVED
         require_hash(path, expected)
         return path
-    cache = ROOT / os.environ.get(CACHE[0], CACHE[1])
+    cache = ROOT / Path(os.environ.get(CACHE[0]) or CACHE[1]).expanduser()
     note = cache / "references" / f"{hashlib.sha256(f'{storage.url} {what}'.encode()).hexdigest()[:16]}.json"
     try:
         folder, expected = _look_up(storage, what)

@@ -21,19 +21,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+
 from src.mlops import ROOT
 from src.mlops.config import Config, load_config
 from src.mlops.errors import ConfigError, DataError, StorageError, TrainingError
 from src.mlops.io.files import sha256, to_json
 from src.mlops.io.secret_manager import read_secret
 from src.mlops.io.storage import Storage, open_storage, split_url
-from src.mlops.training.run_dir import BEST, CONFIG, LAST
+from src.mlops.training.run_dir import BEST, CONFIG, FINAL_FIT, LAST
+from src.mlops.training.tracking import METRICS_FILE, WANDB_ID
 
 logger = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"  # written last: without it the folder is incomplete. Check with `sha256sum -c`
 RESOLVED = "config.json"
 MIRROR_SECONDS = 30.0  # between two checks for a new checkpoint
+ATTEMPTS = 6  # of the uploads after the training, within about a minute
 WANDB_SECRET = "WANDB_SECRET"  # noqa: S105 - the variable with the name of the secret
+# Files of a run that it needs to resume; each LAST comes before the other files of its folder.
+MIRRORED = (LAST, f"{FINAL_FIT}/{LAST}", BEST, METRICS_FILE, CONFIG, WANDB_ID)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _CONNECTIONS = 16
 
@@ -44,7 +50,7 @@ class Job:
 
     Attributes:
         out: Destination of the model: `gs://` URL or folder.
-        folder: New folder on this machine for the downloaded data and the state of the run.
+        folder: Folder on this machine for the downloaded data and the state of the run. A run in it is resumed.
         data: Raw images: `gs://` URL or folder in a supported layout, or an archive of one. With None, the overrides
             name the data.
         checkpoints: `gs://` URL or folder for the state of the run, from which an interrupted job can resume. With
@@ -79,6 +85,8 @@ class Cluster:
 def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> Path:
     """Downloads the data, trains and exports in a subprocess, and uploads the model.
 
+    A finished training is not repeated: if only its upload failed, a second call uploads the model.
+
     Returns:
         The path of the trained checkpoint on this machine.
 
@@ -86,7 +94,7 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
         ConfigError: An override is invalid.
         StorageError: The data cannot be read, or the destination of the model cannot be written. Both are checked
             before the training.
-        TrainingError: The training failed.
+        TrainingError: The training failed, or its model cannot be uploaded. The message names the files.
     """
     out, checkpoints = open_storage(job.out), open_storage(job.checkpoints) if job.checkpoints else None
     run_dir = job.folder / "run"
@@ -100,12 +108,19 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
         out.write(RESOLVED, to_json(config.to_dict(), indent=2).encode())
     if job.data:
         overrides.append(f"data.raw_dir='{fetch(job.data, job.folder / 'raw')}'")
-    if chief and checkpoints and _restore(checkpoints, run_dir):
+    if chief and _can_resume(run_dir, checkpoints):
         overrides.append("training.resume=true")
     with _mirrored(run_dir, checkpoints if chief else None, mirror_seconds):
-        _train(overrides, cluster)
+        _train(overrides, config, cluster)
     if chief:
-        _upload_model(config, run_dir, out)
+        try:
+            _persistently(lambda: _upload_model(config, run_dir, out))
+        except StorageError as error:
+            raise TrainingError(
+                f"The training has finished, but its model cannot be uploaded: {error} On this machine, the model is "
+                f"{config.ckpt_path}, and the run is {run_dir}. To upload the model without training again, run the "
+                f"same command with --folder {job.folder}, or on another machine with the same --checkpoints."
+            ) from error
     return config.ckpt_path
 
 
@@ -128,7 +143,7 @@ def fetch(url: str, target: Path) -> Path:
         open_storage(folder).download(name, target / name)
         return _unpack(target / name, target / "images")
     if "://" not in url:
-        return ROOT / url
+        return ROOT / Path(url).expanduser()
     storage = open_storage(url)
     names = storage.names()
     if not names:
@@ -190,7 +205,7 @@ def _unpack(archive: Path, target: Path) -> Path:
     return target
 
 
-def _train(overrides: Sequence[str], cluster: Cluster) -> None:
+def _train(overrides: Sequence[str], config: Config, cluster: Cluster) -> None:
     import torch  # the import takes seconds, and listing the commands does not need it
 
     per_node = max(1, torch.cuda.device_count())
@@ -202,7 +217,7 @@ def _train(overrides: Sequence[str], cluster: Cluster) -> None:
         ]
     environment = dict(os.environ)
     secret = environment.pop(WANDB_SECRET, None)
-    if secret and "tracking=wandb" in overrides and "WANDB_API_KEY" not in environment:
+    if secret and config.tracking.backend == "wandb" and "WANDB_API_KEY" not in environment:
         environment["WANDB_API_KEY"] = read_secret(secret)
     process = subprocess.Popen(command, cwd=ROOT, env=environment)  # noqa: S603 - this package's own module
     with _forwarding_sigterm(process):
@@ -252,7 +267,10 @@ def _mirrored(run_dir: Path, checkpoints: Storage | None, seconds: float) -> Ite
     finally:
         done.set()
         watcher.join()
-        send()
+        try:
+            _persistently(send)
+        except StorageError as error:  # must not hide the result of the training
+            logger.warning("Cannot upload the last checkpoint: %s It is in %s on this machine", error, run_dir)
 
 
 def _sender(run_dir: Path, checkpoints: Storage) -> Callable[[], None]:
@@ -261,7 +279,7 @@ def _sender(run_dir: Path, checkpoints: Storage) -> Callable[[], None]:
     def send() -> None:
         changed = {}
         # A run resumes from LAST, so it is read first and uploaded last. The other files are then at least as new.
-        for name in (LAST, BEST, "metrics.csv", CONFIG):
+        for name in MIRRORED:
             path = run_dir / name
             if path.is_file() and sent.get(name) != path.stat().st_mtime_ns:
                 changed[name] = (path.stat().st_mtime_ns, path.read_bytes())
@@ -272,11 +290,24 @@ def _sender(run_dir: Path, checkpoints: Storage) -> Callable[[], None]:
     return send
 
 
-def _restore(checkpoints: Storage, run_dir: Path) -> bool:
-    """Downloads the state of an earlier attempt. Returns whether there was one."""
-    names = checkpoints.names()
-    if LAST not in names:
-        return False
+def _persistently(upload: Callable[[], object]) -> None:
+    """Uploads with more patience than `Storage` has, because the result of hours of training is at stake."""
+    retry(
+        retry=retry_if_exception_type(StorageError),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(multiplier=2, max=60),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )(upload)()
+
+
+def _can_resume(run_dir: Path, checkpoints: Storage | None) -> bool:
+    """Returns whether there is a run to resume. Downloads its state if it is not on this machine."""
+    if (run_dir / LAST).is_file():  # at least as new as the uploaded state
+        return True
+    names = checkpoints.names() if checkpoints else []
+    if checkpoints is None or LAST not in names:
+        return (run_dir / CONFIG).is_file()  # killed in the first epoch
     logger.info("Resuming the run in %s", checkpoints.url)
     for name in names:
         checkpoints.download(name, run_dir / name)
@@ -286,7 +317,7 @@ def _restore(checkpoints: Storage, run_dir: Path) -> bool:
 def _upload_model(config: Config, run_dir: Path, out: Storage) -> None:
     model = config.ckpt_path
     sums = []
-    for path in (model, model.with_suffix(".onnx"), run_dir / "metrics.csv", run_dir / "train.log"):
+    for path in (model, model.with_suffix(".onnx"), run_dir / METRICS_FILE, run_dir / "train.log"):
         if path.is_file():
             out.upload(path, path.name)
             sums.append(f"{sha256(path)}  {path.name}\n")

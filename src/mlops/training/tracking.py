@@ -1,6 +1,7 @@
-"""Writes metrics to files in the folder of the run, and to Weights & Biases if configured."""
+"""Writes metrics to files in the folder of the run, and to TensorBoard or Weights & Biases if configured."""
 
 import csv
+import importlib.util
 import logging
 import os
 import uuid
@@ -9,7 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from PIL import Image
+
 from src.mlops.config import Config
+from src.mlops.errors import ConfigError
 from src.mlops.io.files import to_json, write_atomically
 from src.mlops.training.run_dir import CONFIG
 
@@ -64,6 +69,42 @@ class CsvTracker:
         """Does nothing, because each line was written immediately."""
 
 
+class TensorBoardTracker(CsvTracker):
+    """Also writes event files for TensorBoard to the folder of the run.
+
+    Args:
+        run_dir: The folder of the run.
+        config: The complete resolved config.
+        history: Metrics of the earlier epochs of a resumed run.
+    """
+
+    def __init__(self, run_dir: Path, config: Config, history: list[dict[str, float]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # As for the CSV file: the points of a killed run are written again, so that none is missing or repeated.
+        for events in run_dir.glob("events.out.tfevents.*"):
+            events.unlink()
+        self._writer: Any = SummaryWriter(run_dir)
+        super().__init__(run_dir, config, history)
+        self._writer.add_text("config", f"```\n{to_json(config.to_dict(), indent=2)}\n```")
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Writes the metrics of one epoch."""
+        super().log(metrics)
+        for name in metrics.keys() - {"epoch"}:
+            self._writer.add_scalar(name, metrics[name], int(metrics["epoch"]))
+        self._writer.flush()
+
+    def log_figure(self, path: Path) -> None:
+        """Writes a PNG under its file name."""
+        with Image.open(path) as image:
+            self._writer.add_image(path.stem, np.asarray(image.convert("RGB")), dataformats="HWC")
+
+    def finish(self) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+
 class WandbTracker:
     """Also logs to Weights & Biases: online if logged in, otherwise offline. Never prompts and never stops a training.
 
@@ -79,16 +120,21 @@ class WandbTracker:
         self._files = CsvTracker(run_dir, config, history)
         self._wandb = wandb
         self._failed = False
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         try:
-            self._run = self._start(mode, run_dir, config)
+            self._run = self._start(self._mode(), run_dir, config)
         except Exception as error:  # W&B raises many types of errors, and none may stop the training
-            logger.warning("W&B cannot be used with WANDB_MODE=%s (%s). Logging offline", mode, first_line(error))
+            logger.warning("W&B cannot be used online (%s). Logging offline", first_line(error))
+            wandb.teardown()  # otherwise W&B refuses the ID, because the failed start still uses it
             self._run = self._start("offline", run_dir, config)
         if self._run.settings.mode == "offline":
             logger.info("W&B logs offline. Upload the run later with `wandb sync %s`", Path(self._run.dir).parent)
         for metrics in history:  # a killed run may not have sent all; W&B ignores epochs that it already has
             self._log(metrics)
+
+    def _mode(self) -> str:
+        mode = os.environ.get("WANDB_MODE") or "online"
+        # Without a login, the start would prompt for a key. Without network, the login fails earlier than the start.
+        return "offline" if mode == "online" and not self._wandb.login(prompt=False) else mode
 
     def _start(self, mode: Any, run_dir: Path, config: Config) -> Any:
         stored = run_dir / WANDB_ID
@@ -105,7 +151,9 @@ class WandbTracker:
                 mode=mode,
                 id=stored.read_text(),
                 resume="allow",
-                settings=self._wandb.Settings(console="off", silent=True, init_timeout=30),
+                settings=self._wandb.Settings(
+                    console="off", silent=True, init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", "30"))
+                ),
             )
 
     def log(self, metrics: dict[str, float]) -> None:
@@ -135,8 +183,23 @@ class WandbTracker:
             logger.warning("W&B failed (%s). Metrics now go to %s only", first_line(error), METRICS_FILE)
 
 
+def require_tracking(config: Config) -> None:
+    """Checks that the packages for `tracking.backend` are installed, before the data is prepared.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    if config.tracking.backend == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "tracking=tensorboard needs TensorBoard, which is not installed. Install it with "
+            "`uv sync --group tensorboard`, or use tracking=csv."
+        )
+
+
 def start_tracking(run_dir: Path, config: Config, history: list[dict[str, float]]) -> Tracker:
     """Returns the tracker that `tracking.backend` names. If W&B cannot be used, this is a `CsvTracker`."""
+    if config.tracking.backend == "tensorboard":
+        return TensorBoardTracker(run_dir, config, history)
     if config.tracking.backend == "wandb":
         try:
             return WandbTracker(run_dir, config, history)

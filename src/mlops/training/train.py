@@ -26,7 +26,7 @@ from src.mlops.training.plots import draw_learning_curves
 from src.mlops.training.pretrained import load_pretrained
 from src.mlops.training.pruning import start_from
 from src.mlops.training.run_dir import BEST, FINAL_FIT, LAST, alone, log_file, open_run_dir, require_writable
-from src.mlops.training.tracking import CsvTracker, Tracker, start_tracking
+from src.mlops.training.tracking import CsvTracker, Tracker, require_tracking, start_tracking
 from src.mlops.training.train_loop import State, run_epochs, seed_everything
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
     """
     # Invalid settings are reported before the data is prepared, and before hours of training.
     device = choose_device(config.device)
+    require_tracking(config)
     if absent := set(config.training.leave_out) - set(range(NUM_CLASSES)):
         raise ConfigError(
             f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {NUM_CLASSES - 1}."

@@ -1,17 +1,23 @@
 """Batch prediction in separate processes: a killed run, and Ray."""
 
 import importlib.util
+import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from src.mlops import ROOT
-from src.mlops.errors import CheckpointError, OutOfMemoryError
-from src.mlops.inference.batch import predict
+from src.mlops.errors import CheckpointError, DataError, OutOfMemoryError
+from src.mlops.inference.batch import predict, predict_to
 from src.mlops.inference.classifier import Classifier
+from src.mlops.inference.engines import Row
+from src.mlops.inference.inputs import Images
 from tests.helpers.graphs import with_huge_copy, with_wrong_reshape
 from tests.helpers.images import write_signs
 from tests.helpers.tables import read_rows
@@ -74,6 +80,45 @@ def test_ray_gives_the_same_rows(folder: Path, exported: Path, classifier: Class
     from src.mlops.inference.engines import ray_rows
 
     assert list(predict([str(folder)], classifier, ray_rows(exported, 2))) == list(predict([str(folder)], classifier))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="the group ray is not installed: uv sync --group ray"
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows names that are not UTF-8")
+@pytest.mark.filterwarnings("ignore")  # warnings inside Ray
+class TestRay:
+    def test_an_interrupted_run_gives_the_same_file(
+        self, exported: Path, classifier: Classifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from src.mlops.inference.engines import ray_rows
+
+        folder = tmp_path / "signs"
+        folder.mkdir()
+        write_signs(folder, 40)
+        (folder / "missing.png").symlink_to(folder / "nowhere.png")
+        os.mkfifo(folder / "pipe.png")
+        shutil.copy(folder / "deep/000.png", os.fsdecode(os.fsencode(folder) + b"/Stra\xdfe.png"))
+        inputs = [f"{folder}/deep/*", str(folder)]
+        out, expected, engine = tmp_path / "out.jsonl", tmp_path / "expected.jsonl", ray_rows(exported, 2)
+
+        def interrupted(paths: Iterable[str]) -> Iterator[Row]:
+            yield from islice(engine(paths), 35)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            predict_to(out, inputs, classifier, interrupted)
+        assert predict_to(out, inputs, classifier, engine) == predict_to(expected, inputs, classifier) == (83, 2)
+        assert out.read_bytes() == expected.read_bytes()
+        assert caplog.text.count("Ignored 1 named pipe") == 3  # once per run
+
+    def test_a_worker_that_finds_no_images(self, exported: Path, tmp_path: Path) -> None:
+        from src.mlops.inference.engines import ray_rows
+
+        with pytest.raises(DataError, match=r"No file or folder matches .*none") as error:
+            list(ray_rows(exported, 1)(Images([str(tmp_path / "none")])))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -127,3 +127,7 @@ def test_unsupported_urls_are_rejected(url: str) -> None:
 
 def test_split_url() -> None:
     assert split_url("gs://bucket/a/b.onnx") == ("gs://bucket/a", "b.onnx")
+    assert split_url("raw.zip") == (".", "raw.zip")
+    assert split_url("../my/raw.zip") == (str(Path("../my")), "raw.zip")
+    assert split_url("~/raw.zip") == ("~", "raw.zip")
+    assert split_url(str(Path("/my/raw.zip").absolute())) == (str(Path("/my").absolute()), "raw.zip")

@@ -240,13 +240,6 @@ class TestDeploy:
         assert asked == [""]
         assert any("--member=allUsers" in call for call in gcloud.calls())
 
-    def test_the_drift_job_is_scheduled(self, gcloud: Double) -> None:
-        settings = cloud("drift.command=[python,-m,json.tool]")
-        deploy(settings, works)
-        deploy(settings, works)
-        kinds = [call.split()[2] for call in gcloud.calls() if call.startswith("scheduler jobs")]
-        assert kinds == ["describe", "create", "describe", "update"]
-
 
 class TestTrain:
     @pytest.fixture(autouse=True)
@@ -371,7 +364,6 @@ def test_old_versions_that_are_in_use_are_kept() -> None:
         "train.data=/home/me",
         "train.replicas=0",
         "train.hours=1000",
-        "drift.schedule=daily",
         "github=name",
         "budget=0",
         "tag='a b'",

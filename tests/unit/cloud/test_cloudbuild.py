@@ -104,13 +104,13 @@ def test_nothing_is_pushed_before_the_tests(workspace: Workspace) -> None:
 def test_training_only_on_request_and_after_the_push(workspace: Workspace) -> None:
     assert workspace.build()
     assert not any("cloud.submit" in call for call in workspace.calls())
-    options = '\'cloud.train.options=["data=gcs","tracking=wandb"]\' \'cloud.drift.schedule="0 6 * * *"\''
+    options = '\'cloud.train.options=["data=gcs","tracking=wandb"]\' \'cloud.train.machine="two words"\''
     assert workspace.build(_TRAIN="true", _DEPLOY="false", _OPTIONS=options)
     calls = workspace.calls()
     train = next(i for i, call in enumerate(calls) if "src.mlops.cloud.submit" in call)
     assert "docker push --all-tags r/p/gtsrb/train" in calls[:train]
     assert calls[train].endswith(
-        'src.mlops.cloud.submit cloud.train.options=["data=gcs","tracking=wandb"] cloud.drift.schedule="0 6 * * *"'
+        'src.mlops.cloud.submit cloud.train.options=["data=gcs","tracking=wandb"] cloud.train.machine="two words"'
     )
     assert any("--build-arg=MLOPS_COMMIT=abcdef" in call for call in calls)
     assert sum("cloud.deploy" in call for call in calls) == 1

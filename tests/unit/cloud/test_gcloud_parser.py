@@ -55,7 +55,7 @@ def test_every_command_is_valid(gcloud: Double, tmp_path: Path, monkeypatch: pyt
     settings = quick_config(
         [
             *("cloud.tag=abc", "cloud.github=owner/name", "cloud.serve.public=true"),
-            *("cloud.drift.command=[python,-m,json.tool]", "cloud.teardown.confirm=my-project"),
+            "cloud.teardown.confirm=my-project",
         ]
     ).cloud
     private = settings.model_copy(update={"serve": settings.serve.model_copy(update={"public": False})})
