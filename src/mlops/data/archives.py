@@ -108,7 +108,7 @@ def extract(archives: Iterable[Path], into: Path) -> None:
             if path.suffix == ".zip":
                 with zipfile.ZipFile(path) as archive:
                     _require_plain(archive, path)
-                    archive.extractall(into)
+                    archive.extractall(into)  # noqa: S202 - its names are checked above
             else:
                 _extract_tar(path, into)
         except (*_DAMAGED, OSError) as error:
@@ -121,8 +121,8 @@ def extract(archives: Iterable[Path], into: Path) -> None:
 
 
 def _extract_tar(path: Path, into: Path) -> None:
-    opened = path.open("rb") if path.suffix == ".tar" else gzip.open(path)
-    with opened as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    opener = open if path.suffix == ".tar" else gzip.open
+    with opener(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         archive.extractall(into, filter="data")
         # tarfile takes a damaged header for the end of the archive, and gzip has its checksum behind the last byte.
         while block := file.read(1 << 20):
