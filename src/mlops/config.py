@@ -345,7 +345,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _folders_apart(self) -> Self:
-        # Each of these folders is read, locked or cleared in its own way. Only reports may lie next to prepared data.
+        # These folders are read, locked and cleared in different ways. Reports only harm raw images, which are listed.
         folders = {
             "data.raw_dir": self.data.raw_dir,
             "data.processed_dir": self.data.processed_dir,
@@ -355,7 +355,7 @@ class Config(_Section):
         if self.training.drawn:
             folders |= {"data.processed_dir/drawn, the folder of training.drawn": self.data.processed_dir / "drawn"}
         for (key, folder), (other_key, other) in combinations(folders.items(), 2):
-            shared = (key, other_key) == ("data.processed_dir", "evaluation.reports_dir")
+            shared = "evaluation.reports_dir" in (key, other_key) and key != "data.raw_dir"
             if folder and other and not shared and same_place(folder, other):
                 raise ValueError(f"{key} and {other_key} must be different folders, but both are {other}")
         return self
