@@ -46,9 +46,11 @@ def hydra_main(task: Callable[["Config"], object]) -> None:
     # Without this variable, Hydra prints its own message of several lines instead of raising the error.
     os.environ[_TRACEBACK] = "1"
     failures: list[MlopsError] = []
+    composed: list[DictConfig] = []
 
     @hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base=None)
     def run(raw: DictConfig) -> None:
+        composed.append(raw)
         try:
             task(parse_config(raw))
         except MlopsError as error:  # Hydra would print it with a prefix of its own
@@ -56,7 +58,9 @@ def hydra_main(task: Callable[["Config"], object]) -> None:
 
     try:
         run()
-    except (HydraException, YAMLError) as error:
+    except (HydraException, YAMLError, ValueError) as error:  # ValueError: a group such as model=null
+        if isinstance(error, ValueError) and composed:  # a defect of the task
+            raise
         failures.append(composition_error(error))
     except KeyboardInterrupt:
         sys.stderr.write("Stopped by Ctrl-C\n")

@@ -3,12 +3,15 @@
 The YAML files have the values and explain them. This module defines types and ranges, and rejects unknown keys.
 """
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
@@ -24,8 +27,8 @@ from pydantic import (
 from yaml import YAMLError
 
 from src.mlops import ROOT
-from src.mlops.errors import ConfigError, describe
-from src.mlops.io.files import to_json
+from src.mlops.errors import ConfigError, describe, shorten
+from src.mlops.io.files import same_place, to_json
 
 CONFIG_DIR = ROOT / "configshydra"
 _MISSING = object()
@@ -91,6 +94,16 @@ class DataConfig(_Section):
     split: SplitConfig
     synthetic: SyntheticConfig | None
 
+    @model_validator(mode="after")
+    def _settings_of_the_source(self) -> Self:
+        for key, source in (("raw_url", "gcs"), ("synthetic", "synthetic")):
+            if getattr(self, key) is not None and self.source != source:
+                raise ValueError(
+                    f"{key} is only used with source={source}, but source is {self.source}. Use data={source}, or set "
+                    f"data.{key}=null"
+                )
+        return self
+
 
 class AugmentationConfig(_Section):
     """Random changes of a training batch, see `data/augment.py`."""
@@ -112,14 +125,14 @@ def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
     try:
         to_json(arguments)  # checkpoints and ONNX files store the config as JSON
     except ValueError as error:
-        raise ValueError(f"all numbers must be finite, but the values are {arguments!r}") from error
+        raise ValueError(f"all numbers must be finite, but the values are {shorten(arguments)}") from error
     return arguments
 
 
 def _positive_lr(optimizer: dict[str, Any]) -> dict[str, Any]:
     lr = optimizer.get("lr")
     if not (isinstance(lr, int | float) and 0 < lr < float("inf")):
-        raise ValueError(f"lr must be a number above 0, but is {lr!r}")
+        raise ValueError(f"lr must be a number above 0, but is {shorten(lr)}")
     return optimizer
 
 
@@ -161,6 +174,13 @@ class TrackingConfig(_Section):
     backend: Literal["csv", "tensorboard", "wandb"]
     project: str | None
     entity: str | None
+
+    @model_validator(mode="after")
+    def _csv_needs_no_project(self) -> Self:
+        for key in ("project", "entity"):
+            if self.backend == "csv" and getattr(self, key) is not None:
+                raise ValueError(f"{key} is not used with backend=csv. Use tracking=wandb, or set tracking.{key}=null")
+        return self
 
 
 class EvaluationConfig(_Section):
@@ -315,6 +335,23 @@ class Config(_Section):
     run_dir: RepoPath | None
     ckpt_path: RepoPath
 
+    @model_validator(mode="after")
+    def _folders_apart(self) -> Self:
+        # These folders are read, locked and cleared in different ways. Reports only harm raw images, which are listed.
+        folders = {
+            "data.raw_dir": self.data.raw_dir,
+            "data.processed_dir": self.data.processed_dir,
+            "evaluation.reports_dir": self.evaluation.reports_dir,
+            "run_dir": self.run_dir,
+        }
+        if self.training.drawn:
+            folders |= {"data.processed_dir/drawn, the folder of training.drawn": self.data.processed_dir / "drawn"}
+        for (key, folder), (other_key, other) in combinations(folders.items(), 2):
+            shared = "evaluation.reports_dir" in (key, other_key) and key != "data.raw_dir"
+            if folder and other and not shared and same_place(folder, other):
+                raise ValueError(f"{key} and {other_key} must be different folders, but both are {other}")
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the config as nested plain values. Paths below the repository are relative to it."""
         return self.model_dump(mode="json")
@@ -372,12 +409,20 @@ def compose(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     with hydra.initialize_config_dir(str(CONFIG_DIR), version_base=None):
         try:
             return hydra.compose(name, list(overrides))
-        except (HydraException, YAMLError) as error:
+        except (HydraException, YAMLError, ValueError) as error:  # ValueError: a group such as model=null
             raise composition_error(error) from error
 
 
 def composition_error(error: Exception) -> ConfigError:
     """Converts an error of Hydra into a `ConfigError` with one message."""
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    ambiguous = re.match(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE)
+    if ambiguous:
+        return ConfigError(
+            f"The override {ambiguous[1]} has several values. If it is one value with commas, put quotes around it: "
+            f"{_quoted(ambiguous[1])}. To run the command for each value, add --multirun."
+        )
     # Keep only the lines that describe the error, without the search path and the advice to add the key.
     lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
     reason = " ".join(line for line in lines if line and "To append to your config" not in line).rstrip(".")
@@ -385,3 +430,27 @@ def composition_error(error: Exception) -> ConfigError:
         f"{reason}. See {CONFIG_DIR.name}/ for all keys and their ranges, or print them with "
         "`python -m src.mlops.train --cfg job`."
     )
+
+
+def _unreadable(override: str) -> ConfigError:
+    if not override.partition("=")[0].strip("+~ ") or "=" not in override:
+        return ConfigError(f"The override {override!r} must have the form key=value, such as training.epochs=3.")
+    return ConfigError(
+        f"Cannot read the override {override}: a value with special characters needs quotes. Write {_quoted(override)}."
+    )
+
+
+def _quoted(override: str) -> str:
+    """Returns an override with quotes around its value, or around each item of a list, for Hydra and for the shell."""
+    key, _, value = override.partition("=")
+    if value.startswith("[") and value.endswith("]"):
+        quoted = f"[{','.join(_in_quotes(item.strip()) for item in value[1:-1].split(','))}]"
+    else:
+        quoted = _in_quotes(value)
+    return shlex.quote(f"{key}={quoted}")
+
+
+def _in_quotes(value: str) -> str:
+    # Hydra reads a backslash as itself unless a quote follows.
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" if found[2] else "") + found[2], value)
+    return f'"{escaped}"'

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+_LONGEST = 200  # characters of a value in a message
+
 
 class MlopsError(Exception):
     """Base class of all errors with a message for the user."""
@@ -100,7 +102,13 @@ def describe(error: "ValidationError") -> list[str]:
         elif fault["type"] == "missing":
             reason = "this key is missing"
         else:
-            reason = f"{fault['msg']}, but is {fault['input']!r}"
+            reason = f"{fault['msg']}, but is {shorten(fault['input'])}"
         place = ".".join(map(str, fault["loc"]))  # empty for a rule about several settings
         lines.append(f"{place}: {reason}" if place else reason)
     return lines
+
+
+def shorten(value: object) -> str:
+    """Returns the `repr` of a value found in a configuration; of a long value only the beginning."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

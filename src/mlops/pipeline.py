@@ -19,6 +19,7 @@ from yaml import YAMLError
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, compose, parse_config
+from src.mlops.data.dvc import require_repository
 from src.mlops.errors import ConfigError
 
 app = new_app("Runs the stages of dvc.yaml; each stage reads params.yaml.")
@@ -73,6 +74,7 @@ def cards() -> None:
 @app.command("repro")
 def reproduce() -> None:
     """Runs all stages whose inputs or settings changed since dvc.lock was written."""
+    require_repository(ROOT)
     write_params(ROOT / PARAMS)
     # Stages run with the same Python interpreter as this command.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

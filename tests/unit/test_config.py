@@ -1,5 +1,7 @@
 """Valid and invalid configurations."""
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -29,6 +31,11 @@ from src.mlops.modelfile.locate import LATEST_FILES
         ("training.optimizer.lr=0", "lr .*above 0.* 0\\."),
         ("training.optimizer.weight_decay=inf", "training\\.optimizer: all numbers must be finite.*inf"),
         ("model.dropout=nan", "model: all numbers must be finite.*nan"),
+        ("~tracking", "^tracking: this key is missing\\. See configshydra/"),
+        ("model=null", "^Config group .*NoneType\\. See configshydra/"),
+        ("training.epochs", "'training\\.epochs' must have the form key=value"),
+        ("tracking.project=signs", "tracking: project is not used with backend=csv.*tracking=wandb"),
+        ("data.raw_url=gs://bucket/raw", "data: raw_url .*source=gcs.*data\\.raw_url=null"),
     ],
 )
 def test_invalid_overrides_are_rejected(override: str, message: str) -> None:
@@ -65,3 +72,51 @@ def test_the_error_for_broken_yaml_has_the_file(tmp_path: Path, monkeypatch: pyt
 
 def test_the_service_finds_the_trained_model() -> None:
     assert load_config().ckpt_path == ROOT / LATEST_FILES[1]
+
+
+@pytest.mark.parametrize(
+    "value", ["~/x", "/a (b)/x", "/a,b/x", "/a=b/x", "/it's", '/"a"', "/a#b", "{x}", "[a", "C:\\a (b)\\", "/a=\\\\"]
+)
+def test_the_error_for_special_characters_has_the_quoted_override(value: str) -> None:
+    with pytest.raises(ConfigError, match="quotes") as raised:
+        load_config([f"run_dir={value}"])
+    assert "hydra" not in str(raised.value).replace("configshydra", "")
+    advice = re.search(r"(?:Write |around it: )(.*?)\.(?: To run|$)", str(raised.value))
+    assert advice
+    [override] = shlex.split(advice[1])  # as a shell reads it
+    assert load_config([override]).run_dir == ROOT / Path(value).expanduser()
+
+
+def test_the_items_of_a_list_are_quoted() -> None:
+    with pytest.raises(ConfigError, match=r"Write 'cloud\.train\.options=\[\"data=synthetic\",\"seed=1\"\]'"):
+        load_config(["cloud.train.options=[data=synthetic, seed=1]"])
+
+
+def test_a_long_value_is_shortened() -> None:
+    with pytest.raises(ConfigError, match=r"^seed: ") as raised:
+        load_config([f"seed=[{','.join(map(str, range(1000)))}]"])
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        (["data.raw_dir={0}", "data.processed_dir={0}"], r"data\.raw_dir and data\.processed_dir"),
+        (["data.raw_dir={0}", "data.processed_dir={0}/../link"], r"data\.raw_dir and data\.processed_dir"),
+        (["data.raw_dir={0}", "evaluation.reports_dir={0}"], r"data\.raw_dir and evaluation\.reports_dir"),
+        (["run_dir={0}", "data.processed_dir={0}"], r"data\.processed_dir and run_dir"),
+        (["data.raw_dir={0}/drawn", "data.processed_dir={0}", "experiment=record"], r"data\.raw_dir and .*/drawn"),
+    ],
+)
+def test_folders_with_different_purposes(overrides: list[str], keys: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    with pytest.raises(ConfigError, match=rf"{keys}.* must be different folders"):
+        load_config([override.format(folder) for override in overrides])
+    assert list(folder.iterdir()) == []
+
+
+def test_reports_may_be_next_to_prepared_data_or_a_run() -> None:
+    load_config(["data.processed_dir=data/report", "evaluation.reports_dir=data/report"])
+    load_config(["run_dir=models/one", "evaluation.reports_dir=models/one"])

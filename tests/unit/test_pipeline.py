@@ -8,8 +8,8 @@ import yaml
 
 from src.mlops import ROOT
 from src.mlops.config import Config, compose, parse_config
-from src.mlops.errors import ConfigError
-from src.mlops.pipeline import PIPELINE, prepare, read_params, write_params
+from src.mlops.errors import ConfigError, GitError
+from src.mlops.pipeline import PIPELINE, prepare, read_params, reproduce, write_params
 
 STAGES = ["prepare", "train", "evaluate", "export", "cards"]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -111,3 +111,11 @@ def test_the_first_stage_composes_except_in_an_experiment(
     monkeypatch.setattr("src.mlops.pipeline.ROOT", tmp_path)
     prepare()
     assert [config.training.optimizer["lr"] for config in seen] == [lr]
+
+
+def test_without_git_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr("src.mlops.pipeline.ROOT", tmp_path)
+    with pytest.raises(GitError, match=r"needs a Git repository.*`git init`"):
+        reproduce()
+    assert list(tmp_path.iterdir()) == []

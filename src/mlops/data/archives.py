@@ -3,13 +3,17 @@
 Version control, buckets and downloads handle a few large files better than 50,000 small ones.
 """
 
+import gzip
 import json
 import logging
+import lzma
 import shutil
+import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from src.mlops.errors import DataError, MissingFileError, UnreachableError
 from src.mlops.io.files import exclusive, to_json, write_atomically
@@ -22,6 +26,8 @@ LOOSE = "tables"  # the archive of files that are in no subfolder
 WHOLE = "images"  # the only archive if there are too many subfolders
 NOTE = "archives.json"
 GROUND_TRUTH = "GT-final_test.csv"  # the benchmark has this file in a separate archive; it belongs in the folder GTSRB
+# NotImplementedError: an unknown compression; ValueError: a name that cannot be decoded.
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
 _SAME_TIME = (2011, 1, 1, 0, 0, 0)  # fixed, because the same files must always give the same bytes
 
 
@@ -91,21 +97,47 @@ def unpack_archives(folder: Path) -> Path:
 
 
 def extract(archives: Iterable[Path], into: Path) -> None:
-    """Unpacks archives into one folder.
+    """Unpacks archives (.zip, .tar, .tar.gz, .tgz) into one folder.
 
     Raises:
-        DataError: An archive is corrupted.
+        DataError: An archive is corrupted or encrypted, or contains a file that belongs outside the folder.
     """
     for path in archives:
         logger.info("Unpacking %s", path.name)
         try:
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(into)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+            if path.suffix == ".zip":
+                with zipfile.ZipFile(path) as archive:
+                    _require_plain(archive, path)
+                    archive.extractall(into)  # noqa: S202 - its names are checked above
+            else:
+                _extract_tar(path, into)
+        except (*_DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno:  # others are from gzip and bz2, for corrupted bytes
+                raise DataError(f"Cannot unpack {path} into {into}: {error}.") from error
             raise DataError(f"Cannot unpack {path}: {error}. Fetch or pack it again.") from error
     ground_truth = into / GROUND_TRUTH
     if ground_truth.is_file() and (into / "GTSRB").is_dir():
         ground_truth.rename(into / "GTSRB" / GROUND_TRUTH)
+
+
+def _extract_tar(path: Path, into: Path) -> None:
+    opener = open if path.suffix == ".tar" else gzip.open
+    with opener(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        archive.extractall(into, filter="data")
+        # tarfile takes a damaged header for the end of the archive, and gzip has its checksum behind the last byte.
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError("it is damaged between two files")
+
+
+def _require_plain(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses what `extractall` would write under another name, or fails at after the first files."""
+    for entry in archive.infolist():
+        name = PureWindowsPath(entry.filename)  # knows both kinds of slashes, and drives
+        if name.anchor or ".." in name.parts:
+            raise DataError(f"Cannot unpack {path}: its file {entry.filename!r} belongs outside the archive's folder.")
+        if entry.flag_bits & 1:
+            raise DataError(f"Cannot unpack {path}: it is encrypted. Pack it again without a password.")
 
 
 def fetch_archives(url: str, raw_dir: Path) -> Path:

@@ -15,6 +15,8 @@ from scipy.sparse.csgraph import connected_components
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import DataError
 
+UNLISTED = "No CSV file lists this image"  # a problem, see `Findings.bad`
+
 
 class Findings(NamedTuple):
     """The results of the checks.
@@ -47,7 +49,7 @@ def check(train: pd.DataFrame, test: pd.DataFrame, unlisted: list[str]) -> Findi
     everything = pd.concat([train, test], ignore_index=True)
     problems = pd.concat(
         [
-            pd.DataFrame({"path": unlisted, "problem": "No CSV file lists this image"}),
+            pd.DataFrame({"path": unlisted, "problem": UNLISTED}),
             everything.loc[everything["problem"] != "", ["path", "problem"]],
             _wrong_size(everything),
             _wrong_folder(everything),

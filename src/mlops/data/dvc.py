@@ -15,8 +15,9 @@ import yaml
 
 from src.mlops import ROOT
 from src.mlops.data.archives import pack_archives
-from src.mlops.errors import ConfigError, DataError, StorageError
+from src.mlops.errors import ConfigError, DataError, GitError, StorageError
 from src.mlops.io.files import md5
+from src.mlops.io.git import git
 from src.mlops.io.storage import BUCKET
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,10 @@ def pack(raw_dir: Path, root: Path = ROOT) -> list[Path]:
 
     Raises:
         DataError: There is nothing to pack.
+        GitError: The folder is not a Git repository.
         StorageError: DVC fails.
     """
+    require_repository(root)
     archives = pack_archives(raw_dir, root / ARCHIVES)
     for pointer in (root / ARCHIVES).glob("*.dvc"):
         if not pointer.with_suffix("").exists():
@@ -56,7 +59,7 @@ def push(remote: str, bucket: str, root: Path = ROOT) -> list[str]:
         StorageError: The remote is unknown or cannot be reached. Its content is unchanged.
     """
     targets = _targets(root)
-    _name_bucket(root, bucket)
+    _name_bucket(root, remote, bucket)
     _dvc(root, "push", "--remote", remote, *targets)
     logger.info("Uploaded %s to the remote %s. Commit %s if Git shows changes", ", ".join(targets), remote, ARCHIVES)
     return targets
@@ -70,10 +73,24 @@ def pull(remote: str, bucket: str, root: Path = ROOT) -> list[str]:
         StorageError: The remote is unknown, cannot be reached, or does not have all archives.
     """
     targets = _targets(root)
-    _name_bucket(root, bucket)
+    _name_bucket(root, remote, bucket)
     _dvc(root, "pull", "--remote", remote, *targets)
     require_complete(root)
     return targets
+
+
+def require_repository(root: Path = ROOT) -> None:
+    """Checks that DVC can work, before anything is written.
+
+    Raises:
+        GitError: The folder is not a Git repository, for example because it was downloaded as a .zip file.
+    """
+    try:
+        git(root, "rev-parse", "--git-dir")
+    except GitError as error:
+        raise GitError(
+            f"DVC needs a Git repository. {error} Clone the repository, or run `git init` in {root}."
+        ) from error
 
 
 def require_complete(root: Path = ROOT) -> list[str]:
@@ -125,7 +142,7 @@ def _md5_of(pointer: Path) -> str:
 
 
 def bucket_folder(root: Path = ROOT) -> str:
-    """Returns the URL of the remote `storage` from .dvc/config.
+    """Returns the URL of the remote `storage` from .dvc/config, or from .dvc/config.local if it is also there.
 
     Raises:
         ConfigError: .dvc/config cannot be read or does not define the remote.
@@ -134,6 +151,7 @@ def bucket_folder(root: Path = ROOT) -> str:
     path = root / ".dvc" / "config"
     try:
         config.read_string(path.read_text())
+        config.read(path.with_name("config.local"))
         return config[f"'remote \"{STORAGE}\"'"]["url"]
     except (OSError, configparser.Error, KeyError) as error:
         raise ConfigError(
@@ -141,13 +159,14 @@ def bucket_folder(root: Path = ROOT) -> str:
         ) from error
 
 
-def _name_bucket(root: Path, bucket: str) -> None:
-    """Writes the given bucket to .dvc/config, unless it is already there."""
-    url = bucket_folder(root)
-    found, _, folder = url.removeprefix(BUCKET).partition("/")
+def _name_bucket(root: Path, remote: str, bucket: str) -> None:
+    """Makes DVC use the given bucket on this machine: .dvc/config.local, which Git ignores, overrides .dvc/config."""
+    if remote != STORAGE:
+        return
+    found, _, folder = bucket_folder(root).removeprefix(BUCKET).partition("/")
     if found != bucket:
-        _dvc(root, "remote", "modify", STORAGE, "url", f"{BUCKET}{bucket}/{folder}")
-        logger.info("The remote %s now uses the bucket %s. Commit .dvc/config", STORAGE, bucket)
+        _dvc(root, "remote", "modify", "--local", STORAGE, "url", f"{BUCKET}{bucket}/{folder}")
+        logger.info("The remote %s uses the bucket %s on this machine, see .dvc/config.local", STORAGE, bucket)
 
 
 def _dvc(root: Path, *arguments: str) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.packing import MANIFEST
 from src.mlops.errors import DataError
 from src.mlops.io.files import find_files, warn_about_special
 from src.mlops.preprocessing import image_suffixes
@@ -214,8 +215,10 @@ def _raw(layout: str, root: Path, folders: tuple[str, ...], train: pd.DataFrame,
 
 def _refuse_other_folders(folder: Path | None, root: Path) -> None:
     ours = {"train", "Train", "test", "Test"} if folder == root else set()
-    others = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.isdecimal()] if folder else []
-    unknown = sorted(name for name in others if name not in ours and not name.startswith("."))
+    others = [path for path in folder.iterdir() if path.is_dir() and not path.name.isdecimal()] if folder else []
+    # data.processed_dir may be a subfolder of data.raw_dir.
+    others = [path for path in others if not (path / MANIFEST).is_file()]
+    unknown = sorted(path.name for path in others if path.name not in ours and not path.name.startswith("."))
     if unknown:
         raise DataError(f"{folder} contains folders whose names are not class IDs (0 to 42): {', '.join(unknown)}.")
 

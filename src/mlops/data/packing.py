@@ -223,7 +223,7 @@ def images_signature(raw_dir: Path, paths: list[str], size: int) -> str:
 
 def preprocessing_version() -> str:
     """Returns a hash of the code of `preprocessing.py`, and the versions of the packages that decode images."""
-    code = hashlib.sha256(Path(preprocessing.__file__).read_bytes()).hexdigest()[:16]
+    code = sha256(Path(preprocessing.__file__))[:16]
     try:
         heif = version("pillow-heif")
     except PackageNotFoundError:

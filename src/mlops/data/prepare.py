@@ -18,7 +18,7 @@ import pandas as pd
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks, splits
-from src.mlops.data.layouts import RawData, read_layout, write_csv
+from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
 from src.mlops.data.packing import (
     IMAGES,
     INDEX,
@@ -30,12 +30,13 @@ from src.mlops.data.packing import (
     preprocessing_version,
 )
 from src.mlops.data.sources import locate_raw
-from src.mlops.errors import DataError
-from src.mlops.io.files import exclusive, sha256, to_json, write_atomically
+from src.mlops.errors import ConfigError, DataError
+from src.mlops.io.files import exclusive, same_place, sha256, to_json, write_atomically
 from src.mlops.io.storage import open_storage
 
 logger = logging.getLogger(__name__)
 REPORT = "report.json"
+SETTINGS = "settings"  # key in the manifest
 PUBLISHED = ".published"  # file in the processed folder with the URL of its copy
 SPLIT_FILES = {"train": "train_split.csv", "val": "val_split.csv", "test": "test.csv"}
 
@@ -50,7 +51,9 @@ def prepare(data: DataConfig) -> Pack:
         The pack in `data.processed_dir`.
 
     Raises:
-        DataError: Raw data is missing or bad. The content of `data.processed_dir` is unchanged.
+        ConfigError: `data.processed_dir` is the folder of the raw images.
+        DataError: Raw data is missing or bad, or there is none and the existing pack was prepared with other settings.
+            The content of `data.processed_dir` is unchanged.
         StorageError: A bucket cannot be read, or the prepared data cannot be copied to `data.processed_url`.
     """
     pack = _prepare(data)
@@ -63,12 +66,13 @@ def _prepare(data: DataConfig) -> Pack:
     raw_dir = locate_raw(data)
     if raw_dir is None:
         pack = open_pack(data.processed_dir)
-        if pack.image_size != data.image_size:
-            raise DataError(
-                f"{data.processed_dir} contains images of {pack.image_size} px, but data.image_size is "
-                f"{data.image_size}. Set data.raw_dir to prepare the images again."
-            )
+        _require_same_settings(pack, data)
         return pack
+    if any(same_place(data.processed_dir, folder) for folder in (raw_dir, raw_dir / "GTSRB")):
+        raise ConfigError(
+            f"data.processed_dir={data.processed_dir} is a folder of raw images, and its files would be mistaken for "
+            "theirs. Choose another folder."
+        )
     raw = read_layout(raw_dir)
     signatures = _signatures(data, raw_dir, raw)  # before packing, so the next run detects changes made during it
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
@@ -130,6 +134,48 @@ def _reuse(data: DataConfig, signatures: dict[str, str]) -> Pack | None:
     return None
 
 
+def _require_same_settings(pack: Pack, data: DataConfig) -> None:
+    """Checks that a pack has the configured settings, because models record the configured ones.
+
+    Raises:
+        DataError: The pack was prepared with other settings.
+    """
+    if pack.image_size != data.image_size:
+        raise DataError(
+            f"{pack.directory} contains images of {pack.image_size} px, but data.image_size is {data.image_size}. Set "
+            "data.raw_dir to prepare the images again."
+        )
+    recorded = pack.manifest.get(SETTINGS)
+    settings = _settings(data)
+    if recorded is None:  # Version 0.1.0 recorded only a hash of the settings and the table.
+        table = pd.read_csv(pack.directory / INDEX, dtype={"path": str, "track_id": str})[COLUMNS]
+        report = json.loads((pack.directory / REPORT).read_text())
+        unlisted = [bad["path"] for bad in report["bad_images"] if bad["problem"] == checks.UNLISTED]
+        if pack.manifest.get("settings_signature") != _settings_signature(data, table, unlisted):
+            raise DataError(
+                f"{pack.directory} was prepared with other settings than {_listed(settings)}, but an earlier version "
+                "did not record which. Set data.raw_dir to prepare the images again."
+            )
+        return
+    changed = {key: value for key, value in recorded.items() if value != settings.get(key)}
+    if changed:
+        raise DataError(
+            f"{pack.directory} was prepared with {_listed(changed)}, not with "
+            f"{_listed({key: settings.get(key) for key in changed})}. Set data.raw_dir to prepare the images again, or "
+            f"use {_listed(changed)}."
+        )
+
+
+def _settings(data: DataConfig) -> dict[str, Any]:
+    """Returns the settings that decide which images are in which split."""
+    split = {f"data.split.{key}": value for key, value in data.split.model_dump().items()}
+    return split | {"data.on_bad_image": data.on_bad_image}
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
 def _prepare_from_raw(data: DataConfig, raw_dir: Path, raw: RawData, signatures: dict[str, str]) -> Pack:
     for leftover in data.processed_dir.glob(".work-*"):  # from preparations that were killed
         shutil.rmtree(leftover)
@@ -141,12 +187,16 @@ def _prepare_from_raw(data: DataConfig, raw_dir: Path, raw: RawData, signatures:
 
 def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]:
     table = pd.concat([raw.train, raw.test], ignore_index=True)
-    settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": raw.unlisted}
-    rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     return {
         "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
-        "settings_signature": hashlib.sha256(to_json(settings).encode() + rows).hexdigest(),
+        "settings_signature": _settings_signature(data, table, raw.unlisted),
     }
+
+
+def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[str]) -> str:
+    settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": unlisted}
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
+    return hashlib.sha256(to_json(settings).encode() + rows).hexdigest()
 
 
 def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[str, Any]:
@@ -176,6 +226,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     return {
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
         "image_size": data.image_size,
+        SETTINGS: _settings(data),
         "files": files,
     }
 

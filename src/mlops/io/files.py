@@ -74,6 +74,14 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def same_place(first: Path, second: Path) -> bool:
+    """Returns whether two paths are the same file or folder, also through links and on disks that ignore case."""
+    try:
+        return first.samefile(second)
+    except OSError:  # at least one does not exist yet
+        return first.resolve() == second.resolve()
+
+
 def is_special(path: str | Path) -> bool:
     """Returns whether a path, after following links, is a named pipe, a socket or a device.
 

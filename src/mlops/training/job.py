@@ -10,9 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_afte
 
 from src.mlops import ROOT
 from src.mlops.config import Config, load_config
+from src.mlops.data.archives import extract
 from src.mlops.errors import ConfigError, DataError, StorageError, TrainingError
 from src.mlops.io.files import sha256, to_json
 from src.mlops.io.secret_manager import read_secret
@@ -99,7 +98,7 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
     out, checkpoints = open_storage(job.out), open_storage(job.checkpoints) if job.checkpoints else None
     run_dir = job.folder / "run"
     # The data of the job has priority over the overrides.
-    source = ["data.source=local"] if job.data else []
+    source = ["data.source=local", "data.synthetic=null", "data.raw_url=null"] if job.data else []
     overrides = [*job.overrides, *source, f"run_dir='{run_dir}'"]
     config = load_config(overrides)
     chief = cluster.rank == 0
@@ -141,7 +140,8 @@ def fetch(url: str, target: Path) -> Path:
     if url.endswith(_ARCHIVES):
         folder, name = split_url(url)
         open_storage(folder).download(name, target / name)
-        return _unpack(target / name, target / "images")
+        extract([target / name], target / "images")
+        return target / "images"
     if "://" not in url:
         return ROOT / Path(url).expanduser()
     storage = open_storage(url)
@@ -190,19 +190,6 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         )
     names = {"out": "AIP_MODEL_DIR", "checkpoints": "AIP_CHECKPOINT_DIR", "data": "AIP_TRAINING_DATA_URI"}
     return {option: environment.get(name) or None for option, name in names.items()}
-
-
-def _unpack(archive: Path, target: Path) -> Path:
-    try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(target)  # noqa: S202 - zipfile writes only inside the target
-        else:
-            with tarfile.open(archive) as tar:
-                tar.extractall(target, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise DataError(f"Cannot unpack the archive of raw images {archive.name}: {error}.") from error
-    return target
 
 
 def _train(overrides: Sequence[str], config: Config, cluster: Cluster) -> None:

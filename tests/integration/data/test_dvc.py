@@ -3,14 +3,13 @@
 import re
 import shutil
 import subprocess
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from src.mlops import ROOT
 from src.mlops.config import DataConfig
-from src.mlops.data.archives import extract, fetch_archives, pack_archives, unpack_archives
+from src.mlops.data.archives import fetch_archives, pack_archives, unpack_archives
 from src.mlops.data.dvc import ARCHIVES, bucket_folder, pack, pull, push, require_complete
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.prepare import prepare
@@ -105,12 +104,6 @@ class TestArchives:
             unpack_archives(tmp_path / "archives")
         assert len(read_layout(folder).train) > 0
 
-    def test_no_archive_can_write_outside_its_folder(self, tmp_path: Path) -> None:
-        with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-            archive.writestr("../../outside.txt", "x")
-        extract([tmp_path / "evil.zip"], tmp_path / "a" / "b")
-        assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("outside.txt")] == ["a/b/outside.txt"]
-
     def test_nothing_to_pack_or_unpack(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         for folder in ("empty", "none"):
@@ -189,15 +182,27 @@ class TestDvc:
         assert archives_of(repository) == {}
         assert before
 
-    @pytest.mark.slow
-    def test_a_new_bucket_is_written_to_the_dvc_configuration(self, packed: Path) -> None:
+    def test_a_push_to_a_folder_changes_no_tracked_file(self, packed: Path) -> None:
+        before = (packed / ".dvc" / "config").read_bytes()
         push("local", "another-bucket", packed)
-        assert bucket_folder(packed) == "gs://another-bucket/gtsrb/dvc"
+        assert (packed / ".dvc" / "config").read_bytes() == before
+        assert not (packed / ".dvc" / "config.local").exists()
+
+    @pytest.mark.slow
+    def test_another_bucket_changes_no_tracked_file(self, in_cloud: Path, cloud: Cloud) -> None:
+        before = (in_cloud / ".dvc" / "config").read_bytes()
+        with pytest.raises(StorageError, match="`dvc push` failed"):
+            push("storage", "another-bucket", in_cloud)  # a bucket that does not exist
+        assert bucket_folder(in_cloud) == "gs://another-bucket/gtsrb/dvc"
+        assert any("/b/another-bucket/" in request for request in cloud.requests)
+        push("storage", BUCKET, in_cloud)
+        assert cloud.objects("gtsrb/dvc")
+        assert (in_cloud / ".dvc" / "config").read_bytes() == before
 
     def test_a_configuration_without_the_bucket(self, packed: Path) -> None:
         (packed / ".dvc" / "config").write_text("[core]\n")
         with pytest.raises(ConfigError, match=r"remote storage .*\.dvc/config"):
-            push("local", BUCKET, packed)
+            push("storage", BUCKET, packed)
 
 
 def test_configurations_agree_on_the_bucket() -> None:

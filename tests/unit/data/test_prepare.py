@@ -97,6 +97,22 @@ class TestGoodData:
         with pytest.raises(DataError, match=r"24 px.*data\.image_size is 32.*data\.raw_dir"):
             prepare(make_config("data.raw_dir=null", "data.image_size=32").data)
 
+    @pytest.mark.parametrize("recorded", [True, False])  # version 0.1.0 recorded only a hash
+    @pytest.mark.parametrize("key", ["data.split.seed=2", "data.split.test_size=0.5", "data.on_bad_image=stop"])
+    def test_other_settings_without_raw_dir_are_refused(
+        self, make_config: MakeConfig, raw_dir: Path, key: str, recorded: bool
+    ) -> None:
+        make_image(1, seed=5).save(raw_dir / "Train/1/extra.png")  # an unlisted image, which is part of the hash
+        usual = ["data.on_bad_image=skip", "data.split.seed=7"]
+        first = prepare(make_config(*usual).data)
+        if not recorded:
+            del first.manifest["settings"]
+            (first.directory / "pack.json").write_text(json.dumps(first.manifest))
+        assert prepare(make_config(*usual, "data.raw_dir=null").data).fingerprint == first.fingerprint
+        used = r"data\.(split\.seed=7|split\.test_size=0\.2|on_bad_image=skip), not" if recorded else re.escape(key)
+        with pytest.raises(DataError, match=rf"processed was prepared with .*{used}.*data\.raw_dir"):
+            prepare(make_config(*usual, "data.raw_dir=null", key).data)
+
     def test_error_without_raw_dir_and_pack_names_the_sources(self, make_config: MakeConfig) -> None:
         with pytest.raises(DataError, match=r"data=official.*data=synthetic"):
             prepare(make_config("data.raw_dir=null").data)
@@ -155,6 +171,14 @@ class TestLayouts:
         (raw_dir / name).unlink()
         with pytest.raises(DataError, match=f"{name} .*classes of the images"):
             read_layout(raw_dir)
+
+    def test_prepared_data_between_class_folders(self, tmp_path: Path) -> None:
+        for number in range(10):
+            path = tmp_path / "0" / f"sign{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            make_image(0, number).save(path)
+        config = quick_config([f"data.raw_dir={tmp_path}", f"data.processed_dir={tmp_path}/p", "data.image_size=24"])
+        assert prepare(config.data).fingerprint == prepare(config.data).fingerprint
 
     def test_class_folders_with_a_name(self, tmp_path: Path) -> None:
         for name in ("0", "stop"):
@@ -380,3 +404,18 @@ def test_single_track_is_used_for_training_and_logged(tmp_path: Path, caplog: py
     pack = prepare(config.data)
     assert set(pack.load("val").labels) == {0}
     assert re.search("[Cc]lass 1 .*single track", caplog.text)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_raw_images_are_never_overwritten(tmp_path: Path, raw_dir: Path, nested: bool) -> None:
+    given = raw_dir
+    if nested:  # as in the official archives
+        given = tmp_path / "outer"
+        given.mkdir()
+        raw_dir = raw_dir.rename(given / "GTSRB")
+    (tmp_path / "link").symlink_to(raw_dir, target_is_directory=True)
+    before = sorted(raw_dir.rglob("*"))
+    for processed in (raw_dir, tmp_path / "link"):
+        with pytest.raises(ConfigError, match=r"data\.processed_dir"):
+            prepare(quick_config([f"data.raw_dir={given}", f"data.processed_dir={processed}"]).data)
+    assert sorted(raw_dir.rglob("*")) == before
