@@ -133,6 +133,11 @@ def _initial_model(config: Config) -> Network:
                 f"training.start_from={config.training.start_from} is a final-fit model, so it was also trained on the "
                 "validation images. Use best_model.pth in its run folder instead."
             )
+        if seen := set(config.training.leave_out).difference(source.config["training"].get("leave_out", [])):
+            raise ConfigError(
+                f"training.leave_out: class {min(seen)} cannot be left out, because training.start_from="
+                f"{config.training.start_from} was trained on it. Start from a model that left it out, too."
+            )
         start_from(model, source.model)
     return model
 

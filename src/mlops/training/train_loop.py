@@ -244,7 +244,9 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
     description = f"Epoch {state.epoch + 1}/{training.epochs} at {size} px"
     with progress_bar(description, len(batches)) as bar, profiler(profile) if profile else nullcontext() as measured:
         for step, (images, labels) in enumerate(batches.epoch(state.epoch), start=1):
-            changed, classes = augment(images.to(device), labels.to(device), training.augmentation, generator, size)
+            changed, classes = augment(
+                images.to(device), labels.to(device), training.augmentation, generator, size, training.leave_out
+            )
             state.seconds_preparing += time.perf_counter() - ready
             totals += train_step(state, changed, classes)
             if measured:

@@ -101,6 +101,22 @@ def test_invalid_settings_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_left_out_class_is_not_trained_on_as_a_mirror_image(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    original = torch.nn.functional.cross_entropy
+
+    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, **options: float) -> torch.Tensor:
+        seen.update(labels.tolist())
+        return original(logits, labels, **options)
+
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", cross_entropy)
+    raw = write_kaggle(tmp_path / "signs", classes=35, tracks=2, frames=1, test_images=1)
+    train(make_config(f"data.raw_dir={raw}", "training.epochs=1", "training.leave_out=[19,34]"))
+    assert seen == set(range(35)) - {19, 34}
+
+
 def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
     raw = write_kaggle(tmp_path / "raw", tracks=1)
     with pytest.raises(DataError, match=r"'train': \d+.*two tracks"):
