@@ -13,7 +13,7 @@ from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
-from src.mlops.errors import CheckpointError, ConfigError, TrainingError
+from src.mlops.errors import ConfigError, TrainingError
 from src.mlops.io.files import write_atomically
 from src.mlops.model import Network, build_model, choose_device, count_parameters
 from src.mlops.modelfile.calibration import warn_about_coverage
@@ -24,7 +24,16 @@ from src.mlops.training.optimizer import build_optimizer
 from src.mlops.training.plots import draw_learning_curves
 from src.mlops.training.pretrained import load_pretrained
 from src.mlops.training.pruning import start_from
-from src.mlops.training.run_dir import BEST, FINAL_FIT, LAST, alone, log_file, open_run_dir, require_writable
+from src.mlops.training.run_dir import (
+    BEST,
+    FINAL_FIT,
+    LAST,
+    alone,
+    log_file,
+    open_run_dir,
+    require_writable,
+    saving,
+)
 from src.mlops.training.tracking import CsvTracker, Tracker, start_tracking
 from src.mlops.training.train_loop import State, run_epochs, seed_everything
 
@@ -42,7 +51,8 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         The metrics of the best epoch, with the keys of `metrics.csv`.
 
     Raises:
-        DataError: There are no images to train on.
+        DataError: There are no images to train on, or they cannot be read.
+        CheckpointError: The checkpoint to start from, or the state of a resumed run, cannot be read.
         ConfigError: The model, the optimiser or a folder cannot be used as configured.
         TrainingError: The loss is not finite, or a file cannot be written. The best checkpoint so far stays in the
             folder of the run.
@@ -60,18 +70,9 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         settings = config.training.drawn
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
-        try:
-            first = distributed.rank() == 0
-            with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
-                return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
-        except (OSError, CheckpointError) as error:
-            fault = error if isinstance(error, OSError) else error.__cause__
-            if not isinstance(fault, OSError):
-                raise
-            raise TrainingError(
-                f"Cannot write to {run_dir}: {fault}. Earlier checkpoints are kept. Fix the cause, for example a full "
-                "disk, and resume with training.resume=true."
-            ) from error
+        first = distributed.rank() == 0
+        with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
+            return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
 
 
 def _train(
@@ -98,11 +99,13 @@ def _train(
     if distributed.rank() == 0:
         warn_about_coverage(len(validation.arrays.rows), config.calibration.coverage)
     origin = provenance(pack.fingerprint, config.seed)
-    tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
+    with saving(run_dir):
+        tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 
     def log(metrics: dict[str, float]) -> None:
         if tracker:
-            tracker.log(metrics)
+            with saving(run_dir):
+                tracker.log(metrics)
         on_epoch(metrics)
 
     try:
@@ -165,10 +168,17 @@ def _fit_all(
 ) -> dict[str, Tensor]:
     """Trains a new model on training and validation images; returns its EMA weights after the last epoch."""
     batches = _training_batches(config, without(pack.load("train", "val"), config.training.leave_out), drawn)
-    distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
+    distributed.from_rank_0(lambda: require_writable(folder))
     state = _open_state(config, device, len(batches), pack.fingerprint, folder)
     logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
-    log = CsvTracker(folder, config, state.history).log if distributed.rank() == 0 else lambda _: None
+    with saving(folder):
+        tracker = CsvTracker(folder, config, state.history) if distributed.rank() == 0 else None
+
+    def log(metrics: dict[str, float]) -> None:
+        if tracker:
+            with saving(folder):
+                tracker.log(metrics)
+
     run_epochs(config, state, batches, None, folder, origin, log)
     weights = {name: tensor.detach().cpu() for name, tensor in state.averaged.module.state_dict().items()}
     if not all(tensor.isfinite().all() for tensor in weights.values()):
@@ -187,21 +197,22 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
     """
     path = run_dir / BEST
     content = read_plain(path) | {"history": state.history}
-    write_content(path, content)
-    if final is not None:
-        path = run_dir / FINAL_FIT / BEST
-        content["provenance"]["trained_on"] = ["train", "val"]
-        content |= {"state_dict": final, "epoch": config.training.epochs, "config": config.to_dict()}
+    with saving(run_dir):
         write_content(path, content)
-    if config.training.publish:
-        # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files that
-        # do not match.
-        files = [path, *([export(path)] if config.training.export else [])]
-        for file in files:
-            write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
-    figure = run_dir / "figures" / "learning_curves.png"
-    draw_learning_curves(state.history, figure)
-    tracker.log_figure(figure)
+        if final is not None:
+            path = run_dir / FINAL_FIT / BEST
+            content["provenance"]["trained_on"] = ["train", "val"]
+            content |= {"state_dict": final, "epoch": config.training.epochs, "config": config.to_dict()}
+            write_content(path, content)
+        if config.training.publish:
+            # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files
+            # that do not match.
+            files = [path, *([export(path)] if config.training.export else [])]
+            for file in files:
+                write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
+        figure = run_dir / "figures" / "learning_curves.png"
+        draw_learning_curves(state.history, figure)
+        tracker.log_figure(figure)
     best = state.best
     logger.info(
         "Best epoch %d: val accuracy %.4f, val F1 %.4f. Training: %.0f s, of which %.1f%% data loading. Model: %s",

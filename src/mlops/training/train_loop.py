@@ -29,7 +29,7 @@ from src.mlops.training import distributed
 from src.mlops.training.metrics import classification_metrics
 from src.mlops.training.optimizer import average_weights, build_optimizer
 from src.mlops.training.profiling import profiler
-from src.mlops.training.run_dir import BEST, LAST
+from src.mlops.training.run_dir import BEST, LAST, saving
 from src.mlops.training.schedules import build_scheduler, size_of_epoch
 
 logger = logging.getLogger(__name__)
@@ -215,19 +215,20 @@ def run_epochs(
 
 def _save(state: State, run_dir: Path, calibration: Calibration | None, provenance: dict[str, Any]) -> None:
     """Writes the best checkpoint if there is a calibration for it, and then the state."""
-    if calibration:
-        save_checkpoint(
-            run_dir / BEST,
-            state_dict=state.averaged.module.state_dict(),
-            config=state.config.to_dict(),
-            epoch=state.epoch,
-            metrics=state.best,
-            provenance=provenance,
-            calibration=calibration,
-            history=state.history,
-        )
-    # Written last: a run that is killed between the two writes repeats the epoch and writes the same checkpoint again.
-    write_content(run_dir / LAST, state.to_dict())
+    with saving(run_dir):
+        if calibration:
+            save_checkpoint(
+                run_dir / BEST,
+                state_dict=state.averaged.module.state_dict(),
+                config=state.config.to_dict(),
+                epoch=state.epoch,
+                metrics=state.best,
+                provenance=provenance,
+                calibration=calibration,
+                history=state.history,
+            )
+        # Written last: a run that is killed between both writes repeats the epoch and writes the same checkpoint again.
+        write_content(run_dir / LAST, state.to_dict())
 
 
 def _train_epoch(config: Config, state: State, batches: Batches, profile: Path | None) -> dict[str, float]:

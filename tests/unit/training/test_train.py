@@ -10,7 +10,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from src.mlops.config import Config
-from src.mlops.errors import ConfigError, DataError, TrainingError
+from src.mlops.errors import CheckpointError, ConfigError, DataError, TrainingError
 from src.mlops.model import SignNet
 from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.training.train import train
@@ -27,7 +27,7 @@ def test_writes_everything_and_returns_the_best_epoch(make_config: MakeConfig, t
     metrics = train(make_config("training.epochs=3"))
     assert set(metrics) == KEYS
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "best_model.pth", "last.pth", "metrics.csv", "config.json", "train.log", "figures",
+        "best_model.pth", "last.pth", "metrics.csv", "config.json", "train.log", "figures", ".lock",
     }  # fmt: skip
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -83,6 +83,40 @@ def test_full_disk_is_reported(
         TrainingError, match=rf"{re.escape(str(tmp_path))}.*No space left on device.*training\.resume=true"
     ):
         train(make_config("training.epochs=1"))
+
+
+def test_a_failed_read_is_not_reported_as_a_failed_write(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match=r"^No checkpoint at .*none\.pth"):
+        train(make_config(f"training.start_from={tmp_path}/none.pth"))
+
+    def unreadable(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.load", unreadable)
+        with pytest.raises(DataError, match=rf"^Cannot read .*{re.escape(str(tmp_path / 'processed'))}.*Input/output"):
+            train(make_config("training.epochs=1"))
+    monkeypatch.setattr("src.mlops.data.dataset.Batches.epoch", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        train(make_config("training.epochs=1", f"run_dir={tmp_path / 'other'}"))
+
+
+def test_an_error_of_the_callback_is_not_changed(make_config: MakeConfig) -> None:
+    def fail(_: object) -> None:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match=r"^gone$"):
+        train(make_config("training.epochs=1"), on_epoch=fail)
+
+
+def test_the_lock_of_a_run_stays_the_same_file(make_config: MakeConfig, tmp_path: Path) -> None:
+    lock = tmp_path / "run" / ".lock"
+    inodes: list[int] = []
+    train(make_config("training.epochs=1"), on_epoch=lambda _: inodes.append(lock.stat().st_ino))
+    # Otherwise a process that opened the lock during the training would lock a deleted file, and not exclude others.
+    assert inodes == [lock.stat().st_ino]
 
 
 @pytest.mark.parametrize(
