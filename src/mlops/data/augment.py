@@ -40,7 +40,9 @@ def augment(
         image into another sign.
     """
     draw = _Draw(len(images), generator, images.device)
-    labels, flip = _mirror(labels, leave_out, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
+    labels, flip = (
+        _mirror(labels, leave_out, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
+    )
     changed = _pose(images, settings, flip, draw, size)
     changed = _blur(changed, settings.blur, draw)
     changed = _light(changed, settings, draw)

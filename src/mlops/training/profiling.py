@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from src.mlops.training.run_dir import saving
 
 _WAIT, _WARMUP, _STEPS = 5, 2, 10  # number of steps that are skipped, run as warm-up, and measured
+PROFILED_STEPS = _WAIT + _WARMUP + _STEPS
 
 
 def profiler(folder: Path) -> AbstractContextManager[profile]:

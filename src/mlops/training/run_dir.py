@@ -89,8 +89,8 @@ def saving(run_dir: Path) -> Iterator[None]:
         if not isinstance(fault, OSError):
             raise
         raise TrainingError(
-            f"Cannot save the results of the run in {run_dir}: {fault}. Earlier checkpoints are kept. Fix the cause, for "
-            "example a full disk, and resume with training.resume=true."
+            f"Cannot save the results of the run in {run_dir}: {fault}. Earlier checkpoints are kept. Fix the cause, "
+            "for example a full disk, and resume with training.resume=true."
         ) from error
 
 

@@ -20,9 +20,9 @@ from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.training import distributed
-from src.mlops.training.optimizer import build_optimizer
+from src.mlops.training.optimizer import require_usable
 from src.mlops.training.plots import draw_learning_curves
-from src.mlops.training.pretrained import load_pretrained
+from src.mlops.training.pretrained import has_pretrained_features, load_pretrained
 from src.mlops.training.pruning import start_from
 from src.mlops.training.run_dir import (
     BEST,
@@ -59,13 +59,10 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
     """
     # Invalid settings are reported before the data is prepared, and before hours of training.
     device = choose_device(config.device)
-    if absent := set(config.training.leave_out) - set(range(NUM_CLASSES)):
-        raise ConfigError(
-            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {NUM_CLASSES - 1}."
-        )
-    build_optimizer(_initial_model(config), config.training)
+    _require_usable(config)
     with distributed.process_group(device):
-        distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
+        if config.training.publish:
+            distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
         settings = config.training.drawn
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
@@ -73,6 +70,36 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         first = distributed.rank() == 0
         with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
             return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
+
+
+def _require_usable(config: Config) -> None:
+    """Raises an error if settings that are valid on their own cannot be used together."""
+    training = config.training
+    if absent := set(training.leave_out) - set(range(NUM_CLASSES)):
+        raise ConfigError(
+            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {NUM_CLASSES - 1}."
+        )
+    largest = max((size for size, _ in training.size_schedule), default=0)
+    if largest > config.data.image_size:
+        raise ConfigError(
+            f"training.size_schedule has {largest} px, but the images only have data.image_size="
+            f"{config.data.image_size} px. Use smaller sizes, or training.size_schedule=[]."
+        )
+    if training.batch_size < distributed.processes():
+        raise ConfigError(
+            f"training.batch_size must be at least the number of processes, {distributed.processes()}, but is "
+            f"{training.batch_size}."
+        )
+    for path in (config.ckpt_path, config.ckpt_path.with_suffix(".onnx")):
+        if training.publish and path.is_dir():
+            raise ConfigError(f"Cannot write the model to {path}, because it is a folder. Set another ckpt_path.")
+    model = _initial_model(config)
+    if training.frozen_epochs and not training.start_from and not has_pretrained_features(model):
+        raise ConfigError(
+            f"training.frozen_epochs must be 0, because the features of {type(model).__name__} start with random "
+            f"values, but is {training.frozen_epochs}. Use pretrained weights or training.start_from instead."
+        )
+    require_usable(model, training)
 
 
 def _train(
@@ -86,12 +113,19 @@ def _train(
     leave_out = config.training.leave_out
     batches = _training_batches(config, without(pack.load("train"), leave_out), drawn)
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
+    images = len(batches.arrays.rows)
+    if config.training.batch_size > images:
+        logger.warning(
+            "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
+            config.training.batch_size,
+            images,
+        )
     state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images, validating on %s images, device %s, run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
-        f"{len(batches.arrays.rows):,}",
+        f"{images:,}",
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
         run_dir,

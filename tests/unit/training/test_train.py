@@ -56,6 +56,31 @@ def test_small_images_first(make_config: MakeConfig, tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "latest/best_model.pth").image_size == 32
 
 
+def test_a_folder_as_ckpt_path_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    for name in ("model.pth", "other.onnx"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ConfigError, match=rf"{re.escape(str(tmp_path / name))}.*folder.*ckpt_path"):
+            train(make_config(f"ckpt_path={(tmp_path / name).with_suffix('.pth')}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "32")
+    with pytest.raises(ConfigError, match=r"training\.batch_size .*\b32\b.*\b16\b"):
+        train(make_config())
+
+
+def test_settings_with_little_effect_are_warned_about(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(make_config("training.epochs=1", "training.batch_size=100", "training.profile=true"))
+    assert "training.batch_size=100 is above the number of training images" in caplog.text
+    assert "training.profile=true writes nothing" in caplog.text
+    assert not (tmp_path / "run" / "profile").exists()
+
+
 def test_resume_without_a_run(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"resume.*run"):
         train(make_config("training.resume=true"))
@@ -124,6 +149,10 @@ def test_the_lock_of_a_run_stays_the_same_file(make_config: MakeConfig, tmp_path
     [
         ("model.width=0", r"\bwidth\b.*\b0\b"),
         ("training.leave_out=[3,50]", r"training\.leave_out.*\b50\b.*0 to 42"),
+        ("training.size_schedule=[[32,0.5]]", r"training\.size_schedule has 32 px.*data\.image_size=24"),
+        ("training.optimizer._target_=torch.optim.Muon", r"training\.optimizer.*Muon.*2D"),
+        ("training.frozen_epochs=1", r"training\.frozen_epochs must be 0.*random.*\b1\b"),
+        ("device=cuda:77", r"'cuda:77'"),
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_written(
