@@ -207,7 +207,8 @@ class CalibrationConfig(_Section):
 class ExportConfig(_Section):
     """Variant that `modelfile/onnx_export.py` writes."""
 
-    variant: Literal["fp32", "int8"]
+    variant: Literal["fp32", "fp16", "int8"]
+    opset: Annotated[int, Field(ge=18, le=23)]
 
 
 class ServeConfig(_Section):

@@ -241,7 +241,7 @@ def _publish(config: Config, state: State, run_dir: Path, tracker: Tracker, fina
         if config.training.publish:
             # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files
             # that do not match.
-            files = [path, *([export(path)] if config.training.export else [])]
+            files = [path, *([export(path, opset=config.export.opset)] if config.training.export else [])]
             for file in files:
                 write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
         figure = run_dir / "figures" / "learning_curves.png"
