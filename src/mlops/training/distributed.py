@@ -24,7 +24,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     if processes() == 1:
         yield
         return
-    if device.index is not None:
+    if ":" in str(device):
         raise ConfigError(
             f"With {processes()} processes, each uses its own GPU, so device={device} cannot be used. Use device=cuda, "
             "and choose the GPUs with the environment variable CUDA_VISIBLE_DEVICES."
