@@ -189,7 +189,7 @@ def repro(c: Context) -> None:
     _typer(c, "pipeline repro")
 
 
-@command("export", variant="fp32, int8 (quantised) or pruned (pruned and trained again)", **OVERRIDE)
+@command("export", variant="fp32, fp16 (half as large), int8 (quantised) or pruned (trained again)", **OVERRIDE)
 def model_export(c: Context, override: list[str], variant: str = "fp32") -> None:
     """Export the model, or a smaller variant, as ONNX."""
     if variant == "pruned":

@@ -69,7 +69,7 @@ def write_results(name: str, rows: list[Row], key: tuple[str, ...]) -> None:
         key: Columns that identify a row. A new row replaces the old row with the same values in these columns.
     """
     path = RESULTS / f"{name}.csv"
-    new = [{**row, **environment()} for row in rows]
+    new = [{**row, **environment(), **row} for row in rows]  # a row can name its own device
     replaced = {tuple(str(row[column]) for column in key) for row in new}
     old = [row for row in read_results(name) if tuple(row.get(column) for column in key) not in replaced]
     text = io.StringIO()

@@ -25,6 +25,8 @@ FORMS = {
     "ONNX Runtime": ".onnx",
     "ONNX Runtime without graph optimisation": ".onnx",
     "OpenVINO": ".onnx",
+    "fp16, ONNX Runtime": ".fp16.onnx",
+    "fp16, OpenVINO": ".fp16.onnx",
     "int8, ONNX Runtime": ".int8.onnx",
     "int8, OpenVINO": ".int8.onnx",
     "pruned, ONNX Runtime": ".pruned.onnx",

@@ -2,6 +2,7 @@
 
     uv run python -m benchmarks.step
     uv run python -m benchmarks.step --rounds 1 --variant fp32 --variant bf16 model=efficientnet_lite0
+    uv run python -m benchmarks.step device=cuda
 
 A step consists of forward and backward pass, optimiser and update of the EMA weights, on a batch of 128 random images.
 The variants alternate in five rounds of eight steps after a warm-up; results are medians. `first_step_seconds` includes
@@ -69,8 +70,9 @@ def main(
         for name, values in times.items():
             row = {"model": type(states[name].model).__name__, "image_size": size, "variant": name}
             row |= {"ms_per_step": round(1000 * statistics.median(values), 1), "trials": len(values)}
+            row["device"] = states[name].device.type
             rows.append(row | {"first_step_seconds": round(first[name], 1)})
-    write_results("step", rows, ("model", "image_size", "variant"))
+    write_results("step", rows, ("model", "image_size", "variant", "device"))
 
 
 def _state(name: str, overrides: list[str]) -> State:
@@ -87,6 +89,8 @@ def _state(name: str, overrides: list[str]) -> State:
 def _seconds(state: State, size: int) -> float:
     images = torch.rand(state.config.training.batch_size, 3, size, size, device=state.device) * 255
     labels = torch.randint(0, NUM_CLASSES, (len(images),), device=state.device)
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize(state.device)  # the images above must not be created during the measurement
     started = time.perf_counter()
     train_step(state, images, labels).tolist()  # reading the result waits for the GPU
     return time.perf_counter() - started

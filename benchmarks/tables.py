@@ -120,7 +120,8 @@ def _step() -> str:
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     results = read_results("step")
     for row in results:
-        cells[row["model"], row["variant"]][row["image_size"]] = row["ms_per_step"]
+        variant = row["variant"] if row["device"] == "cpu" else f"{row['variant']}, {row['device']}"
+        cells[row["model"], variant][row["image_size"]] = row["ms_per_step"]
     sizes = list(dict.fromkeys(row["image_size"] for row in results))
     rows = [[*key, *(ms.get(size, "") for size in sizes)] for key, ms in cells.items()]
     head = "|".join(["network", "variant", *(f"ms per step at {size} px" for size in sizes)])

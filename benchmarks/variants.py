@@ -3,12 +3,12 @@
     uv run python -m benchmarks.variants data.raw_dir=../shared/gtsrb
     uv run python -m benchmarks.variants data.raw_dir=../shared/gtsrb ckpt_path=models/runs/…/best_model.pth
 
-Uses the checkpoint at `ckpt_path` and the files next to it that `inv model.export` wrote (`.onnx`, `.int8.onnx`,
-`.pruned.onnx`). Skips variants whose file is missing. Each variant runs with one and with two threads, each time in a
-new process that imports torch only if the variant needs it. `start_seconds` is the time from the start of this process
-to the first prediction. `resident_mb` is its RSS without the test images. The accuracy is measured on all test
-images, the time on 400 of them as arrays (`p50_ms` to `p99_ms`: single images, `images_per_second`: batches of 32).
-`preprocess_ms` is the time for decoding and resizing an image, which is the same for all variants. Writes
+Uses the checkpoint at `ckpt_path` and the files next to it that `inv model.export` wrote (`.onnx`, `.fp16.onnx`,
+`.int8.onnx`, `.pruned.onnx`). Skips variants whose file is missing. Each variant runs with one and with two threads,
+each time in a new process that imports torch only if the variant needs it. `start_seconds` is the time from the start
+of this process to the first prediction. `resident_mb` is its RSS without the test images. The accuracy is measured on
+all test images, the time on 400 of them as arrays (`p50_ms` to `p99_ms`: single images, `images_per_second`: batches of
+32). `preprocess_ms` is the time for decoding and resizing an image, which is the same for all variants. Writes
 benchmarks/results/variants.csv and reports/figures/variants.png.
 """
 

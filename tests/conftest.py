@@ -29,6 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gtsrb") and not (Path(__file__).parents[2] / "shared" / "gtsrb").is_dir():
         pytest.skip("the real images are not at ../shared/gtsrb")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch finds no GPU with CUDA")
 
 
 @pytest.fixture(autouse=True)

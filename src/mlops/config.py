@@ -3,6 +3,7 @@
 The YAML files have the values and explain them. This module defines types and ranges, and rejects unknown keys.
 """
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -52,13 +53,25 @@ def _to_root(path: Path) -> str:
 RepoPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_root), PlainSerializer(_to_root)]
 """A path. Relative paths start at the repository root, whatever the working directory is."""
 
+
+def _is_checkpoint(path: Path) -> Path:
+    if path.suffix != ".pth":
+        raise ValueError(f"the path of a checkpoint must end in .pth, but is {path}; an ONNX file is found next to it")
+    return path
+
+
+CheckpointPath = Annotated[RepoPath, AfterValidator(_is_checkpoint)]
+"""A path that ends in `.pth`. The ONNX file next to it has the same name with another suffix."""
+
 BucketUrl = Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]+(/[\w.-]+)*$")]
 """URL of a folder in a bucket."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's global generator and Optuna's samplers take no larger seeds
+Strength = Annotated[float, Field(ge=0, le=10)]
+Pixels = Annotated[int, Field(ge=24, le=512)]
 
 
 class _Section(BaseModel):
@@ -89,7 +102,7 @@ class DataConfig(_Section):
     raw_url: BucketUrl | None
     processed_url: BucketUrl | None
     processed_dir: RepoPath
-    image_size: Annotated[int, Field(ge=24, le=512)]
+    image_size: Pixels
     on_bad_image: Literal["stop", "skip"]
     split: SplitConfig
     synthetic: SyntheticConfig | None
@@ -112,10 +125,10 @@ class AugmentationConfig(_Section):
     scale: Share
     translation: Probability
     shear: Probability
-    brightness: Annotated[float, Field(ge=0)]
-    contrast: Annotated[float, Field(ge=0)]
-    saturation: Annotated[float, Field(ge=0)]
-    white_balance: Annotated[float, Field(ge=0)]
+    brightness: Strength
+    contrast: Strength
+    saturation: Strength
+    white_balance: Strength
     blur: Probability
     erase: Probability
     mirror: bool
@@ -131,7 +144,7 @@ def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _positive_lr(optimizer: dict[str, Any]) -> dict[str, Any]:
     lr = optimizer.get("lr")
-    if not (isinstance(lr, int | float) and 0 < lr < float("inf")):
+    if isinstance(lr, bool) or not (isinstance(lr, int | float) and 0 < lr < float("inf")):
         raise ValueError(f"lr must be a number above 0, but is {shorten(lr)}")
     return optimizer
 
@@ -146,7 +159,7 @@ class TrainingConfig(_Section):
     resume: bool
     publish: bool
     export: bool
-    start_from: RepoPath | None
+    start_from: CheckpointPath | None
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     profile: bool
@@ -155,7 +168,7 @@ class TrainingConfig(_Section):
     warmup: Annotated[float, Field(gt=0, lt=1)]
     label_smoothing: Share
     ema_decay: Share
-    size_schedule: list[tuple[Annotated[int, Field(ge=24, le=512)], Probability]]
+    size_schedule: list[tuple[Pixels, Annotated[float, Field(gt=0, le=1)]]]
     early_stopping: Annotated[int, Field(ge=0)]
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None
@@ -165,6 +178,18 @@ class TrainingConfig(_Section):
     def _left_out_means_unseen(self) -> Self:
         if self.leave_out and self.drawn:
             raise ValueError("leave_out requires training.drawn=null, because synthetic images include all classes")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_the_whole(self) -> Self:
+        if self.frozen_epochs >= self.epochs:
+            raise ValueError(
+                f"frozen_epochs must be below epochs={self.epochs}, but is {self.frozen_epochs}; the features would "
+                "never be trained"
+            )
+        total = math.fsum(share for _, share in self.size_schedule)
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares of size_schedule must sum to at most 1, but sum to {total:g}")
         return self
 
 
@@ -201,7 +226,8 @@ class CalibrationConfig(_Section):
 class ExportConfig(_Section):
     """Variant that `modelfile/onnx_export.py` writes."""
 
-    variant: Literal["fp32", "int8"]
+    variant: Literal["fp32", "fp16", "int8"]
+    opset: Annotated[int, Field(ge=18, le=23)]
 
 
 class ServeConfig(_Section):
@@ -290,20 +316,27 @@ class GateConfig(_Section):
 class SearchRange(_Section):
     """One dimension of a search: numbers from `low` to `high`, or a list of `choices`."""
 
-    key: str
+    key: Annotated[str, Field(min_length=1)]
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: list[int | float | str] | None = None
+    choices: list[bool | int | float | str] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         ranged = self.low is not None and self.high is not None and self.low < self.high
-        if ranged == bool(self.choices):
+        if ranged == bool(self.choices) or (self.choices and (self.low, self.high) != (None, None)):
             raise ValueError(
                 f"{self.key} needs either low below high, or choices, but has low={self.low}, high={self.high} and "
                 f"choices={self.choices}"
             )
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError(
+                f"{self.key} has log=true, which needs a range with low above 0, but has low={self.low}, "
+                f"high={self.high} and choices={self.choices}"
+            )
+        if self.choices and len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"{self.key} needs choices that differ, but has {self.choices}")
         return self
 
 
@@ -313,7 +346,20 @@ class SearchConfig(_Section):
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     trials: Count
     workers: Count
-    space: list[SearchRange]
+    space: Annotated[list[SearchRange], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _each_key_once(self) -> Self:
+        keys = [one.key for one in self.space]
+        if repeated := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"space must contain each key once, but contains {min(repeated)} several times")
+        return self
+
+
+def _is_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9]\d?))?", name):
+        raise ValueError(f"the device must be auto, cpu, mps, cuda, or one GPU such as cuda:1, but is {name!r}")
+    return name
 
 
 class Config(_Section):
@@ -331,9 +377,9 @@ class Config(_Section):
     gate: GateConfig
     hparams_search: SearchConfig
     seed: Seed
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    device: Annotated[str, AfterValidator(_is_device)]
     run_dir: RepoPath | None
-    ckpt_path: RepoPath
+    ckpt_path: CheckpointPath
 
     @model_validator(mode="after")
     def _folders_apart(self) -> Self:

@@ -19,9 +19,9 @@ def main(config: Config) -> None:
         pack.require_size(load_checkpoint(config.ckpt_path).image_size)
         arrays = pack.load("train")
         chosen = np.random.default_rng(config.seed).permutation(arrays.rows)[:CALIBRATION_IMAGES]
-        export(config.ckpt_path, arrays.images[np.sort(chosen)])
+        export(config.ckpt_path, arrays.images[np.sort(chosen)], opset=config.export.opset)
     else:
-        export(config.ckpt_path)
+        export(config.ckpt_path, fp16=config.export.variant == "fp16", opset=config.export.opset)
 
 
 if __name__ == "__main__":

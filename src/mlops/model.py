@@ -194,7 +194,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """Returns the device for `auto`, `cpu`, `cuda` or `mps`.
+    """Returns the device for `auto`, `cpu`, `mps`, `cuda` or one GPU such as `cuda:1`.
 
     Raises:
         ConfigError: The device is not available on this machine.
@@ -206,9 +206,12 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(device for device, there in available.items() if there)
-    if not available[name]:
+    device = torch.device(name)
+    if not available[device.type]:
         raise ConfigError(f"The device {name!r} is not available on this machine. Use device=auto or device=cpu.")
-    return torch.device(name)
+    if device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"The device {name!r} does not exist: this machine has cuda:0 to cuda:{count - 1}.")
+    return device
 
 
 def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float32]:

@@ -60,7 +60,8 @@ def export() -> None:
     """Exports the model as ONNX."""
     from src.mlops.modelfile.onnx_export import export
 
-    export(read_params(ROOT / PARAMS).ckpt_path)
+    config = read_params(ROOT / PARAMS)
+    export(config.ckpt_path, opset=config.export.opset)
 
 
 @app.command()

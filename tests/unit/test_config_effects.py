@@ -169,9 +169,11 @@ def evaluated(config: Config, folder: Path) -> object:
 
 
 def exported_variant(config: Config, folder: Path) -> object:
-    calls: list[tuple[Path, bool]] = []
+    calls: list[tuple[Any, ...]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "export", lambda path, images=None: calls.append((path, images is not None)))
+        patch.setattr(
+            export, "export", lambda path, images=None, **options: calls.append((path, images is not None, options))
+        )
         export.main(config)
     return calls
 
@@ -319,6 +321,7 @@ EFFECTS: dict[str, Effect] = {
     "evaluation.reports_dir": Effect(evaluated, "evaluation.reports_dir={folder}/elsewhere", (MODEL_ON_DISK,)),
     "evaluation.batch_size": Effect(evaluated, "evaluation.batch_size=5", (MODEL_ON_DISK,)),
     "export.variant": Effect(exported_variant, "export.variant=int8", (MODEL_ON_DISK,)),
+    "export.opset": Effect(exported_variant, "export.opset=19", (MODEL_ON_DISK,)),
     "registry.store": Effect(stored, "registry.store=gs://bucket/models", refused="gs://bucket/models"),
     **{
         f"gate.{key}": Effect(gated, f"gate.{key}={value}", (MODEL_ON_DISK,))
@@ -366,8 +369,6 @@ EFFECTS: dict[str, Effect] = {
             "build.train": "true",
             "build.deploy": "false",
             "budget": 50,
-            "drift.schedule": "0 7 * * *",
-            "drift.command": "[other]",
             "teardown.data": "true",
         }.items()
     },
@@ -417,7 +418,7 @@ def result_of(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
             f"training.epochs={3 if probe is stopped else 2}",
             *("training.batch_size=16", "training.size_schedule=[]", "run_dir={folder}/run"),
             *("ckpt_path={folder}/latest/best_model.pth", "evaluation.reports_dir={folder}/reports"),
-            *("cloud.dry_run=true", "cloud.train.job=one", "cloud.tag=v1", "cloud.drift.command=[find]"),
+            *("cloud.dry_run=true", "cloud.train.job=one", "cloud.tag=v1"),
             "hparams_search.trials=2",
         ]
         given = [override.format(folder=folder, **places) for override in (*base, *overrides)]

@@ -91,3 +91,12 @@ def test_unavailable_device() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device 'cuda'"):
             choose_device("cuda")
+
+
+def test_a_gpu_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("cuda").index is None
+    with pytest.raises(ConfigError, match=r"'cuda:2' does not exist.*cuda:0 to cuda:1"):
+        choose_device("cuda:2")

@@ -5,6 +5,7 @@ step. All random numbers come from the generator that the caller passes.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -17,7 +18,12 @@ _MIRROR = torch.tensor([-1 if sign.mirror is None else sign.mirror for sign in S
 
 
 def augment(
-    images: Tensor, labels: Tensor, settings: AugmentationConfig, generator: Generator, size: int
+    images: Tensor,
+    labels: Tensor,
+    settings: AugmentationConfig,
+    generator: Generator,
+    size: int,
+    leave_out: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Changes a batch at random and resizes it to the training size.
 
@@ -27,13 +33,16 @@ def augment(
         settings: Strength of each change.
         generator: The only source of randomness, on the device of the images.
         size: Side of the result in px.
+        leave_out: Classes that mirroring must not create.
 
     Returns:
         Float images [N, 3, size, size] with values 0 to 255, and labels [N]. The label changes if mirroring turns the
         image into another sign.
     """
     draw = _Draw(len(images), generator, images.device)
-    labels, flip = _mirror(labels, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
+    labels, flip = (
+        _mirror(labels, leave_out, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
+    )
     changed = _pose(images, settings, flip, draw, size)
     changed = _blur(changed, settings.blur, draw)
     changed = _light(changed, settings, draw)
@@ -58,9 +67,11 @@ class _Draw:
         return self.uniform(0, 1) < probability
 
 
-def _mirror(labels: Tensor, draw: _Draw) -> tuple[Tensor, Tensor]:
+def _mirror(labels: Tensor, leave_out: Sequence[int], draw: _Draw) -> tuple[Tensor, Tensor]:
     mirrored = _MIRROR.to(labels.device)[labels]
     flipped = (mirrored >= 0) & draw.chance(0.5)
+    if leave_out:
+        flipped &= ~torch.isin(mirrored, torch.tensor(leave_out, device=labels.device))
     return torch.where(flipped, mirrored, labels), torch.where(flipped, -1.0, 1.0)
 
 

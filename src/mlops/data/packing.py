@@ -136,14 +136,20 @@ class Pack:
             splits: `train`, `val` or `test`.
 
         Raises:
-            DataError: The pack contains no images of these splits.
+            DataError: The pack contains no images of these splits, or cannot be read.
         """
-        index = pd.read_csv(self.directory / INDEX, dtype={"split": str, "path": str, "content_hash": str})
+        try:
+            index = pd.read_csv(self.directory / INDEX, dtype={"split": str, "path": str, "content_hash": str})
+            images = np.load(self.directory / IMAGES, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"Cannot read the prepared data in {self.directory}: {error}. Prepare the data again with "
+                "`inv data.prepare --raw-dir FOLDER`."
+            ) from error
         rows = index.index[index["split"].isin(splits)].to_numpy(np.int64)
         if not len(rows):
             raise DataError(f"{self.directory} contains no images of the split {' or '.join(splits)}.")
         chosen = index.loc[rows]
-        images = np.load(self.directory / IMAGES, mmap_mode="r")
         mapped: object = images.base
         if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
             mapped.madvise(mmap.MADV_RANDOM)  # images are read in random order, so reading ahead is useless

@@ -56,7 +56,7 @@ def calibrate(config: Config) -> Calibration:
 def main(config: Config) -> None:
     """Calibrates the checkpoint and exports it."""
     calibrate(config)
-    export(config.ckpt_path)
+    export(config.ckpt_path, opset=config.export.opset)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,14 @@ from PIL import Image
 from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError, ImageError
 from src.mlops.io.files import sha256
-from src.mlops.modelfile.metadata import MAX_METADATA_CHARACTERS, ModelInfo, incomplete, read_info, require_size
+from src.mlops.modelfile.metadata import (
+    MAX_METADATA_CHARACTERS,
+    SUFFIXES,
+    ModelInfo,
+    incomplete,
+    read_info,
+    require_size,
+)
 from src.mlops.modelfile.run_errors import is_out_of_memory, memory_error, run_error, unusable
 from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.preprocessing import open_image, preprocess
@@ -316,7 +323,8 @@ def _unreadable(path: Path, error: OSError) -> CheckpointError:
 
 def _require_same_checkpoint(path: Path, facts: dict[str, Any]) -> None:
     """Raises an error if the checkpoint next to the file is not the one that was exported."""
-    checkpoint = path.with_name(path.name.removesuffix(".onnx").removesuffix(".int8") + ".pth")
+    longest = max((suffix for suffix in SUFFIXES.values() if path.name.endswith(suffix)), key=len)
+    checkpoint = path.with_name(path.name.removesuffix(longest) + ".pth")
     if checkpoint.is_file():
         try:
             digest = sha256(checkpoint)

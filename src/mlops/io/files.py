@@ -126,24 +126,15 @@ def warn_about_special(special: list[str]) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Creates a folder and locks it; other processes wait for the lock.
-
-    A folder that is new and still empty at the end is removed.
-    """
-    created = not folder.exists()
+    """Creates a folder and locks it; other processes wait for the lock."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    lock = FileLock(path)
+    lock = FileLock(folder / ".lock")  # never deleted: another process could already wait for it
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("Waiting for another process that prepares %s", folder)
-            lock.acquire()
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("Waiting for another process that prepares %s", folder)
+        lock.acquire()
+    try:
         yield
     finally:
         lock.release()
-        with suppress(OSError):
-            if created and {entry.name for entry in folder.iterdir()} <= {path.name}:
-                path.unlink(missing_ok=True)
-                folder.rmdir()

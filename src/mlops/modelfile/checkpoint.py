@@ -168,6 +168,8 @@ def read_plain(path: Path) -> dict[str, Any]:
         ) from error
     except CheckpointError:
         raise
+    except PermissionError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}. Change the permissions of the file.") from error
     except Exception as error:  # corrupted bytes can make torch raise almost any exception
         if is_out_of_memory(error):
             raise memory_error(path) from error

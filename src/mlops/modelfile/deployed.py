@@ -19,7 +19,7 @@ class Deployed(nn.Module):
     """A network with its calibration.
 
     Args:
-        model: The trained network.
+        model: The trained network, in float32 or float16. Normalisation, softmax and evidence stay in float32.
         temperature: Divisor of the logits.
     """
 
@@ -31,21 +31,23 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs listed in the docstring of this module, in the order of `output_names`."""
-        maps = self.model.features[:-2](images)
+        pixels = self.model.features[:1](images)
+        maps = self.model.features[1:-2](pixels.to(self.model.head.weight.dtype))
         embedding = self.model.features[-2:](maps)
-        scaled = self.model.head(embedding) / self.temperature
+        scaled = self.model.head(embedding).float() / self.temperature
         energy = -self.temperature * scaled.logsumexp(dim=1)
-        evidence = () if self.model.pooling is None else (_evidence(maps, self.model.pooling, self.model.head),)
-        return scaled.softmax(dim=1), embedding, energy, *evidence
+        pooling = self.model.pooling
+        evidence = () if pooling is None else (_evidence(maps.float(), pooling, self.model.head.weight.float()),)
+        return scaled.softmax(dim=1), embedding.float(), energy, *evidence
 
 
-def _evidence(maps: Tensor, pooling: nn.AdaptiveAvgPool2d, head: nn.Linear) -> Tensor:
+def _evidence(maps: Tensor, pooling: nn.AdaptiveAvgPool2d, head: Tensor) -> Tensor:
     """Splits each logit, without the bias, into the contributions of the positions in the last feature maps.
 
     Args:
         maps: The last feature maps, float [N, C, h, w].
         pooling: The layer that averages the maps into cells.
-        head: The linear layer that follows.
+        head: The weights of the linear layer that follows, float [43, D].
 
     Returns:
         The contributions, float [N, 43, h, w].
@@ -53,5 +55,5 @@ def _evidence(maps: Tensor, pooling: nn.AdaptiveAvgPool2d, head: nn.Linear) -> T
     height, width = maps.shape[2:]
     # The pooling as a matrix [h * w, cells]: the share of each position in the average of each cell.
     shares = pooling(torch.eye(height * width).view(-1, 1, height, width)).flatten(1)
-    weights = head.weight.view(head.out_features, maps.shape[1], -1) @ shares.T
+    weights = head.view(len(head), maps.shape[1], -1) @ shares.T
     return torch.einsum("nchw,kchw->nkhw", maps, weights.view(len(weights), -1, height, width))

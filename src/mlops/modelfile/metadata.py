@@ -12,6 +12,8 @@ from src.mlops.io.files import to_json
 from src.mlops.modelfile.calibration import Calibration
 
 TOLERANCE = 1e-4  # largest allowed difference between the probabilities of a checkpoint and its export
+FP16_TOLERANCE = 0.01  # the same for an export in float16, which has three decimal digits
+SUFFIXES = {"fp32": ".onnx", "fp16": ".fp16.onnx", "int8": ".int8.onnx"}  # of the exports of best_model.pth
 MAX_FILE_BYTES = 1_000_000_000  # the state of a run with the widest SignNet has about 600 MB, a model at most 120 MB
 MAX_METADATA_CHARACTERS = 4_000_000  # keys and values of an ONNX file; a real file has about 5,000
 FORMAT_VERSION = 3  # format 1 normalised over the whole image; format 2 had other prediction sets

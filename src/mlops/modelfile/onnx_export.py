@@ -4,6 +4,7 @@ The graph computes the outputs of `deployed.py`. The metadata contain config, cl
 JSON.
 """
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -19,15 +20,18 @@ from src.mlops.errors import CheckpointError
 from src.mlops.io.files import sha256, to_json, write_atomically
 from src.mlops.modelfile.checkpoint import Checkpoint, load_checkpoint
 from src.mlops.modelfile.deployed import Deployed
-from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, TOLERANCE
+from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, FP16_TOLERANCE, SUFFIXES, TOLERANCE
 from src.mlops.modelfile.quantization import quantize
 from src.mlops.modelfile.run_errors import run_error
 
 logger = logging.getLogger(__name__)
 OPSET = 20  # of ONNX 1.15 (2023); all current runtimes support it
+_TOLERANCES = {"fp32": TOLERANCE, "fp16": FP16_TOLERANCE, "int8": TOLERANCE}  # int8: checked before it is quantised
 
 
-def export(checkpoint_path: Path, images: NDArray[np.uint8] | None = None) -> Path:
+def export(
+    checkpoint_path: Path, images: NDArray[np.uint8] | None = None, *, fp16: bool = False, opset: int = OPSET
+) -> Path:
     """Exports a checkpoint to an ONNX file next to it, after checking that both give the same probabilities.
 
     Args:
@@ -35,6 +39,9 @@ def export(checkpoint_path: Path, images: NDArray[np.uint8] | None = None) -> Pa
         images: None writes `best_model.onnx` in float32. Preprocessed training images, uint8 [N, S, S, 3], give a
             quantised `best_model.int8.onnx`, whose probabilities may differ slightly. `inv model.benchmark` measures
             the difference.
+        fp16: Whether to write `best_model.fp16.onnx` instead, with weights and features in float16. Its probabilities
+            may differ by `metadata.FP16_TOLERANCE`.
+        opset: Version of the ONNX operators.
 
     Returns:
         The path of the written file.
@@ -45,9 +52,9 @@ def export(checkpoint_path: Path, images: NDArray[np.uint8] | None = None) -> Pa
     """
     digest = sha256(checkpoint_path) if checkpoint_path.is_file() else ""
     checkpoint = load_checkpoint(checkpoint_path)
-    graph = build_graph(checkpoint)
-    _require_same_answers(graph, checkpoint)
-    variant = "fp32" if images is None else "int8"
+    variant = "fp16" if fp16 else "fp32" if images is None else "int8"
+    graph = build_graph(checkpoint, fp16=fp16, opset=opset)
+    _require_same_answers(graph, checkpoint, _TOLERANCES[variant])
     if images is not None:
         graph = quantize(graph, images)
         _probabilities(
@@ -56,23 +63,29 @@ def export(checkpoint_path: Path, images: NDArray[np.uint8] | None = None) -> Pa
     attach_metadata(graph, checkpoint, digest, variant)
     if sha256(checkpoint_path) != digest:
         raise CheckpointError(f"{checkpoint_path} was replaced during its export. Export it again.")
-    out = checkpoint_path.with_suffix(".onnx" if images is None else ".int8.onnx")
+    out = checkpoint_path.with_suffix(SUFFIXES[variant])
     content = graph.SerializeToString()
     try:
         write_atomically(out, content)
     except OSError as error:
         raise CheckpointError(f"Cannot write {out}: {error}. The previous file is unchanged.") from error
-    logger.info("Exported %s (%.2f MB, opset %d)", out, len(content) / 1e6, OPSET)
+    logger.info("Exported %s (%.2f MB, opset %d)", out, len(content) / 1e6, opset)
     return out
 
 
-def build_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
+def build_graph(checkpoint: Checkpoint, *, fp16: bool = False, opset: int = OPSET) -> onnx.ModelProto:
     """Returns the ONNX graph of a model with its calibration, after checking its structure and shapes.
+
+    Args:
+        checkpoint: The model, which is not changed.
+        fp16: Whether weights and features are float16. Input and outputs are the same.
+        opset: Version of the ONNX operators.
 
     Raises:
         CheckpointError: torch did not export the model.
     """
-    deployed = Deployed(checkpoint.model, checkpoint.calibration.temperature)
+    model = copy.deepcopy(checkpoint.model).half() if fp16 else checkpoint.model
+    deployed = Deployed(model, checkpoint.calibration.temperature)
     example = torch.zeros(2, 3, checkpoint.image_size, checkpoint.image_size, dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
@@ -80,7 +93,7 @@ def build_graph(checkpoint: Checkpoint) -> onnx.ModelProto:
             deployed,
             (example,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=["images"],
             output_names=deployed.output_names,
             dynamic_shapes=({0: Dim("N")},),
@@ -110,7 +123,7 @@ def attach_metadata(graph: onnx.ModelProto, checkpoint: Checkpoint, checkpoint_s
     onnx.helper.set_model_props(graph, {key: to_json(value) for key, value in metadata.items()})
 
 
-def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint) -> None:
+def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint, tolerance: float) -> None:
     size = checkpoint.image_size
     images = np.random.default_rng(0).integers(0, 256, (16, 3, size, size), np.uint8)
     found = _probabilities(graph, images.transpose(0, 2, 3, 1), checkpoint.path)
@@ -118,10 +131,10 @@ def _require_same_answers(graph: onnx.ModelProto, checkpoint: Checkpoint) -> Non
     with torch.inference_mode():
         expected = deployed(torch.from_numpy(images))[0].numpy()
     difference = float(np.abs(found - expected).max())
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise CheckpointError(
             f"The exported model does not match its checkpoint: probabilities differ by {difference:.2g}, but at most "
-            f"{TOLERANCE:g} is allowed."
+            f"{tolerance:g} is allowed."
         )
 
 

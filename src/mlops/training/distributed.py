@@ -13,15 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from src.mlops.errors import ConfigError
+
 T = TypeVar("T")
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Joins the process group that torchrun started: NCCL between GPUs, Gloo between CPUs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         yield
         return
+    if ":" in str(device):
+        raise ConfigError(
+            f"With {processes()} processes, each uses its own GPU, so device={device} cannot be used. Use device=cuda, "
+            "and choose the GPUs with the environment variable CUDA_VISIBLE_DEVICES."
+        )
     if device.type == "cuda":
         torch.cuda.set_device(_local_rank())
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -31,6 +38,11 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def processes() -> int:
+    """Returns the number of processes that torchrun started, also before they have joined the process group."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:

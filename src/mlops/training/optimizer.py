@@ -1,5 +1,6 @@
 """The optimiser and the EMA weights."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from src.mlops.config import TrainingConfig
 from src.mlops.errors import ConfigError
+from src.mlops.training.schedules import build_scheduler
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -32,10 +34,41 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
     del settings["_target_"]
     if kind in (Adam, AdamW, SGD) and not {"foreach", "differentiable"} & settings.keys():
         settings.setdefault("fused", True)  # one kernel for all weights; these optimisers support it on any device
+    for name, parameter in inspect.signature(kind).parameters.items():
+        value = settings.get(name, False)
+        if isinstance(parameter.default, bool) and not isinstance(value, bool):  # torch takes any text as true
+            raise ConfigError(f"training.optimizer: {name} must be true or false, but is {value!r}.")
     try:
         return kind(groups, **settings)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"training.optimizer: {target} does not accept the arguments {settings}: {error}.") from error
+    except Exception as error:  # torch raises many types of errors
+        reason = str(error).rstrip(".")
+        raise ConfigError(
+            f"training.optimizer: {target} does not accept the arguments {settings}: {reason}."
+        ) from error
+
+
+def require_usable(model: nn.Module, training: TrainingConfig) -> None:
+    """Checks the optimiser and the schedule with one step, because some arguments fail only in a step.
+
+    Args:
+        model: Changed by the step.
+        training: Settings of the optimiser and the schedule.
+
+    Raises:
+        ConfigError: The optimiser cannot be built, or cannot train this model.
+    """
+    optimizer = build_optimizer(model, training)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        build_scheduler(optimizer, training, steps_per_epoch=2)
+        optimizer.step()
+    except Exception as error:  # torch raises many types of errors
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ConfigError(
+            f"training.optimizer: {training.optimizer} cannot train this model: {reason}. Use another optimiser, such "
+            "as torch.optim.AdamW, or other arguments."
+        ) from error
 
 
 def average_weights(model: nn.Module, decay: float) -> AveragedModel:

@@ -13,6 +13,11 @@ from src.mlops.modelfile.checkpoint import read_plain
 IMAGENET = "imagenet"
 
 
+def has_pretrained_features(model: nn.Module) -> bool:
+    """Returns whether `model.weights` names weights for the features of a network."""
+    return isinstance(model, EfficientNetLite0) and model.weights is not None
+
+
 def load_pretrained(model: nn.Module) -> None:
     """Loads the weights that `model.weights` names into the features of a network. The last layer stays random.
 

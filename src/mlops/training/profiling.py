@@ -6,7 +6,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from src.mlops.training.run_dir import saving
+
 _WAIT, _WARMUP, _STEPS = 5, 2, 10  # number of steps that are skipped, run as warm-up, and measured
+PROFILED_STEPS = _WAIT + _WARMUP + _STEPS
 
 
 def profiler(folder: Path) -> AbstractContextManager[profile]:
@@ -17,10 +20,11 @@ def profiler(folder: Path) -> AbstractContextManager[profile]:
     """
 
     def write(measured: profile) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        measured.export_chrome_trace(str(folder / "trace.json"))
-        table = measured.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
-        (folder / "table.txt").write_text(f"{_STEPS} training steps\n{table}\n")
+        with saving(folder.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            measured.export_chrome_trace(str(folder / "trace.json"))
+            table = measured.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
+            (folder / "table.txt").write_text(f"{_STEPS} training steps\n{table}\n")
 
     devices = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     return profile(

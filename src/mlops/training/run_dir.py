@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from src.mlops import ROOT
 from src.mlops.config import Config
-from src.mlops.errors import ConfigError
+from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 
 BEST = "best_model.pth"
 LAST = "last.pth"
@@ -30,6 +30,7 @@ def open_run_dir(config: Config) -> Path:
         runs = [config.run_dir] if config.run_dir else sorted(RUNS.glob("*"), reverse=True)
         for run_dir in runs:
             if (run_dir / CONFIG).is_file():
+                require_writable(run_dir)
                 return run_dir
         raise ConfigError(f"No run to resume in {config.run_dir or RUNS}. Start a new run with training.resume=false.")
     name = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
@@ -61,7 +62,7 @@ def alone(run_dir: Path, *, enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    lock = FileLock(run_dir / ".lock")
+    lock = FileLock(run_dir / ".lock")  # never deleted: another process could be about to lock the deleted file
     try:
         lock.acquire(timeout=0)  # the operating system releases it even if this process is killed
     except Timeout as error:
@@ -72,7 +73,25 @@ def alone(run_dir: Path, *, enabled: bool) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        (run_dir / ".lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(run_dir: Path) -> Iterator[None]:
+    """Reports a failed write to the folder of the run or to `ckpt_path`, and how to continue.
+
+    Raises:
+        TrainingError: A file cannot be written.
+    """
+    try:
+        yield
+    except (OSError, CheckpointError) as error:
+        fault = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(fault, OSError):
+            raise
+        raise TrainingError(
+            f"Cannot save the results of the run in {run_dir}: {fault}. Earlier checkpoints are kept. Fix the cause, "
+            "for example a full disk, and resume with training.resume=true."
+        ) from error
 
 
 def require_writable(folder: Path) -> None:

@@ -7,7 +7,10 @@ from src.mlops.config import TrainingConfig
 
 
 def build_scheduler(optimizer: Optimizer, training: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
-    """Returns the learning rate schedule over all steps: one cycle (Smith 2018), or constant."""
+    """Returns the learning rate schedule over all steps: one cycle (Smith 2018), or constant.
+
+    One cycle also lowers the momentum while the learning rate rises, unless the settings contain a momentum.
+    """
     if training.schedule == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
     return OneCycleLR(
@@ -15,7 +18,8 @@ def build_scheduler(optimizer: Optimizer, training: TrainingConfig, steps_per_ep
         max_lr=training.optimizer["lr"],
         total_steps=training.epochs * steps_per_epoch,
         pct_start=training.warmup,
-        cycle_momentum="betas" in optimizer.defaults or "momentum" in optimizer.defaults,
+        cycle_momentum=not {"betas", "momentum"} & training.optimizer.keys()
+        and ("betas" in optimizer.defaults or "momentum" in optimizer.defaults),
     )
 
 
@@ -33,5 +37,5 @@ def size_of_epoch(epoch: int, training: TrainingConfig, image_size: int) -> int:
     for size, share in training.size_schedule:
         end += round(share * training.epochs)
         if epoch < end:
-            return min(size, image_size)
+            return size
     return image_size

@@ -8,6 +8,7 @@ import logging
 import math
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -31,6 +32,8 @@ from src.mlops.training.train import train
 logger = logging.getLogger(__name__)
 SWEEPS = ROOT / "models" / "sweeps"
 _STARTUP_TRIALS = 4  # trials that are never pruned; later trials are compared with their median
+# The settings of all trials; the folder of the run is that of the trial.
+_FIXED = {"run_dir": None, "training.publish": False, "training.resume": False, "training.final_fit": False}
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -47,15 +50,14 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
         folder, next to a figure with the importance of each hyperparameter.
 
     Raises:
-        ConfigError: The search space names a key that does not exist, or the search was started with another
-            configuration.
+        ConfigError: The search space names a key that does not exist or a value out of range, or the search was started
+            with another configuration.
         TrainingError: A worker failed.
     """
     search = config.hparams_search
+    _require_valid_space(config)
     folder = folder or SWEEPS / search.name
     folder.mkdir(parents=True, exist_ok=True)
-    # Raises for unknown keys.
-    config.replace({one.key: one.choices[0] if one.choices else one.low for one in search.space})
     prepare(config.data)
     study = _open_study(config, folder)
     _require_same_search(study, config)
@@ -76,6 +78,34 @@ def sweep(config: Config, folder: Path | None = None) -> pd.DataFrame:
     return _write_results(study, config.evaluation.reports_dir / "sweep")
 
 
+def _require_valid_space(config: Config) -> None:
+    """Raises an error if a trial could not use the values of one dimension."""
+    plain = OmegaConf.create(config.to_dict())
+    for one in config.hparams_search.space:
+        if one.key in _FIXED:
+            raise ConfigError(f"hparams_search.space: {one.key} cannot be searched, because the search sets it itself.")
+        values: Sequence[bool | int | float | str] = one.choices or _bounds(one, OmegaConf.select(plain, one.key))
+        for value in values:
+            config.replace({one.key: value})  # raises for an unknown key, and for a value out of range
+
+
+def _bounds(one: SearchRange, current: object) -> tuple[int, int] | tuple[float, float]:
+    """Returns the lowest and the highest value of a range, as integers if the setting is an integer."""
+    if one.low is None or one.high is None or isinstance(current, bool) or not isinstance(current, int | float):
+        raise ConfigError(
+            f"hparams_search.space: {one.key} must be a number to have low and high, but is {current!r}. Use choices."
+        )
+    if isinstance(current, float):
+        return one.low, one.high
+    low, high = math.ceil(one.low), math.floor(one.high)
+    if low >= high:
+        raise ConfigError(
+            f"hparams_search.space: {one.key} is an integer, but there are not two integers from low={one.low:g} to "
+            f"high={one.high:g}."
+        )
+    return low, high
+
+
 def _open_study(config: Config, folder: Path, worker: int = 0) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -87,7 +117,8 @@ def _open_study(config: Config, folder: Path, worker: int = 0) -> optuna.Study:
     )
     # The seed depends on the number of trials, because a resumed search must not try the same values again.
     done = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + 1000 * worker + done, constant_liar=True)
+    seed = (config.seed + 1000 * worker + done) % 2**32
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     return study
 
 
@@ -131,22 +162,22 @@ def _run_trial(trial: optuna.Trial, config: Config, folder: Path) -> float:
     values = {one.key: _suggest(trial, one, OmegaConf.select(plain, one.key)) for one in space}
     logger.info("Trial %d: %s", trial.number, values)
     run_dir = folder / f"trial_{trial.number:04d}"
-    own = {"run_dir": str(run_dir), "training.publish": False, "training.resume": False, "training.final_fit": False}
 
     def report(metrics: dict[str, float]) -> None:
         trial.report(metrics["val_Accuracy"], int(metrics["epoch"]))
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    return train(config.replace(values | own), on_epoch=report)["val_Accuracy"]
+    return train(config.replace(values | _FIXED | {"run_dir": str(run_dir)}), on_epoch=report)["val_Accuracy"]
 
 
 def _suggest(trial: optuna.Trial, one: SearchRange, current: object) -> float | int | str | None:
     if one.choices:
         return trial.suggest_categorical(one.key, one.choices)
-    if isinstance(current, int):
-        return trial.suggest_int(one.key, math.ceil(one.low or 0), math.floor(one.high or 0), log=one.log)
-    return trial.suggest_float(one.key, one.low or 0.0, one.high or 0.0, log=one.log)
+    low, high = _bounds(one, current)
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(one.key, low, high, log=one.log)
+    return trial.suggest_float(one.key, low, high, log=one.log)
 
 
 def _write_results(study: optuna.Study, folder: Path) -> pd.DataFrame:

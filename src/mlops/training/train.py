@@ -14,18 +14,27 @@ from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
-from src.mlops.errors import CheckpointError, ConfigError, TrainingError
+from src.mlops.errors import ConfigError, TrainingError
 from src.mlops.io.files import write_atomically
 from src.mlops.model import Network, build_model, choose_device, count_parameters
 from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.training import distributed
-from src.mlops.training.optimizer import build_optimizer
+from src.mlops.training.optimizer import require_usable
 from src.mlops.training.plots import draw_learning_curves
-from src.mlops.training.pretrained import load_pretrained
+from src.mlops.training.pretrained import has_pretrained_features, load_pretrained
 from src.mlops.training.pruning import start_from
-from src.mlops.training.run_dir import BEST, FINAL_FIT, LAST, alone, log_file, open_run_dir, require_writable
+from src.mlops.training.run_dir import (
+    BEST,
+    FINAL_FIT,
+    LAST,
+    alone,
+    log_file,
+    open_run_dir,
+    require_writable,
+    saving,
+)
 from src.mlops.training.tracking import CsvTracker, Tracker, require_tracking, start_tracking
 from src.mlops.training.train_loop import State, run_epochs, seed_everything
 
@@ -43,7 +52,8 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         The metrics of the best epoch, with the keys of `metrics.csv`.
 
     Raises:
-        DataError: There are no images to train on.
+        DataError: There are no images to train on, or they cannot be read.
+        CheckpointError: The checkpoint to start from, or the state of a resumed run, cannot be read.
         ConfigError: The model, the optimiser or a folder cannot be used as configured.
         TrainingError: The loss is not finite, or a file cannot be written. The best checkpoint so far stays in the
             folder of the run.
@@ -51,29 +61,47 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
     # Invalid settings are reported before the data is prepared, and before hours of training.
     device = choose_device(config.device)
     require_tracking(config)
-    if absent := set(config.training.leave_out) - set(range(NUM_CLASSES)):
-        raise ConfigError(
-            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {NUM_CLASSES - 1}."
-        )
-    build_optimizer(_initial_model(config), config.training)
+    _require_usable(config)
     with distributed.process_group(device):
-        distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
+        if config.training.publish:
+            distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
         settings = config.training.drawn
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
-        try:
-            first = distributed.rank() == 0
-            with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
-                return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
-        except (OSError, CheckpointError) as error:
-            fault = error if isinstance(error, OSError) else error.__cause__
-            if not isinstance(fault, OSError):
-                raise
-            raise TrainingError(
-                f"Cannot write to {run_dir}: {fault}. Earlier checkpoints are kept. Fix the cause, for example a full "
-                "disk, and resume with training.resume=true."
-            ) from error
+        first = distributed.rank() == 0
+        with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
+            return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
+
+
+def _require_usable(config: Config) -> None:
+    """Raises an error if settings that are valid on their own cannot be used together."""
+    training = config.training
+    if absent := set(training.leave_out) - set(range(NUM_CLASSES)):
+        raise ConfigError(
+            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {NUM_CLASSES - 1}."
+        )
+    largest = max((size for size, _ in training.size_schedule), default=0)
+    if largest > config.data.image_size:
+        raise ConfigError(
+            f"training.size_schedule has {largest} px, but the images only have data.image_size="
+            f"{config.data.image_size} px. Use smaller sizes, or training.size_schedule=[]."
+        )
+    if training.batch_size < distributed.processes():
+        raise ConfigError(
+            f"training.batch_size must be at least the number of processes, {distributed.processes()}, but is "
+            f"{training.batch_size}."
+        )
+    for path in (config.ckpt_path, config.ckpt_path.with_suffix(".onnx")):
+        if training.publish and path.is_dir():
+            raise ConfigError(f"Cannot write the model to {path}, because it is a folder. Set another ckpt_path.")
+    model = _initial_model(config)
+    if training.frozen_epochs and not training.start_from and not has_pretrained_features(model):
+        raise ConfigError(
+            f"training.frozen_epochs must be 0, because the features of {type(model).__name__} start with random "
+            f"values, but is {training.frozen_epochs}. Use pretrained weights or training.start_from instead."
+        )
+    require_usable(model, training)
 
 
 def _train(
@@ -88,12 +116,19 @@ def _train(
     batches = _training_batches(config, without(pack.load("train"), leave_out), drawn)
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
+    images = len(batches.arrays.rows)
+    if config.training.batch_size > images:
+        logger.warning(
+            "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
+            config.training.batch_size,
+            images,
+        )
     state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images, validating on %s images, device %s, run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
-        f"{len(batches.arrays.rows):,}",
+        f"{images:,}",
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
         run_dir,
@@ -101,11 +136,13 @@ def _train(
     if distributed.rank() == 0:
         warn_about_coverage(len(validation.arrays.rows), config.calibration.coverage)
     origin = provenance(pack.fingerprint, config.seed, _image_sketch(batches.arrays, earlier))
-    tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
+    with saving(run_dir):
+        tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 
     def log(metrics: dict[str, float]) -> None:
         if tracker:
-            tracker.log(metrics)
+            with saving(run_dir):
+                tracker.log(metrics)
         on_epoch(metrics)
 
     try:
@@ -138,6 +175,11 @@ def _initial_model(config: Config) -> Network:
             raise ConfigError(
                 f"training.start_from={config.training.start_from} is a final-fit model, so it was also trained on the "
                 "validation images. Use best_model.pth in its run folder instead."
+            )
+        if seen := set(config.training.leave_out).difference(source.config["training"].get("leave_out", [])):
+            raise ConfigError(
+                f"training.leave_out: class {min(seen)} cannot be left out, because training.start_from="
+                f"{config.training.start_from} was trained on it. Start from a model that left it out, too."
             )
         start_from(model, source.model)
     return model
@@ -185,10 +227,17 @@ def _fit_all(
     config: Config, batches: Batches, fingerprint: str, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
     """Trains a new model on training and validation images; returns its EMA weights after the last epoch."""
-    distributed.from_rank_0(lambda: folder.mkdir(exist_ok=True))
+    distributed.from_rank_0(lambda: require_writable(folder))
     state = _open_state(config, device, len(batches), fingerprint, folder)
     logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
-    log = CsvTracker(folder, config, state.history).log if distributed.rank() == 0 else lambda _: None
+    with saving(folder):
+        tracker = CsvTracker(folder, config, state.history) if distributed.rank() == 0 else None
+
+    def log(metrics: dict[str, float]) -> None:
+        if tracker:
+            with saving(folder):
+                tracker.log(metrics)
+
     run_epochs(config, state, batches, None, folder, origin, log)
     weights = {name: tensor.detach().cpu() for name, tensor in state.averaged.module.state_dict().items()}
     if not all(tensor.isfinite().all() for tensor in weights.values()):
@@ -209,22 +258,23 @@ def _publish(
     """
     path = run_dir / BEST
     content = read_plain(path) | {"history": state.history}
-    write_content(path, content)
-    if final is not None:
-        path = run_dir / FINAL_FIT / BEST
-        weights, image_sketch = final
-        content["provenance"] |= {"trained_on": ["train", "val"], "image_sketch": image_sketch}
-        content |= {"state_dict": weights, "epoch": config.training.epochs, "config": config.to_dict()}
+    with saving(run_dir):
         write_content(path, content)
-    if config.training.publish:
-        # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files that
-        # do not match.
-        files = [path, *([export(path)] if config.training.export else [])]
-        for file in files:
-            write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
-    figure = run_dir / "figures" / "learning_curves.png"
-    draw_learning_curves(state.history, figure)
-    tracker.log_figure(figure)
+        if final is not None:
+            path = run_dir / FINAL_FIT / BEST
+            weights, image_sketch = final
+            content["provenance"] |= {"trained_on": ["train", "val"], "image_sketch": image_sketch}
+            content |= {"state_dict": weights, "epoch": config.training.epochs, "config": config.to_dict()}
+            write_content(path, content)
+        if config.training.publish:
+            # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files
+            # that do not match.
+            files = [path, *([export(path, opset=config.export.opset)] if config.training.export else [])]
+            for file in files:
+                write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
+        figure = run_dir / "figures" / "learning_curves.png"
+        draw_learning_curves(state.history, figure)
+        tracker.log_figure(figure)
     best = state.best
     logger.info(
         "Best epoch %d: val accuracy %.4f, val F1 %.4f. Training: %.0f s, of which %.1f%% data loading. Model: %s",

@@ -28,8 +28,8 @@ from src.mlops.modelfile.metadata import FORMAT_VERSION
 from src.mlops.training import distributed
 from src.mlops.training.metrics import classification_metrics
 from src.mlops.training.optimizer import average_weights, build_optimizer
-from src.mlops.training.profiling import profiler
-from src.mlops.training.run_dir import BEST, LAST
+from src.mlops.training.profiling import PROFILED_STEPS, profiler
+from src.mlops.training.run_dir import BEST, LAST, saving
 from src.mlops.training.schedules import build_scheduler, size_of_epoch
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ class State:
         """
         try:
             changed = [*self._changes(stored["config"])]
+            self._require_same_epochs(stored)
             if stored["format_version"] != FORMAT_VERSION:
                 changed.append("the format version")
             if stored["data_fingerprint"] != self.data_fingerprint:
@@ -154,16 +155,30 @@ class State:
             raise CheckpointError(f"{LAST} is not a valid state of a run: {error!r}. Start a new run.") from error
 
     def _changes(self, stored: dict[str, Any]) -> Iterator[str]:
-        """Yields the settings that differ and change the training."""
+        """Yields the settings that differ and change the epochs that are finished."""
         mine = self.config.to_dict()
         for section in ("model", "training", "calibration"):
             for key in mine[section].keys() | stored[section].keys():
-                if key in {"resume", "publish", "export", "profile", "final_fit"}:
+                if key in {"resume", "publish", "export", "profile", "final_fit", "early_stopping", "epochs"}:
                     continue
                 if mine[section].get(key) != stored[section].get(key):
                     yield f"{section}.{key}"
         if mine["seed"] != stored["seed"]:
             yield "seed"
+
+    def _require_same_epochs(self, stored: dict[str, Any]) -> None:
+        """Raises an error if a run with the new number of epochs would have had other epochs so far."""
+        training, epochs = self.config.training, stored["config"]["training"]["epochs"]
+        if training.epochs == epochs:
+            return
+        before = training.model_copy(update={"epochs": epochs})
+        sizes = [[size_of_epoch(epoch, one, 0) for epoch in range(stored["epoch"])] for one in (training, before)]
+        if training.schedule != "constant" or sizes[0] != sizes[1] or training.epochs < stored["epoch"]:
+            raise ConfigError(
+                f"Cannot resume a run of {epochs} epochs with training.epochs={training.epochs}, because this would "
+                f"change the {stored['epoch']} finished epochs. To train its model further, start a new run with "
+                f"training.start_from=…/{BEST} from the folder of the run."
+            )
 
 
 def run_epochs(
@@ -183,12 +198,20 @@ def run_epochs(
         TrainingError: The loss is not finite.
     """
     training = config.training
+    first_epoch = state.epoch
+    if training.profile and len(batches) < PROFILED_STEPS:
+        logger.warning(
+            "training.profile=true writes nothing, because it needs %d steps per epoch, but there are %d",
+            PROFILED_STEPS,
+            len(batches),
+        )
     while state.epoch < training.epochs:
         if validation is not None and training.early_stopping and state.epochs_without_gain >= training.early_stopping:
             logger.info("No better validation accuracy in %d epochs, stopping early", training.early_stopping)
             break
         started = time.perf_counter()
-        folder = run_dir / "profile" if training.profile and state.epoch == 0 and distributed.rank() == 0 else None
+        profiled = training.profile and state.epoch == first_epoch and distributed.rank() == 0
+        folder = run_dir / "profile" if profiled else None
         row = {"epoch": state.epoch + 1, **_train_epoch(config, state, batches, folder)}
         seconds = time.perf_counter() - started
         distributed.share_buffers(state.averaged.module)  # rank 0 saves the buffers that all ranks validate
@@ -215,19 +238,20 @@ def run_epochs(
 
 def _save(state: State, run_dir: Path, calibration: Calibration | None, provenance: dict[str, Any]) -> None:
     """Writes the best checkpoint if there is a calibration for it, and then the state."""
-    if calibration:
-        save_checkpoint(
-            run_dir / BEST,
-            state_dict=state.averaged.module.state_dict(),
-            config=state.config.to_dict(),
-            epoch=state.epoch,
-            metrics=state.best,
-            provenance=provenance,
-            calibration=calibration,
-            history=state.history,
-        )
-    # Written last: a run that is killed between the two writes repeats the epoch and writes the same checkpoint again.
-    write_content(run_dir / LAST, state.to_dict())
+    with saving(run_dir):
+        if calibration:
+            save_checkpoint(
+                run_dir / BEST,
+                state_dict=state.averaged.module.state_dict(),
+                config=state.config.to_dict(),
+                epoch=state.epoch,
+                metrics=state.best,
+                provenance=provenance,
+                calibration=calibration,
+                history=state.history,
+            )
+        # Written last: a run that is killed between both writes repeats the epoch and writes the same checkpoint again.
+        write_content(run_dir / LAST, state.to_dict())
 
 
 def _train_epoch(config: Config, state: State, batches: Batches, profile: Path | None) -> dict[str, float]:
@@ -244,7 +268,9 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
     description = f"Epoch {state.epoch + 1}/{training.epochs} at {size} px"
     with progress_bar(description, len(batches)) as bar, profiler(profile) if profile else nullcontext() as measured:
         for step, (images, labels) in enumerate(batches.epoch(state.epoch), start=1):
-            changed, classes = augment(images.to(device), labels.to(device), training.augmentation, generator, size)
+            changed, classes = augment(
+                images.to(device), labels.to(device), training.augmentation, generator, size, training.leave_out
+            )
             state.seconds_preparing += time.perf_counter() - ready
             totals += train_step(state, changed, classes)
             if measured:

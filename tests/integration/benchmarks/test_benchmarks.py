@@ -6,7 +6,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import accuracy, environment, loader, time_to_accuracy, uploads
+from benchmarks import accuracy, environment, loader, step, time_to_accuracy, uploads
 from tests.helpers.tiny import tiny_overrides
 
 
@@ -51,6 +51,17 @@ def test_time_to_accuracy(results: Path, overrides: list[str]) -> None:
     rows = {row["recipe"]: row for row in environment.read_results("time_to_accuracy")}
     assert rows.keys() == {"default", "default, bf16", "baseline"}
     assert all(float(row["seconds_per_epoch"]) > 0 for row in rows.values())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_step(results: Path, device: str) -> None:
+    small = ["model.width=4", "data.image_size=24", "training.size_schedule=[]", "training.batch_size=8"]
+    run(step.app, "--rounds", "1", "--variant", "fp32", "--variant", "bf16", *small, f"device={device}")
+    rows = environment.read_results("step")
+    assert [(row["variant"], row["image_size"], row["device"]) for row in rows] == [
+        ("fp32", "24", device), ("bf16", "24", device),
+    ]  # fmt: skip
+    assert all(float(row["ms_per_step"]) > 0 for row in rows)
 
 
 def test_uploads(results: Path) -> None:

@@ -27,9 +27,10 @@ def torchrun(overrides: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_like_one(tmp_path: Path, raw_dir: Path) -> None:
+def test_two_processes_learn_like_one(tmp_path: Path, raw_dir: Path, checkpoint: Path) -> None:
     alone = train(quick_config([*tiny_overrides(tmp_path / "alone", raw_dir), "training.epochs=12"]))
     options = ["training.epochs=12", "training.frozen_epochs=1", "training.final_fit=true", "training.profile=true"]
+    options.append(f"training.start_from={checkpoint}")
     result = torchrun([*tiny_overrides(tmp_path, raw_dir), *options])
     assert result.returncode == 0, result.stderr
     assert "2 x cpu" in result.stderr

@@ -73,10 +73,70 @@ def test_unknown_key(make_config: Callable[..., Config], tmp_path: Path) -> None
         sweep(make_config(space), tmp_path / "sweep")
 
 
-@pytest.mark.parametrize("one", ["{key:seed}", "{key:seed,low:2,high:1}", "{key:seed,low:0,high:1,choices:[1]}"])
+@pytest.mark.parametrize(
+    "one",
+    [
+        "{key:seed}",
+        "{key:seed,low:2,high:1}",
+        "{key:seed,low:1,high:1}",
+        "{key:seed,low:0}",
+        "{key:seed,low:0,high:1,choices:[1]}",
+        "{key:seed,low:0,choices:[1]}",
+        "{key:seed,choices:[]}",
+        "{key:seed,choices:[1,2,1]}",
+        "{key:seed,low:0,high:9,log:true}",
+        "{key:seed,low:-1,high:9,log:true}",
+        "{key:seed,choices:[1,2],log:true}",
+    ],
+)
 def test_invalid_ranges_are_refused(make_config: Callable[..., Config], one: str) -> None:
     with pytest.raises(ConfigError, match=r"space\.0: seed .*choices"):
         make_config(f"hparams_search.space=[{one}]")
+
+
+@pytest.mark.parametrize("one", ["{key:seed,low:0,high:inf}", "{key:seed,choices:[1.0,nan]}"])
+def test_ranges_that_are_not_finite_are_refused(make_config: Callable[..., Config], one: str) -> None:
+    with pytest.raises(ConfigError, match=r"space\.0\..*finite"):
+        make_config(f"hparams_search.space=[{one}]")
+
+
+@pytest.mark.parametrize(
+    ("one", "message"),
+    [
+        ("{key:training.batch_size,low:2.1,high:2.9}", r"training\.batch_size is an integer.*low=2\.1.*high=2\.9"),
+        ("{key:training.batch_size,low:0,high:9}", r"training\.batch_size: .*\b0\b"),
+        ("{key:training.batch_size,choices:[8,many]}", r"training\.batch_size: .*'many'"),
+        ("{key:training.schedule,low:0,high:9}", r"training\.schedule must be .*number.*'onecycle'.*choices"),
+        ("{key:training.compile,low:0,high:1}", r"training\.compile must be .*number.*False.*choices"),
+        ("{key:training.drawn.seed,low:0,high:1}", r"training\.drawn\.seed"),
+        ("{key:training.optimizer,choices:[1]}", r"training\.optimizer: "),
+        ("{key:training.publish,choices:[true]}", r"training\.publish cannot be searched"),
+    ],
+)
+def test_values_that_no_trial_can_use_are_refused_before_the_search(
+    make_config: Callable[..., Config], tmp_path: Path, one: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sweep(make_config(f"hparams_search.space=[{one}]"), tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_single_choice_is_a_fixed_value(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    space = "hparams_search.space=[{key:training.batch_size,choices:[8]}]"
+    table = sweep(make_config("training.epochs=1", space, "hparams_search.trials=2"), tmp_path / "sweep")
+    assert list(table["training.batch_size"]) == [8, 8]
+
+
+def test_yes_and_no_are_searched_as_such(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    space = "hparams_search.space=[{key:training.augmentation.mirror,choices:[true,false]}]"
+    table = sweep(make_config("training.epochs=1", space, "hparams_search.trials=2"), tmp_path / "sweep")
+    assert set(map(type, table["training.augmentation.mirror"].tolist())) == {bool}
+
+
+def test_the_largest_seed(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = make_config("training.epochs=1", SPACE, "hparams_search.trials=1", f"seed={2**32 - 1}")
+    assert len(sweep(config, tmp_path / "sweep")) == 1
+    assert len(sweep(config.replace({"hparams_search.trials": 2}), tmp_path / "sweep")) == 2
 
 
 @pytest.mark.slow

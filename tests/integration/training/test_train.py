@@ -281,6 +281,35 @@ def test_resume_refuses_other_settings(make_config: MakeConfig) -> None:
         train(make_config("training.epochs=1", "training.resume=true", "training.batch_size=8"))
 
 
+class TestMoreEpochs:
+    def test_a_finished_run_continues_like_a_longer_one(self, make_config: MakeConfig, tmp_path: Path) -> None:
+        own = ["training.schedule=constant", "training.final_fit=true", "training.early_stopping=0"]
+        train(make_config(*own, "training.epochs=4", f"run_dir={tmp_path / 'whole'}"))
+        published = weights(tmp_path / "latest/best_model.pth")
+        train(make_config(*own, "training.epochs=2"))
+        train(make_config(*own, "training.epochs=4", "training.resume=true"))
+        assert same(weights(tmp_path / "latest/best_model.pth"), published)
+        assert measured(tmp_path / "run/metrics.csv") == measured(tmp_path / "whole/metrics.csv")
+
+    @pytest.mark.parametrize(
+        ("schedule", "sizes", "epochs"),
+        [("onecycle", "[]", 3), ("constant", "[[24,0.5]]", 4), ("constant", "[]", 1)],
+    )
+    def test_other_schedules_give_a_hint(self, make_config: MakeConfig, schedule: str, sizes: str, epochs: int) -> None:
+        own = ["data.image_size=32", f"training.schedule={schedule}", f"training.size_schedule={sizes}"]
+        train(make_config(*own))
+        message = rf"training\.epochs={epochs}\b.*2 finished epochs.*training\.start_from"
+        with pytest.raises(ConfigError, match=message):
+            train(make_config(*own, f"training.epochs={epochs}", "training.resume=true"))
+
+    def test_early_stopping_can_be_switched_off(self, make_config: MakeConfig, tmp_path: Path) -> None:
+        own = ["training.schedule=constant", "training.epochs=6", "training.optimizer.lr=1e-12"]
+        train(make_config(*own, "training.early_stopping=1"))
+        assert len(measured(tmp_path / "run/metrics.csv")) < 6
+        train(make_config(*own, "training.early_stopping=0", "training.resume=true"))
+        assert len(measured(tmp_path / "run/metrics.csv")) == 6
+
+
 def test_a_run_in_progress_is_not_resumed_by_another_process(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:

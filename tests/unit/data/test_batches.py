@@ -124,6 +124,17 @@ class TestAugment:
                 assert label == sign.class_id
         assert (labels != self.labels).any()
 
+    @pytest.mark.parametrize("left_out", [sign.class_id for sign in SIGNS if sign.mirror not in (None, sign.class_id)])
+    def test_mirroring_creates_no_left_out_class(self, left_out: int) -> None:
+        kept = (self.labels != left_out).nonzero().squeeze(1).repeat(8)
+        changes = settings(**(OFF | {"mirror": True}))
+        generator = torch.Generator().manual_seed(0)
+        images, labels = augment(self.images[kept], self.labels[kept], changes, generator, 24, [left_out])
+        assert left_out not in labels
+        assert set(labels.tolist()) == set(range(43)) - {left_out}
+        unchanged = images[kept == SIGNS[left_out].mirror] - self.images[SIGNS[left_out].mirror]
+        assert unchanged.abs().max() < 1e-2
+
 
 def test_signs_mirror_each_other() -> None:
     for sign in SIGNS:

@@ -274,7 +274,7 @@ class TestBadData:
         config = make_config()
         with pytest.raises(DataError, match=f"1 bad image.*{BAD}: .*{problem}"):
             prepare(config.data)
-        assert not config.data.processed_dir.exists()
+        assert [path.name for path in config.data.processed_dir.iterdir()] == [".lock"]
 
     @pytest.mark.parametrize("name", BAD_FILES)
     def test_skip_drops_and_lists(self, make_config: MakeConfig, raw_dir: Path, name: str) -> None:
@@ -357,7 +357,7 @@ class TestBadData:
         config = make_config()
         with pytest.raises(DataError, match="No space left"):
             prepare(config.data)
-        assert not config.data.processed_dir.exists()
+        assert [path.name for path in config.data.processed_dir.iterdir()] == [".lock"]
 
     def test_leftovers_of_a_killed_run_are_removed(self, make_config: MakeConfig) -> None:
         config = make_config()

@@ -156,6 +156,24 @@ def test_incomplete_checkpoints(checkpoint: Path, tmp_path: Path, changes: dict[
         load_checkpoint(path)
 
 
+def test_settings_that_are_refused_today_still_load(checkpoint: Path, tmp_path: Path) -> None:
+    config = read_plain(checkpoint)["config"]
+    config["training"] |= {"size_schedule": [[512, 0.9], [24, 0.9]], "frozen_epochs": 99, "start_from": "models/x.pt"}
+    config |= {"export": {"variant": "fp32"}, "seed": 10**30, "device": "tpu", "ckpt_path": "models/x"}
+    loaded = load_checkpoint(change(checkpoint, tmp_path / "old.pth", config=config))
+    assert loaded.config == config
+    assert Classifier.load(tmp_path / "old.pth").image_size == 24
+
+
+def test_a_file_without_permission_is_not_called_corrupted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("torch.load", refuse)
+    with pytest.raises(CheckpointError, match=rf"^Cannot read {re.escape(str(checkpoint))}: Permission denied"):
+        read_plain(checkpoint)
+
+
 def test_values_that_json_cannot_represent(checkpoint: Path, tmp_path: Path) -> None:
     calibration = {"temperature": 1.0, "set_threshold": float("inf"), "energy_threshold": -1.0, "coverage": 0.999}
     old = change(checkpoint, tmp_path / "old.pth", calibration=calibration, metrics={"loss": float("nan"), "epoch": 3})

@@ -132,11 +132,14 @@ class TestRefused:
         with pytest.raises(CheckpointError, match=r"best_model\.onnx.*best_model\.pth.*inv model\.export"):
             Classifier.load(tmp_path / "best_model.onnx")
 
-    def test_quantised_export_of_another_checkpoint(self, exported: Path, checkpoint: Path, tmp_path: Path) -> None:
-        shutil.copy(exported, tmp_path / "best_model.int8.onnx")
+    @pytest.mark.parametrize("variant", ["int8", "fp16"])
+    def test_smaller_export_of_another_checkpoint(
+        self, exported: Path, checkpoint: Path, tmp_path: Path, variant: str
+    ) -> None:
+        shutil.copy(exported, tmp_path / f"best_model.{variant}.onnx")
         write_content(tmp_path / "best_model.pth", read_plain(checkpoint) | {"epoch": 99})
-        with pytest.raises(CheckpointError, match=r"best_model\.int8\.onnx.*best_model\.pth.*inv model\.export"):
-            Classifier.load(tmp_path / "best_model.int8.onnx")
+        with pytest.raises(CheckpointError, match=rf"best_model\.{variant}\.onnx.*best_model\.pth.*inv model\.export"):
+            Classifier.load(tmp_path / f"best_model.{variant}.onnx")
 
     def test_too_much_metadata(self, exported: Path, tmp_path: Path) -> None:
         def change(graph: onnx.ModelProto) -> None:

@@ -5,10 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from src.mlops import ROOT
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import SplitArrays
+from src.mlops.errors import ConfigError
+from src.mlops.training.distributed import process_group
 
 
 def torchrun(overrides: list[str]) -> subprocess.CompletedProcess[str]:
@@ -30,3 +33,12 @@ def test_shards_contain_every_image_once_and_form_the_same_batches(images: int) 
         assert len(parts[1])
     unshuffled = [np.concatenate(list(Batches(arrays, 16, shard=(rank, 2)).order(0))) for rank in (0, 1)]
     assert sorted(np.concatenate(unshuffled)) == list(range(images))
+
+
+def test_several_processes_cannot_use_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match=r"2 processes.*device=cuda:1.*CUDA_VISIBLE_DEVICES"),
+        process_group(torch.device("cuda", 1)),
+    ):
+        pass

@@ -5,9 +5,10 @@ import re
 import pytest
 import torch
 
+from src.mlops.config import load_config
 from src.mlops.errors import ConfigError
 from src.mlops.model import build_model
-from src.mlops.training.optimizer import average_weights, build_optimizer
+from src.mlops.training.optimizer import average_weights, build_optimizer, require_usable
 from src.mlops.training.schedules import build_scheduler, size_of_epoch
 from tests.helpers.tiny import quick_config
 
@@ -28,6 +29,33 @@ class TestOptimization:
         training = quick_config([f"training.optimizer._target_={target}"]).training
         with pytest.raises(ConfigError, match=rf"training\.optimizer\._target_.*{re.escape(target)}"):
             build_optimizer(build_model(SMALL[0]), training)
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["training.optimizer._target_=torch.optim.LBFGS"], "LBFGS.*weight_decay"),
+            (["training.optimizer._target_=torch.optim.LBFGS", "~training.optimizer.weight_decay"], "LBFGS.*groups"),
+            (["training.optimizer._target_=torch.optim.Muon"], "Muon.*2D"),
+            (["training.optimizer._target_=torch.optim.SparseAdam", "~training.optimizer.weight_decay"], "dense grad"),
+            (["+training.optimizer.betas=[0.9]"], r"AdamW.*betas.*\[0\.9\]"),
+            (["+training.optimizer.eps=tiny"], "AdamW.*eps.*'tiny'"),
+            (["+training.optimizer.amsgrad=maybe"], "amsgrad must be true or false.*'maybe'"),
+            (["+training.optimizer.differentiable=true"], "differentiable.*in-place"),
+            (["training.optimizer.weight_decay=null"], "weight_decay.*None"),
+        ],
+    )
+    def test_refuses_an_optimizer_that_cannot_train_the_model(self, overrides: list[str], message: str) -> None:
+        with pytest.raises(ConfigError, match=rf"^training\.optimizer: .*{message}"):
+            require_usable(build_model(SMALL[0]), load_config(overrides).training)
+
+    @pytest.mark.parametrize("momentum", [None, 0.5])
+    def test_one_cycle_keeps_a_configured_momentum(self, momentum: float | None) -> None:
+        own = ["training.optimizer._target_=torch.optim.SGD", "training.epochs=1"]
+        own += [f"+training.optimizer.momentum={momentum}"] if momentum else []
+        training = quick_config(own).training
+        optimizer = build_optimizer(build_model(SMALL[0]), training)
+        build_scheduler(optimizer, training, steps_per_epoch=10)
+        assert optimizer.param_groups[0]["momentum"] == (momentum or 0.95)
 
     def test_refuses_unknown_arguments(self) -> None:
         training = quick_config(["+training.optimizer.speed=3"]).training
@@ -66,4 +94,3 @@ class TestOptimization:
     def test_sizes_of_the_record_schedule(self) -> None:
         training = quick_config(["training.epochs=18"]).training
         assert [size_of_epoch(epoch, training, 48) for epoch in range(18)] == [32] * 6 + [40] * 4 + [48] * 8
-        assert {size_of_epoch(epoch, training, 28) for epoch in range(18)} == {28}

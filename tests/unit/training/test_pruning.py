@@ -62,6 +62,12 @@ class TestPruning:
         found = read_plain(config.ckpt_path)["provenance"]["image_sketch"]
         assert found == (content["provenance"]["image_sketch"] if known else None)
 
+    def test_refuses_a_model_that_was_trained_on_a_left_out_class(
+        self, make_config: Callable[..., Config], checkpoint: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"training\.leave_out: class 2 .*training\.start_from=.*best_model\.pth"):
+            train(make_config(f"training.start_from={checkpoint}", "training.leave_out=[2]"))
+
     @pytest.mark.parametrize("source", [SignNet(4), TinyCNN()])
     def test_refuses_a_network_that_does_not_fit(self, source: SignNet | TinyCNN) -> None:
         with pytest.raises(ConfigError, match=rf"training\.start_from.*SignNet.*{type(source).__name__}"):

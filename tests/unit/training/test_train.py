@@ -10,7 +10,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from src.mlops.config import Config
-from src.mlops.errors import ConfigError, DataError, TrainingError
+from src.mlops.errors import CheckpointError, ConfigError, DataError, TrainingError
 from src.mlops.model import SignNet
 from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.training.train import train
@@ -27,7 +27,7 @@ def test_writes_everything_and_returns_the_best_epoch(make_config: MakeConfig, t
     metrics = train(make_config("training.epochs=3"))
     assert set(metrics) == KEYS
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "best_model.pth", "last.pth", "metrics.csv", "config.json", "train.log", "figures",
+        "best_model.pth", "last.pth", "metrics.csv", "config.json", "train.log", "figures", ".lock",
     }  # fmt: skip
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -54,6 +54,31 @@ def test_small_images_first(make_config: MakeConfig, tmp_path: Path) -> None:
     assert half > 0
     assert sides == [24] * half + [32] * half
     assert load_checkpoint(tmp_path / "latest/best_model.pth").image_size == 32
+
+
+def test_a_folder_as_ckpt_path_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    for name in ("model.pth", "other.onnx"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(ConfigError, match=rf"{re.escape(str(tmp_path / name))}.*folder.*ckpt_path"):
+            train(make_config(f"ckpt_path={(tmp_path / name).with_suffix('.pth')}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "32")
+    with pytest.raises(ConfigError, match=r"training\.batch_size .*\b32\b.*\b16\b"):
+        train(make_config())
+
+
+def test_settings_with_little_effect_are_warned_about(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(make_config("training.epochs=1", "training.batch_size=100", "training.profile=true"))
+    assert "training.batch_size=100 is above the number of training images" in caplog.text
+    assert "training.profile=true writes nothing" in caplog.text
+    assert not (tmp_path / "run" / "profile").exists()
 
 
 def test_resume_without_a_run(make_config: MakeConfig) -> None:
@@ -85,11 +110,49 @@ def test_full_disk_is_reported(
         train(make_config("training.epochs=1"))
 
 
+def test_a_failed_read_is_not_reported_as_a_failed_write(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match=r"^No checkpoint at .*none\.pth"):
+        train(make_config(f"training.start_from={tmp_path}/none.pth"))
+
+    def unreadable(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.load", unreadable)
+        with pytest.raises(DataError, match=rf"^Cannot read .*{re.escape(str(tmp_path / 'processed'))}.*Input/output"):
+            train(make_config("training.epochs=1"))
+    monkeypatch.setattr("src.mlops.data.dataset.Batches.epoch", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        train(make_config("training.epochs=1", f"run_dir={tmp_path / 'other'}"))
+
+
+def test_an_error_of_the_callback_is_not_changed(make_config: MakeConfig) -> None:
+    def fail(_: object) -> None:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError, match=r"^gone$"):
+        train(make_config("training.epochs=1"), on_epoch=fail)
+
+
+def test_the_lock_of_a_run_stays_the_same_file(make_config: MakeConfig, tmp_path: Path) -> None:
+    lock = tmp_path / "run" / ".lock"
+    inodes: list[int] = []
+    train(make_config("training.epochs=1"), on_epoch=lambda _: inodes.append(lock.stat().st_ino))
+    # Otherwise a process that opened the lock during the training would lock a deleted file, and not exclude others.
+    assert inodes == [lock.stat().st_ino]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("model.width=0", r"\bwidth\b.*\b0\b"),
         ("training.leave_out=[3,50]", r"training\.leave_out.*\b50\b.*0 to 42"),
+        ("training.size_schedule=[[32,0.5]]", r"training\.size_schedule has 32 px.*data\.image_size=24"),
+        ("training.optimizer._target_=torch.optim.Muon", r"training\.optimizer.*Muon.*2D"),
+        ("training.frozen_epochs=1", r"training\.frozen_epochs must be 0.*random.*\b1\b"),
+        ("device=cuda:77", r"'cuda:77'"),
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_written(
@@ -99,6 +162,22 @@ def test_invalid_settings_are_refused_before_anything_is_written(
         train(make_config(override))
     assert not (tmp_path / "processed").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_left_out_class_is_not_trained_on_as_a_mirror_image(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    original = torch.nn.functional.cross_entropy
+
+    def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, **options: float) -> torch.Tensor:
+        seen.update(labels.tolist())
+        return original(logits, labels, **options)
+
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", cross_entropy)
+    raw = write_kaggle(tmp_path / "signs", classes=35, tracks=2, frames=1, test_images=1)
+    train(make_config(f"data.raw_dir={raw}", "training.epochs=1", "training.leave_out=[19,34]"))
+    assert seen == set(range(35)) - {19, 34}
 
 
 def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
