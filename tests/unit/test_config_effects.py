@@ -108,7 +108,7 @@ def trained_model(config: Config, folder: Path) -> object:
         target.mkdir()
         yield SimpleNamespace(step=lambda: None)
 
-    def exported_file(path: Path) -> Path:
+    def exported_file(path: Path, opset: int) -> Path:
         path.with_suffix(".onnx").touch()
         return path.with_suffix(".onnx")
 
@@ -282,7 +282,7 @@ EFFECTS: dict[str, Effect] = {
     "model.width": Effect(optimised, "model.width=8"),
     "model.dropout": Effect(optimised, "model.dropout=0.5"),
     "training.epochs": Effect(trained_model, "training.epochs=1"),
-    "training.frozen_epochs": Effect(trained_model, "training.frozen_epochs=1"),
+    "training.frozen_epochs": Effect(trained_model, "training.frozen_epochs=1", refused="features of SignNet"),
     "training.final_fit": Effect(trained_model, "training.final_fit=true"),
     "training.batch_size": Effect(trained_model, "training.batch_size=8"),
     "training.resume": Effect(trained_model, "training.resume=true", refused="No run to resume"),
