@@ -272,7 +272,7 @@ def registry_rollback(c: Context, override: list[str], stage: str = "production"
 
 @command("sync", **OVERRIDE)
 def registry_sync(c: Context, override: list[str]) -> None:
-    """Write the versions in the stages to the store again, from the Git tags."""
+    """Write the versions in the stages to the store, from the Git tags."""
     _typer(c, "registry sync", override=override)
 
 

@@ -69,7 +69,7 @@ BucketUrl = Annotated[str, Field(pattern=r"^gs://[a-z0-9][a-z0-9._-]+(/[\w.-]+)*
 Share = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's global generator and Optuna's samplers take no larger seeds
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's global generator and Optuna's samplers take no larger seeds
 Strength = Annotated[float, Field(ge=0, le=10)]
 Pixels = Annotated[int, Field(ge=24, le=512)]
 

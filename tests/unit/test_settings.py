@@ -31,7 +31,7 @@ def rendered(field: FieldInfo) -> str:
     for constraint in field.metadata:
         for name in ("ge", "gt", "le", "lt"):
             if (bound := getattr(constraint, name, None)) is not None:
-                bounds[name] = f"{bound:g}"
+                bounds[name] = f"{bound:.10g}"
     match bounds:
         case {"ge": low, "le": high}:
             return f"{low} to {high}"

@@ -61,7 +61,7 @@ def rollback(
 
 @app.command()
 def sync(override: OverrideOption) -> None:
-    """Writes the versions in the stages to the store again, from the Git tags."""
+    """Writes the versions in the stages to the store, from the Git tags."""
     registry.sync(load_config(override))
 
 

@@ -169,9 +169,9 @@ class TestFinalFit:
     ) -> None:
         train(make_config("training.final_fit=true", "training.epochs=1"))
         evaluate(make_config("evaluation.split=val", f"ckpt_path={tmp_path / 'run/best_model.pth'}"))
-        assert "trained on the validation images" not in caplog.text
+        assert "trained on images of this val split" not in caplog.text
         evaluate(make_config("evaluation.split=val"))
-        assert "trained on the validation images" in caplog.text
+        assert "trained on images of this val split" in caplog.text
 
     def test_is_added_to_a_finished_run(self, make_config: MakeConfig, tmp_path: Path) -> None:
         train(make_config("training.final_fit=true", f"run_dir={tmp_path / 'at_once'}"))
