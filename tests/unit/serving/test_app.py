@@ -19,7 +19,7 @@ from pydantic import SecretStr, ValidationError
 
 from src.mlops import ROOT
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.errors import CheckpointError
+from src.mlops.errors import CheckpointError, describe
 from src.mlops.inference.classifier import Classifier
 from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import read_plain, write_content
@@ -376,8 +376,12 @@ def test_a_client_that_sends_too_slowly_is_refused(client: TestClient, monkeypat
         ({"MLOPS_RATE_LIMIT": "often"}, "100/minute"),
         ({"MLOPS_RATE_LIMIT": "0/minute"}, "100/minute"),
         ({"MLOPS_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "'proxy'"),
+        ({"MLOPS_TRUSTED_PROXIES": "10.0.0.1,*"}, r"must be \*"),
+        ({"MLOPS_TRUSTED_PROXIES": "10.0.0.1/8"}, "host bits"),
         ({"MLOPS_CORS_ORIGINS": "https://a.example/"}, "without a path"),
-        ({"MLOPS_ROOT_PATH": "signs/"}, "root_path"),
+        ({"MLOPS_CORS_ORIGINS": "https://*.a.example"}, "wildcards"),
+        ({"MLOPS_CORS_ORIGINS": "https://A.example"}, "lower case"),
+        ({"MLOPS_ROOT_PATH": "signs/"}, "such as /signs"),
     ],
 )
 def test_invalid_settings_are_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
@@ -385,6 +389,19 @@ def test_invalid_settings_are_refused(monkeypatch: pytest.MonkeyPatch, variables
         monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=message):
         Settings()
+
+
+def test_errors_of_settings_contain_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_API_KEYS", "first-key,schlüssel")
+    monkeypatch.setenv("MLOPS_ADMIN_TOKEN", "admin-token")
+    with pytest.raises(ValidationError) as wrong_key:
+        Settings()
+    monkeypatch.setenv("MLOPS_API_KEYS", "first-key")
+    with pytest.raises(ValidationError) as wrong_limit:
+        Settings(max_batch_bytes=1)
+    for error in (wrong_key.value, wrong_limit.value):
+        for secret in ("first-key", "admin-token"):
+            assert secret not in f"{error} {describe(error)}"
 
 
 def test_the_rate_limit_counts_each_client() -> None:
@@ -480,6 +497,15 @@ def test_reload_accepts_a_good_model_and_rejects_a_bad_one(swappable: Path, expo
         assert_problem(answer, 409, "log")
         assert str(swappable) not in answer.text
         assert post(client, PNG).json()["model_version"] == second
+
+
+@pytest.mark.parametrize("token", ["secret", "secret\n"])  # a file with a token often ends with a newline
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_the_admin_token_is_compared_without_white_space(token: str, scheme: str) -> None:
+    with TestClient(create_app(Settings(model="none", admin_token=SecretStr(token)))) as client:
+        assert client.post("/admin/reload", headers={"Authorization": f"{scheme} secret"}).status_code == 409
+        for wrong in (f"{scheme} secret2", f"{scheme} ", scheme, "secret", "Basic secret"):
+            assert client.post("/admin/reload", headers={"Authorization": wrong}).status_code == 401
 
 
 def test_reload_is_disabled_without_an_admin_token(swappable: Path) -> None:
