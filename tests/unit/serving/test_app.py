@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import numpy as np
 import onnx
 import pytest
 from fastapi.testclient import TestClient
+from limits.storage import MemoryStorage
 from PIL import Image
 from pydantic import SecretStr, ValidationError
+from starlette.requests import HTTPConnection
 
 from src.mlops import ROOT
 from src.mlops.data.gtsrb import SIGNS
@@ -25,6 +28,7 @@ from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.serving.app import create_app
 from src.mlops.serving.logs import start_logging
+from src.mlops.serving.rate_limit import RateLimit
 from src.mlops.serving.settings import Settings
 from tests.helpers.images import encode, make_image, png_header
 from tests.helpers.service import ADMIN, PNG, SNAPSHOT, asking, assert_problem, other_model, post, sample
@@ -413,6 +417,23 @@ def test_the_rate_limit_counts_each_client() -> None:
     assert statuses == [500, 500, 429, 500]
     assert_problem(refused, 429, "2 per 1 hour")
     assert 0 < int(refused.headers["retry-after"]) <= 3600
+
+
+def test_the_rate_limit_forgets_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = MemoryStorage()
+    monkeypatch.setattr("src.mlops.serving.rate_limit.MemoryStorage", lambda: storage)
+    limit = RateLimit(Settings(rate_limit="1/second"))
+    now = time.time()
+
+    def ask(*addresses: str) -> None:
+        for address in addresses:
+            asyncio.run(limit(HTTPConnection({"type": "http", "headers": [], "client": (address, 1)})))
+
+    ask(*(f"10.0.0.{number}" for number in range(50)))
+    monkeypatch.setattr("time.time", lambda: now + 10)
+    while len(storage.storage) + len(storage.events) > 2:  # a thread removes the former clients
+        ask("10.0.1.1")
+        now += 10
 
 
 @pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.1", [500, 500, 429]), ("", [500, 429, 429])])
