@@ -51,7 +51,9 @@ def open_shared_folder() -> None:
     mine = [folder / f"{kind}_{os.getpid()}.db" for kind in _METRIC_KINDS]
     try:
         for path in mine:
-            path.write_bytes(bytes(_METRIC_BYTES))
+            new = path.with_suffix(".new")
+            new.write_bytes(bytes(_METRIC_BYTES))
+            new.replace(path)  # another worker can read the metrics at any time, and fails for an empty file
     except OSError as error:
         logger.warning(
             "Cannot write to the folder that the workers share: %s. /metrics shows only one worker, and a request to "
@@ -60,6 +62,7 @@ def open_shared_folder() -> None:
         )
         for path in mine:
             with suppress(OSError):
+                path.with_suffix(".new").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
         del os.environ[FOLDER_VARIABLE]
 

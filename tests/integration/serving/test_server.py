@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,6 +152,20 @@ def test_a_full_temporary_folder_costs_only_metrics(exported: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stderr
         assert "/metrics shows only one worker" in process.stderr.read()
+
+
+def test_a_removed_temporary_folder_costs_only_metrics(exported: Path, tmp_path: Path) -> None:
+    variables = {"TMPDIR": str(tmp_path), "MLOPS_ADMIN_TOKEN": "secret"}
+    with service(exported, "--workers", "2", environment=variables) as (process, port):
+        [folder] = tmp_path.glob("mlops-workers-*")
+        shutil.rmtree(folder)
+        address = f"http://127.0.0.1:{port}"
+        assert httpx.post(f"{address}/cv_model/", files={"file": ("a.png", PNG)}).status_code == 200
+        answer = httpx.get(f"{address}/metrics")
+        assert (answer.status_code, "mlops_requests_total" in answer.text) == (200, True)
+        assert httpx.post(f"{address}/admin/reload", headers={"Authorization": "Bearer secret"}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.slow
