@@ -10,7 +10,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _METRIC_KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # kinds of metrics in prometheus.py
-_METRIC_BYTES = 1024 * 1024  # initial size of prometheus_client's files; more than all metrics need
+_METRIC_BYTES = 256 * 1024  # initial size of prometheus_client's files; the metrics of all routes need 50 kB
 _RELOAD = "reload"  # touching this file makes each worker reload the model
 
 
