@@ -83,7 +83,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Limits, settings=settings)  # the middleware added last is the outermost
     if origins := settings.listed(settings.cors_origins):
         app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["X-API-Key"]
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
         )
     app.add_middleware(RequestContext, shutdown=shutdown)
     if proxies := settings.listed(settings.trusted_proxies):
@@ -257,11 +261,12 @@ def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
 
     async def other_form(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if scope["type"] != "http" or scope.get("other_form"):
+        if scope["type"] != "http" or "requested_path" in scope:
+            scope["path"] = scope.get("requested_path", path)  # for the log
             await app.router.not_found(scope, receive, send)
             return
         # Changed in place: the middleware reads the route that is found from the scope.
-        scope.update(path=path[:-1] if path.endswith("/") else f"{path}/", other_form=True)
+        scope.update(path=path[:-1] if path.endswith("/") else f"{path}/", requested_path=path)
         await app.router(scope, receive, send)
 
     return other_form

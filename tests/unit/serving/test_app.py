@@ -338,6 +338,13 @@ def test_a_trailing_slash_makes_no_difference(client: TestClient, path: str) -> 
     assert_problem(client.get("/nowhere/"), 404, "Not Found")
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/nowhere/"])
+def test_the_log_has_the_requested_path(client: TestClient, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert client.get(path).status_code == 404
+    assert f"GET {path!r} 404" in caplog.text
+
+
 def test_media_types_ignore_case(client: TestClient) -> None:
     assert client.post("/cv_model/", content=PNG, headers={"Content-Type": "Image/PNG"}).status_code == 200
     form = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + PNG + b"\r\n--x--"
@@ -474,7 +481,8 @@ def test_cors_allows_only_configured_origins(checkpoint: Path, client: TestClien
     assert client.options("/cv_model/", headers=preflight).status_code == 405
     settings = Settings(model=str(checkpoint), cors_origins="https://a.example", api_keys=SecretStr("key"))
     with TestClient(create_app(settings)) as open_client:
-        allowed = open_client.options("/cv_model/", headers=preflight)
+        asked = {"Access-Control-Request-Headers": "content-type,x-api-key,x-request-id"}
+        allowed = open_client.options("/cv_model/", headers=preflight | asked)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
         other = open_client.options("/cv_model/", headers=preflight | {"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
@@ -486,6 +494,7 @@ def test_cors_allows_only_configured_origins(checkpoint: Path, client: TestClien
             assert response.status_code in (401, 431)
             assert response.headers["access-control-allow-origin"] == "https://a.example"
             assert response.headers["x-request-id"]
+            assert "X-Request-ID" in response.headers["access-control-expose-headers"]
 
 
 def test_metrics(client: TestClient) -> None:
