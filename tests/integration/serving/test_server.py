@@ -333,6 +333,24 @@ def test_slow_and_hostile_clients_do_no_harm(exported: Path) -> None:
             one.close()
 
 
+def test_refused_bodies_cost_no_connection(exported: Path) -> None:
+    with service(exported, environment={"MLOPS_API_KEYS": "key"}) as (_, port):
+        head = b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        with connected(port) as keeps:
+            for size in [60_000] * 30 + [3_000_000]:
+                keeps.sendall(head + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+                answer = answer_of(keeps)
+                assert answer.startswith(b"HTTP/1.1 401")
+                assert b"connection: close" not in answer
+            chunk = b"%x\r\n%b\r\n" % (60_000, bytes(60_000))
+            keeps.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + 10 * chunk + b"0\r\n\r\n")
+            assert answer_of(keeps).startswith(b"HTTP/1.1 401")
+            keeps.sendall(head + b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n")
+            answer = everything_of(keeps)
+            assert answer.startswith(b"HTTP/1.1 401")
+            assert b"connection: close" in answer
+
+
 def test_opentelemetry_variables_set_the_target_of_traces(exported: Path) -> None:
     received: list[tuple[str, bytes]] = []
 
