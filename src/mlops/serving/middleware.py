@@ -111,7 +111,10 @@ class RequestContext:
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            pass  # the client closed the connection, so there is nobody to answer
+            if not status:  # Granian also reports malformed chunks as a disconnect, and would answer them with 500
+                detail = "The body of the request is incomplete or malformed."
+                await problem(400, detail, {"Connection": "close"})(scope, receive, answer)
+                status = 0  # in nearly all cases the client has left
         finally:
             _note(scope, method, status, time.perf_counter() - started)
             REQUEST_ID.reset(token)

@@ -321,6 +321,11 @@ def test_slow_and_hostile_clients_do_no_harm(exported: Path) -> None:
             answer = answer_of(trails)
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"trailer" not in answer
+        with connected(port) as malformed:
+            malformed.sendall(chunked + b"this is no chunk\r\n")
+            answer = everything_of(malformed)
+            assert answer.startswith(b"HTTP/1.1 400")
+            assert b"application/problem+json" in answer
         with connected(port) as never_reads:
             never_reads.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             never_reads.sendall(b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
