@@ -1,1 +1,1 @@
-"""The HTTP service. A request passes `protocol`, `middleware`, `app`, `uploads` and `batcher`, in this order."""
+"""The HTTP service. A request passes `middleware`, `app`, `uploads` and `batcher`, in this order."""

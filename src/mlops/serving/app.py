@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, params
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, PlainTextResponse
-from fastapi.routing import APIRoute, APIWebSocketRoute
+from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     shutdown = Shutdown()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:  # the argument can be an application that mounts this one
         if settings.api_keys:
             _require_protection([route for route in app.routes if id(route) not in known])
         with shutdown.handling_sigterm():
@@ -83,7 +83,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Limits, settings=settings)  # the middleware added last is the outermost
     if origins := settings.listed(settings.cors_origins):
         app.add_middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["X-API-Key"]
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
         )
     app.add_middleware(RequestContext, shutdown=shutdown)
     if proxies := settings.listed(settings.trusted_proxies):
@@ -106,14 +110,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _require_protection(routes: list[BaseRoute]) -> None:
-    """Raises an error if the application checks no API key for one of the routes."""
-    for route in routes:
-        if isinstance(route, APIRoute | APIWebSocketRoute):
-            continue
-        if isinstance(route, Mount | Route | WebSocketRoute):
+    """Raises an error if one of the routes does not check the API key."""
+    for route in iter_route_contexts(routes):  # also the routes of included routers
+        checks = getattr(route, "dependencies", [])  # mounted applications and Starlette's own routes have none
+        if not any(isinstance(check.dependency, RequireKey) for check in checks):
             raise ConfigError(
-                f"The route {route.path} would need no API key, because only routes of FastAPI have dependencies. Add "
-                "it with app.get or app.include_router, or mount it next to this application."
+                f"The route {route.path or route.original_route} would need no API key. Add it with app.get or another "
+                "method of FastAPI, or mount it next to this application (see New endpoints in docs/serving.md)."
             )
 
 
@@ -258,11 +261,12 @@ def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
 
     async def other_form(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if scope["type"] != "http" or scope.get("other_form"):
+        if scope["type"] != "http" or "requested_path" in scope:
+            scope["path"] = scope.get("requested_path", path)  # for the log
             await app.router.not_found(scope, receive, send)
             return
         # Changed in place: the middleware reads the route that is found from the scope.
-        scope.update(path=path[:-1] if path.endswith("/") else f"{path}/", other_form=True)
+        scope.update(path=path[:-1] if path.endswith("/") else f"{path}/", requested_path=path)
         await app.router(scope, receive, send)
 
     return other_form

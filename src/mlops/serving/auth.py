@@ -47,7 +47,8 @@ class RequireAdmin(HTTPBearer):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(scheme_name="admin", description="The value of MLOPS_ADMIN_TOKEN.")
-        self._token = settings.admin_token.get_secret_value() if settings.admin_token else ""
+        # Files that contain a token often end with a newline.
+        self._token = settings.admin_token.get_secret_value().strip().encode() if settings.admin_token else b""
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Checks the header Authorization.
@@ -55,8 +56,8 @@ class RequireAdmin(HTTPBearer):
         Raises:
             HTTPException: 401, the token is missing or wrong.
         """
-        given = header(connection.scope, b"authorization")
-        if not (self._token and hmac.compare_digest(given, b"Bearer " + self._token.encode())):
+        scheme, _, given = header(connection.scope, b"authorization").partition(b" ")
+        if not (self._token and scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)):
             raise HTTPException(
                 401,
                 "The admin token is missing or wrong. Send it in the header `Authorization: Bearer TOKEN`.",

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -59,6 +60,10 @@ def stated_length(scope: Scope) -> float:
     return int(value) if len(value) <= 15 else math.inf  # converting thousands of digits raises an error
 
 
+def _has_body(scope: Scope) -> bool:
+    return stated_length(scope) > 0 or header(scope, b"transfer-encoding") != b""
+
+
 class RequestContext:
     """The outermost middleware: gives each request an ID, adds headers to the response, logs and counts it.
 
@@ -106,7 +111,10 @@ class RequestContext:
         try:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            pass  # the client closed the connection, so there is nobody to answer
+            if not status:  # Granian also reports malformed chunks as a disconnect, and would answer them with 500
+                detail = "The body of the request is incomplete or malformed."
+                await problem(400, detail, {"Connection": "close"})(scope, receive, answer)
+                status = 0  # in nearly all cases the client has left
         finally:
             _note(scope, method, status, time.perf_counter() - started)
             REQUEST_ID.reset(token)
@@ -140,7 +148,10 @@ class Limits:
 
         async def start(message: Message) -> None:
             nonlocal has_started
-            has_started = True
+            if not has_started:
+                has_started = True
+                if not body_is_complete and _has_body(scope):
+                    await self._finish_body(scope, receive, message)
             await send(message)
 
         async def read() -> Message:
@@ -176,9 +187,29 @@ class Limits:
             logger.exception("Request failed: %s %r", scope["method"], scope["path"])
             if has_started:
                 raise
-            await problem(500, FAILED)(scope, receive, send)
+            await problem(500, FAILED)(scope, receive, start)
         finally:
             self._left += held
+
+    async def _finish_body(self, scope: Scope, receive: Receive, response: Message) -> None:
+        """Receives and drops the rest of a body that the response does not need, for example without a valid key.
+
+        Otherwise, the server closes the connection without notice. The client loses its next request on this
+        connection, or even the response, if it is still sending.
+        """
+        headers = response["headers"] = list(response["headers"])
+        if any(name == b"connection" for name, _ in headers):
+            return
+        left = self._max_body
+        if not header(scope, b"expect"):  # such a client sends its body only if it is asked to
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECEIVE_SECONDS):
+                    while left >= 0:
+                        message = await receive()
+                        if not message.get("more_body", False):
+                            return
+                        left -= len(message.get("body", b""))
+        headers.append((b"connection", b"close"))
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         """Returns the response to a request that its headers alone rule out."""

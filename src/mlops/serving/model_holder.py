@@ -18,7 +18,6 @@ from src.mlops import ROOT
 from src.mlops.errors import CheckpointError, MlopsError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.locate import LATEST, latest_model, locate_model
-from src.mlops.modelfile.store import is_reference
 from src.mlops.serving import prometheus
 from src.mlops.serving.errors import NOT_LOADED
 from src.mlops.serving.settings import NO_MODEL, Settings
@@ -66,6 +65,8 @@ class ModelHolder:
                 self._serve(*await self._load())
             except MlopsError as error:
                 logger.error("Serving without a model: %s", error)  # noqa: TRY400 - the message is enough, without traceback
+            except OSError:  # for example too many processes for the trial
+                logger.exception("Serving without a model")
         gc.collect()
         gc.freeze()  # modules and model never become garbage; scanning them took a fifth of the time
         watcher = asyncio.create_task(self._watch(seen))
@@ -119,7 +120,7 @@ class ModelHolder:
     async def _watch(self, seen: list[_Stamp]) -> None:
         """Reloads the model if its file changed, or if another worker received a request to reload it.
 
-        Without a model, it also retries without a change: a registry or a bucket may be reachable again.
+        Without a model, it also retries without a change: a registry may be reachable again, or the machine less busy.
         """
         if self._settings.model == NO_MODEL:
             return
@@ -130,15 +131,14 @@ class ModelHolder:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 found = self._state()
-                is_due = self.classifier is None and is_reference(self._settings.model) and now() >= next_attempt
+                is_due = self.classifier is None and now() >= next_attempt
                 if found != seen or is_due:
                     if is_due:
                         interval = min(2 * interval, longest)
                         next_attempt = now() + interval
+                    with suppress(MlopsError):  # already logged; the next change of the file starts the next attempt
+                        await self.reload()
                     seen = found
-                    await self.reload()
-            except MlopsError:
-                pass  # already logged; the next change of the file starts the next attempt
             except Exception:  # for example a temporary disk error; retried at the next poll
                 logger.exception("Checking for a new model failed")
 
@@ -157,6 +157,7 @@ class ModelHolder:
             _tested[stamp] = await _run_trial(path)
         classifier, seconds = await in_thread(self._loader, _load, path)
         if classifier.version != _tested.get(stamp):
+            _tested.pop(stamp, None)  # the other content can have the same time and size
             raise CheckpointError(
                 f"{path} changed while it was loaded. It is loaded again when the change is complete."
             )

@@ -1,6 +1,7 @@
 """The Prometheus metrics at `/metrics`. With several workers, shared files let each worker report all metrics."""
 
 import functools
+import logging
 import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -9,6 +10,7 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.inference.classifier import Prediction
 from src.mlops.serving.shared import FOLDER_VARIABLE, dead_workers
 
+logger = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
@@ -61,8 +63,12 @@ def exposition() -> bytes:
     """Returns the metrics of all workers in Prometheus' text format."""
     if FOLDER_VARIABLE not in os.environ:
         return generate_latest()
-    for pid in dead_workers():  # removes their gauges; their counters stay
-        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    try:
+        for pid in dead_workers():  # removes their gauges; their counters stay
+            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    except (OSError, ValueError) as error:  # for example, a cleaner of temporary files removed the folder
+        logger.warning("Cannot read the metrics of all workers: %s. /metrics shows only one worker.", error)
+        return generate_latest()

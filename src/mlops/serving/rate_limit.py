@@ -1,10 +1,11 @@
 """Limits the number of requests per client."""
 
+import math
 import time
 
 from limits import parse_many
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 
@@ -23,7 +24,8 @@ class RateLimit:
 
     def __init__(self, settings: Settings) -> None:
         self._limits = parse_many(settings.rate_limit)
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        # The memory of a moving window keeps every client forever.
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._has_keys = settings.api_keys is not None
 
     async def __call__(self, connection: HTTPConnection) -> None:
@@ -41,4 +43,4 @@ class RateLimit:
                 if connection.scope["type"] == "websocket":
                     raise WebSocketException(1008, detail)
                 reset = self._limiter.get_window_stats(limit, client).reset_time
-                raise HTTPException(429, detail, {"Retry-After": str(max(1, round(reset - time.time())))})
+                raise HTTPException(429, detail, {"Retry-After": str(max(1, math.ceil(reset - time.time())))})

@@ -17,18 +17,16 @@ MAX_HEADER_BYTES = 16 * 1024  # of the request line and all headers
 class Settings(BaseSettings):
     """Settings of the service, read from environment variables with the prefix `MLOPS_`. Some are also options."""
 
-    model_config = SettingsConfigDict(env_prefix="MLOPS_", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="MLOPS_",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it can contain keys, and uvicorn logs the error
+    )
 
     model: Annotated[str, Field(description="model file; latest: last trained model; none: no model")] = LATEST
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0: all interfaces")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
-    root_path: Annotated[
-        str,
-        Field(
-            pattern=r"^(/[\w.~/-]*[\w.~-])?$",
-            description="path of the service behind a proxy, such as /signs; empty: none",
-        ),
-    ] = ""
+    root_path: Annotated[str, Field(description="path of the service behind a proxy, such as /signs; empty: none")] = ""
     workers: Annotated[
         int,
         Field(
@@ -91,22 +89,36 @@ class Settings(BaseSettings):
             raise ValueError("must contain at least one key, in ASCII characters only; leave it unset to use no key")
         return given
 
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, given: str) -> str:
+        if not re.fullmatch(r"(/[\w.~/-]*[\w.~-])?", given):
+            raise ValueError(f"must start with a slash and not end with one, such as /signs, but is {given!r}")
+        return given
+
     @field_validator("trusted_proxies")
     @classmethod
     def _addresses(cls, given: str) -> str:
+        if cls.listed(given) == ["*"]:
+            return given
         for address in cls.listed(given):
             try:
-                ip_network("0.0.0.0/0" if address == "*" else address)
+                ip_network(address)
             except ValueError as error:
-                raise ValueError(f"must list IP addresses or networks, but has {address!r}") from error
+                raise ValueError(
+                    f"must be *, or list IP addresses or networks, but has {address!r}: {error}"
+                ) from error
         return given
 
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, given: str) -> str:
         for origin in cls.listed(given):
-            if not re.fullmatch(r"\*|https?://[^/]+", origin):
-                raise ValueError(f"must list origins without a path, such as https://a.example, but has {origin!r}")
+            if not re.fullmatch(r"\*|https?://[^/*A-Z]+", origin):
+                raise ValueError(
+                    "must be *, or list origins in lower case, without a path or other wildcards, such as "
+                    f"https://a.example, but has {origin!r}"
+                )
         return given
 
     @field_validator("rate_limit")

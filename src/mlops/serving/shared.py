@@ -10,7 +10,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _METRIC_KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # kinds of metrics in prometheus.py
-_METRIC_BYTES = 1024 * 1024  # initial size of prometheus_client's files; more than all metrics need
+_METRIC_BYTES = 256 * 1024  # initial size of prometheus_client's files; the metrics of all routes need 50 kB
 _RELOAD = "reload"  # touching this file makes each worker reload the model
 
 
@@ -51,7 +51,9 @@ def open_shared_folder() -> None:
     mine = [folder / f"{kind}_{os.getpid()}.db" for kind in _METRIC_KINDS]
     try:
         for path in mine:
-            path.write_bytes(bytes(_METRIC_BYTES))
+            new = path.with_suffix(".new")
+            new.write_bytes(bytes(_METRIC_BYTES))
+            new.replace(path)  # another worker can read the metrics at any time, and fails for an empty file
     except OSError as error:
         logger.warning(
             "Cannot write to the folder that the workers share: %s. /metrics shows only one worker, and a request to "
@@ -60,6 +62,7 @@ def open_shared_folder() -> None:
         )
         for path in mine:
             with suppress(OSError):
+                path.with_suffix(".new").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
         del os.environ[FOLDER_VARIABLE]
 

@@ -1,11 +1,13 @@
 """Tests the service under load and while its model changes."""
 
 import asyncio
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import psutil
@@ -13,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from src.mlops.errors import RegistryError
+from src.mlops.errors import CheckpointError, RegistryError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.serving.app import create_app
 from src.mlops.serving.model_holder import ModelHolder
@@ -178,6 +180,61 @@ def test_a_registered_model_is_retried(exported: Path, monkeypatch: pytest.Monke
         is_reachable.set()
         while client.get("/health/ready").status_code == 503:
             pass
+        assert post(client, PNG).status_code == 200
+
+
+def failing_trials(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[Exception]:
+    """Makes the start of the next trials fail. Returns the errors that are left."""
+    start, left = asyncio.create_subprocess_exec, list(errors)
+
+    async def fail(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        if left:
+            raise left.pop(0)
+        return await start(*command, **options)
+
+    monkeypatch.setattr("src.mlops.serving.model_holder._tested", {})
+    monkeypatch.setattr("asyncio.create_subprocess_exec", fail)
+    return left
+
+
+def test_a_first_model_that_failed_is_retried_without_a_change(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_holder.RETRY_SECONDS", (0.01, 0.02))
+    failing_trials(monkeypatch, OSError("too many processes"), CheckpointError("The machine is too busy."))
+    with TestClient(create_app(Settings(model=str(exported)))) as client:
+        while client.get("/health/ready").status_code == 503:
+            pass
+        assert post(client, PNG).status_code == 200
+    for message in ("too many processes", "too busy"):
+        assert message in caplog.text
+
+
+def test_a_change_is_not_missed_after_an_unexpected_error(
+    swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    with TestClient(create_app(Settings(model=str(swappable)))) as client:
+        first = client.get("/health/ready").json()["model_version"]
+        errors = failing_trials(monkeypatch, OSError("too many processes"))
+        swappable.write_bytes(other_model(exported))
+        while post(client, PNG).json()["model_version"] == first:
+            pass
+    assert not errors
+
+
+def test_another_model_can_have_the_same_time_and_size(swappable: Path, exported: Path) -> None:
+    content = exported.read_bytes()
+    times = (swappable.stat().st_atime_ns, swappable.stat().st_mtime_ns)
+    with TestClient(create_app(Settings(model=str(swappable), admin_token=SecretStr("secret")))) as client:
+        first = client.get("/health/ready").json()["model_version"]
+        changed = content.replace(b'"seed"', b'"sEed"')
+        assert changed != content
+        swappable.write_bytes(changed)
+        os.utime(swappable, ns=times)
+        assert client.post("/admin/reload", headers=ADMIN).status_code == 409  # tested again only then
+        assert client.post("/admin/reload", headers=ADMIN).json()["model_version"] != first
         assert post(client, PNG).status_code == 200
 
 

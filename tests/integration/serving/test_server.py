@@ -3,6 +3,7 @@
 import http.server
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,6 +152,20 @@ def test_a_full_temporary_folder_costs_only_metrics(exported: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stderr
         assert "/metrics shows only one worker" in process.stderr.read()
+
+
+def test_a_removed_temporary_folder_costs_only_metrics(exported: Path, tmp_path: Path) -> None:
+    variables = {"TMPDIR": str(tmp_path), "MLOPS_ADMIN_TOKEN": "secret"}
+    with service(exported, "--workers", "2", environment=variables) as (process, port):
+        [folder] = tmp_path.glob("mlops-workers-*")
+        shutil.rmtree(folder)
+        address = f"http://127.0.0.1:{port}"
+        assert httpx.post(f"{address}/cv_model/", files={"file": ("a.png", PNG)}).status_code == 200
+        answer = httpx.get(f"{address}/metrics")
+        assert (answer.status_code, "mlops_requests_total" in answer.text) == (200, True)
+        assert httpx.post(f"{address}/admin/reload", headers={"Authorization": "Bearer secret"}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.slow
@@ -306,6 +321,11 @@ def test_slow_and_hostile_clients_do_no_harm(exported: Path) -> None:
             answer = answer_of(trails)
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"trailer" not in answer
+        with connected(port) as malformed:
+            malformed.sendall(chunked + b"this is no chunk\r\n")
+            answer = everything_of(malformed)
+            assert answer.startswith(b"HTTP/1.1 400")
+            assert b"application/problem+json" in answer
         with connected(port) as never_reads:
             never_reads.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             never_reads.sendall(b"GET /static/swagger/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -316,6 +336,24 @@ def test_slow_and_hostile_clients_do_no_harm(exported: Path) -> None:
         assert httpx.post(address, files={"file": ("a.png", PNG)}, timeout=30).status_code == 200
         for one in crowd:
             one.close()
+
+
+def test_refused_bodies_cost_no_connection(exported: Path) -> None:
+    with service(exported, environment={"MLOPS_API_KEYS": "key"}) as (_, port):
+        head = b"POST /cv_model/ HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        with connected(port) as keeps:
+            for size in [60_000] * 30 + [3_000_000]:
+                keeps.sendall(head + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+                answer = answer_of(keeps)
+                assert answer.startswith(b"HTTP/1.1 401")
+                assert b"connection: close" not in answer
+            chunk = b"%x\r\n%b\r\n" % (60_000, bytes(60_000))
+            keeps.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + 10 * chunk + b"0\r\n\r\n")
+            assert answer_of(keeps).startswith(b"HTTP/1.1 401")
+            keeps.sendall(head + b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n")
+            answer = everything_of(keeps)
+            assert answer.startswith(b"HTTP/1.1 401")
+            assert b"connection: close" in answer
 
 
 def test_opentelemetry_variables_set_the_target_of_traces(exported: Path) -> None:

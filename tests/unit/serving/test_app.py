@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -14,17 +15,20 @@ import numpy as np
 import onnx
 import pytest
 from fastapi.testclient import TestClient
+from limits.storage import MemoryStorage
 from PIL import Image
 from pydantic import SecretStr, ValidationError
+from starlette.requests import HTTPConnection
 
 from src.mlops import ROOT
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.errors import CheckpointError
+from src.mlops.errors import CheckpointError, describe
 from src.mlops.inference.classifier import Classifier
 from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.serving.app import create_app
 from src.mlops.serving.logs import start_logging
+from src.mlops.serving.rate_limit import RateLimit
 from src.mlops.serving.settings import Settings
 from tests.helpers.images import encode, make_image, png_header
 from tests.helpers.service import ADMIN, PNG, SNAPSHOT, asking, assert_problem, other_model, post, sample
@@ -221,7 +225,7 @@ def test_uploads_share_a_memory_limit(checkpoint: Path) -> None:
             assert refused.headers["retry-after"] == "1"
             return refused.status_code, status
 
-    assert asyncio.run(ask()) == (503, [])
+    assert asyncio.run(ask()) == (503, 11 * [400])  # nobody receives the 400
 
 
 def test_a_network_without_saliency_maps(trained: Path, tmp_path: Path) -> None:
@@ -334,6 +338,13 @@ def test_a_trailing_slash_makes_no_difference(client: TestClient, path: str) -> 
     assert_problem(client.get("/nowhere/"), 404, "Not Found")
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/nowhere/"])
+def test_the_log_has_the_requested_path(client: TestClient, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert client.get(path).status_code == 404
+    assert f"GET {path!r} 404" in caplog.text
+
+
 def test_media_types_ignore_case(client: TestClient) -> None:
     assert client.post("/cv_model/", content=PNG, headers={"Content-Type": "Image/PNG"}).status_code == 200
     form = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n' + PNG + b"\r\n--x--"
@@ -376,8 +387,12 @@ def test_a_client_that_sends_too_slowly_is_refused(client: TestClient, monkeypat
         ({"MLOPS_RATE_LIMIT": "often"}, "100/minute"),
         ({"MLOPS_RATE_LIMIT": "0/minute"}, "100/minute"),
         ({"MLOPS_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "'proxy'"),
+        ({"MLOPS_TRUSTED_PROXIES": "10.0.0.1,*"}, r"must be \*"),
+        ({"MLOPS_TRUSTED_PROXIES": "10.0.0.1/8"}, "host bits"),
         ({"MLOPS_CORS_ORIGINS": "https://a.example/"}, "without a path"),
-        ({"MLOPS_ROOT_PATH": "signs/"}, "root_path"),
+        ({"MLOPS_CORS_ORIGINS": "https://*.a.example"}, "wildcards"),
+        ({"MLOPS_CORS_ORIGINS": "https://A.example"}, "lower case"),
+        ({"MLOPS_ROOT_PATH": "signs/"}, "such as /signs"),
     ],
 )
 def test_invalid_settings_are_refused(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str) -> None:
@@ -385,6 +400,19 @@ def test_invalid_settings_are_refused(monkeypatch: pytest.MonkeyPatch, variables
         monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=message):
         Settings()
+
+
+def test_errors_of_settings_contain_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_API_KEYS", "first-key,schlüssel")
+    monkeypatch.setenv("MLOPS_ADMIN_TOKEN", "admin-token")
+    with pytest.raises(ValidationError) as wrong_key:
+        Settings()
+    monkeypatch.setenv("MLOPS_API_KEYS", "first-key")
+    with pytest.raises(ValidationError) as wrong_limit:
+        Settings(max_batch_bytes=1)
+    for error in (wrong_key.value, wrong_limit.value):
+        for secret in ("first-key", "admin-token"):
+            assert secret not in f"{error} {describe(error)}"
 
 
 def test_the_rate_limit_counts_each_client() -> None:
@@ -396,6 +424,23 @@ def test_the_rate_limit_counts_each_client() -> None:
     assert statuses == [500, 500, 429, 500]
     assert_problem(refused, 429, "2 per 1 hour")
     assert 0 < int(refused.headers["retry-after"]) <= 3600
+
+
+def test_the_rate_limit_forgets_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = MemoryStorage()
+    monkeypatch.setattr("src.mlops.serving.rate_limit.MemoryStorage", lambda: storage)
+    limit = RateLimit(Settings(rate_limit="1/second"))
+    now = time.time()
+
+    def ask(*addresses: str) -> None:
+        for address in addresses:
+            asyncio.run(limit(HTTPConnection({"type": "http", "headers": [], "client": (address, 1)})))
+
+    ask(*(f"10.0.0.{number}" for number in range(50)))
+    monkeypatch.setattr("time.time", lambda: now + 10)
+    while len(storage.storage) + len(storage.events) > 2:  # a thread removes the former clients
+        ask("10.0.1.1")
+        now += 10
 
 
 @pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.1", [500, 500, 429]), ("", [500, 429, 429])])
@@ -436,7 +481,8 @@ def test_cors_allows_only_configured_origins(checkpoint: Path, client: TestClien
     assert client.options("/cv_model/", headers=preflight).status_code == 405
     settings = Settings(model=str(checkpoint), cors_origins="https://a.example", api_keys=SecretStr("key"))
     with TestClient(create_app(settings)) as open_client:
-        allowed = open_client.options("/cv_model/", headers=preflight)
+        asked = {"Access-Control-Request-Headers": "content-type,x-api-key,x-request-id"}
+        allowed = open_client.options("/cv_model/", headers=preflight | asked)
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
         other = open_client.options("/cv_model/", headers=preflight | {"Origin": "https://b.example"})
         assert "access-control-allow-origin" not in other.headers
@@ -448,6 +494,7 @@ def test_cors_allows_only_configured_origins(checkpoint: Path, client: TestClien
             assert response.status_code in (401, 431)
             assert response.headers["access-control-allow-origin"] == "https://a.example"
             assert response.headers["x-request-id"]
+            assert "X-Request-ID" in response.headers["access-control-expose-headers"]
 
 
 def test_metrics(client: TestClient) -> None:
@@ -480,6 +527,15 @@ def test_reload_accepts_a_good_model_and_rejects_a_bad_one(swappable: Path, expo
         assert_problem(answer, 409, "log")
         assert str(swappable) not in answer.text
         assert post(client, PNG).json()["model_version"] == second
+
+
+@pytest.mark.parametrize("token", ["secret", "secret\n"])  # a file with a token often ends with a newline
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_the_admin_token_is_compared_without_white_space(token: str, scheme: str) -> None:
+    with TestClient(create_app(Settings(model="none", admin_token=SecretStr(token)))) as client:
+        assert client.post("/admin/reload", headers={"Authorization": f"{scheme} secret"}).status_code == 409
+        for wrong in (f"{scheme} secret2", f"{scheme} ", scheme, "secret", "Basic secret"):
+            assert client.post("/admin/reload", headers={"Authorization": wrong}).status_code == 401
 
 
 def test_reload_is_disabled_without_an_admin_token(swappable: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests that every route needs an API key unless it is public, below every path prefix."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import APIRouter, FastAPI, WebSocket
@@ -123,7 +124,30 @@ def add_websocket_route(app: FastAPI) -> None:
     app.router.routes.append(WebSocketRoute("/added", lambda _: None))
 
 
-@pytest.mark.parametrize("add", [mount, add_route, add_websocket_route])
+def include_mount(app: FastAPI) -> None:
+    router = APIRouter()
+    router.mount("/added", FastAPI())
+    app.include_router(router)
+
+
+def include_route(app: FastAPI) -> None:
+    router, parent = APIRouter(), APIRouter()
+    router.add_route("/added", lambda _: PlainTextResponse(""))
+    parent.include_router(router)
+    app.include_router(parent)
+
+
+def append_route(app: FastAPI) -> None:
+    router = APIRouter()
+    router.add_api_route("/added", lambda: "")
+    app.router.routes.extend(router.routes)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [mount, add_route, add_websocket_route, include_mount, include_route, append_route],
+    ids=lambda add: add.__name__,
+)
 def test_routes_without_dependencies_are_refused(add: Callable[[FastAPI], None]) -> None:
     app = create_app(Settings(model="none", api_keys=SecretStr("a")))
     add(app)
@@ -133,6 +157,24 @@ def test_routes_without_dependencies_are_refused(add: Callable[[FastAPI], None])
     add(unprotected)
     with TestClient(unprotected) as client:
         assert client.get("/health/live").status_code == 200
+
+
+def test_an_application_for_a_host_is_refused() -> None:
+    app = create_app(Settings(model="none", api_keys=SecretStr("a")))
+    app.host("files.example", FastAPI())
+    with pytest.raises(ConfigError, match=r"files\.example.* would need no API key"), TestClient(app):
+        pass
+
+
+def test_an_application_next_to_the_service_needs_no_key(exported: Path) -> None:
+    signs = create_app(Settings(model=str(exported), api_keys=SecretStr("a")))
+    app = FastAPI(lifespan=signs.router.lifespan_context)
+    app.mount("/files", Starlette(routes=[Route("/added", lambda _: PlainTextResponse(""))]))
+    app.mount("/signs", signs)
+    with TestClient(app) as client:
+        assert client.get("/files/added").status_code == 200
+        assert client.get("/signs/model").status_code == 401
+        assert client.get("/signs/model", headers={"X-API-Key": "a"}).status_code == 200
 
 
 def test_the_openapi_document_names_the_key_of_protected_routes() -> None:
