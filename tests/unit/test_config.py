@@ -30,7 +30,7 @@ from src.mlops.modelfile.locate import LATEST_FILES
         ("export.opset=24", r"export\.opset: .*23.*\b24\b"),
         ("export.variant=fp8", r"export\.variant: .*'fp16'.*'fp8'"),
         ("seed=-1", "seed"),
-        ("seed=99999999999999999999", "seed: .*4294967296"),
+        ("seed=99999999999999999999", "seed: .*4294967295"),
         ("ckpt_path=models/x.pt", r"ckpt_path: .*\.pth.*models/x\.pt"),
         ("ckpt_path=models/x", r"ckpt_path: .*\.pth.*models/x"),
         ("ckpt_path=models/x.onnx", r"ckpt_path: .*\.pth.*models/x\.onnx"),
