@@ -159,11 +159,11 @@ def test_a_removed_temporary_folder_costs_only_metrics(exported: Path, tmp_path:
     with service(exported, "--workers", "2", environment=variables) as (process, port):
         [folder] = tmp_path.glob("mlops-workers-*")
         shutil.rmtree(folder)
-        address = f"http://127.0.0.1:{port}"
-        assert httpx.post(f"{address}/cv_model/", files={"file": ("a.png", PNG)}).status_code == 200
-        answer = httpx.get(f"{address}/metrics")
-        assert (answer.status_code, "mlops_requests_total" in answer.text) == (200, True)
-        assert httpx.post(f"{address}/admin/reload", headers={"Authorization": "Bearer secret"}).status_code == 200
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            assert client.post("/cv_model/", files={"file": ("a.png", PNG)}).status_code == 200
+            answer = client.get("/metrics")
+            assert (answer.status_code, "mlops_requests_total" in answer.text) == (200, True)
+            assert client.post("/admin/reload", headers={"Authorization": "Bearer secret"}).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
 
