@@ -257,7 +257,7 @@ def test_workers_share_metrics_and_reloads_and_are_replaced(exported: Path, tmp_
         former = ask()
         model.write_bytes(other_model(exported))
         token = {"Authorization": "Bearer secret"}
-        new = httpx.post(f"{address}/admin/reload", headers=token).json()["model_version"]
+        new = httpx.post(f"{address}/admin/reload", headers=token, timeout=30).json()["model_version"]
         assert new != former
         _wait(lambda: {ask() for _ in range(10)} == {new}, process)
         process.send_signal(signal.SIGTERM)
