@@ -172,6 +172,7 @@ def promote(
         facts = {"event": "promote", "forced": bool(failed), "checks": [asdict(check) for check in checks]}
         tag = tag_stage(repository, stage, version, facts, undo, push=push)
         _write_stage(storage, stage, tag, before.state)
+    _delete_old_records(storage, stage)
     publish_model(config, name, [], version.manifest, stage)
     logger.info(
         "%s@%s is in %s%s", NAME, name, stage, f", although these checks failed: {', '.join(failed)}" if failed else ""
@@ -199,6 +200,7 @@ def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool 
         _fetch(storage, version, Path(work))
         tag = tag_stage(repository, stage, version, {"event": "rollback"}, undo, push=push)
         _write_stage(storage, stage, tag, before.state)
+    _delete_old_records(storage, stage)
     publish_model(config, version.name, [], version.manifest, stage)
     logger.info("Rolled %s back to %s@%s from %s", stage, NAME, version.name, before.version)
     return version.name
@@ -222,6 +224,7 @@ def sync(config: Config, repository: Path = ROOT) -> None:
         for stage, each in current.items():
             if each.tag:
                 _write_stage(storage, stage, each.tag, each.state)
+                _delete_old_records(storage, stage)
             logger.info("%s in %s: %s", stage, storage.url, each.version or "no version")
 
 
@@ -426,6 +429,10 @@ def _write_stage(storage: Storage, stage: str, tag: Tag, state: str | None) -> N
         raise RegistryError(
             f"Another command changed {stage} at the same time. See `inv registry.list` and run the command again."
         ) from error
-    with suppress(StorageError):  # services would read the records of earlier releases if the new file was lost
+
+
+def _delete_old_records(storage: Storage, stage: str) -> None:
+    """Deletes the records of earlier releases: services would read them if the new file of the stage was lost."""
+    with suppress(StorageError):  # the promotion is complete; the next one deletes them
         for record in storage.names(f"stages/{stage}"):
             storage.remove(record)
