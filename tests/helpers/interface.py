@@ -9,7 +9,8 @@ import typer
 
 import tasks
 from src.mlops.__main__ import COMMANDS, WITH_CONFIGURATION
-from src.mlops.config import load_config
+from src.mlops.config import CONFIG_DIR, load_config
+from src.mlops.modelfile.store import CACHE, STORE
 from src.mlops.serving.settings import Settings
 from tests.helpers.service import SNAPSHOT
 
@@ -19,10 +20,11 @@ OPENAPI = RELEASED / "openapi.json"
 
 
 def interface() -> dict[str, list[str]]:
-    """Returns the names of all settings, variables, tasks and commands, with their options."""
+    """Returns the names of all settings, choices, variables, tasks and commands, with their options."""
     return {
         "settings": sorted(_leaves(load_config(["data=synthetic"]).to_dict())),
-        "variables": sorted(f"MLOPS_{name.upper()}" for name in Settings.model_fields),
+        "choices": sorted(f"{path.parent.name}={path.stem}" for path in CONFIG_DIR.glob("*/*.yaml")),
+        "variables": sorted([STORE[0], CACHE[0], *(f"MLOPS_{name.upper()}" for name in Settings.model_fields)]),
         "tasks": sorted(_tasks()),
         "commands": sorted(_commands()),
     }

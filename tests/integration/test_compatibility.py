@@ -60,17 +60,27 @@ def test_versions_are_fetched_and_rolled_back(released: Path) -> None:
     config = quick_config([f"registry.store={released / 'store'}", f"ckpt_path={target}"])
     registry.pull(config, "v2", released / "repository")
     assert target.read_bytes() == (released / "store" / "versions" / "v2" / target.name).read_bytes()
+    repository = released / "repository"
+    for words in (
+        ("config", "user.name", "A Name"),
+        ("config", "user.email", "a@example.org"),
+        ("tag", "--delete", "gtsrb#production#3"),  # the rollback from v2 to v1, which is now repeated
+    ):
+        subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True)
+    (released / "store" / "stages" / "production" / "00003.json").unlink()
+    assert locate_model("gtsrb@production").parent.name == "v2"
+    assert registry.rollback(config, "production", repository) == "v1"
+    assert locate_model("gtsrb@production").parent.name == "v1"
 
 
-def test_no_setting_variable_task_or_command_is_lost() -> None:
+def test_no_setting_choice_variable_task_or_command_is_lost() -> None:
     current = interface()
     for kind, names in json.loads(INTERFACE.read_text()).items():
         assert not set(names) - set(current[kind]), f"{kind}: {ADVICE}"
 
 
 def test_http_fields_are_only_added() -> None:
-    faults = _lost(json.loads(OPENAPI.read_text()), json.loads(SNAPSHOT.read_text()))
-    assert not faults, ADVICE
+    assert not _faults(json.loads(OPENAPI.read_text()), json.loads(SNAPSHOT.read_text())), ADVICE
 
 
 @pytest.mark.parametrize(
@@ -80,13 +90,53 @@ def test_http_fields_are_only_added() -> None:
         (lambda new: new["components"]["schemas"]["Answer"]["properties"].pop("probability"), "probability"),
         (lambda new: new["components"]["schemas"]["Answer"]["required"].remove("filename"), "required"),
         (lambda new: new["components"]["schemas"]["Health"]["properties"]["status"].update(type="integer"), "type"),
+        (lambda new: new["paths"]["/cv_model/"]["post"]["parameters"].pop(), "parameters"),
+        (
+            lambda new: new["paths"]["/model"]["get"].update(parameters=[{"name": "k", "required": True}]),
+            "get /model k",
+        ),
+        (lambda new: new["paths"]["/cv_model/"]["post"]["parameters"][0].update(required=True), "X-Request-ID"),
+        (lambda new: _body(new)["required"].append("key"), "post /cv_model/ key"),
     ],
 )
 def test_a_lost_http_field_is_noticed(change: Any, fault: str) -> None:
     new = json.loads(OPENAPI.read_text())
     change(new)
-    [found] = _lost(json.loads(OPENAPI.read_text()), new)
+    [found] = _faults(json.loads(OPENAPI.read_text()), new)
     assert fault in found
+
+
+def test_additions_and_texts_are_no_fault() -> None:
+    new = json.loads(OPENAPI.read_text())
+    new["paths"]["/new"] = {"get": {"parameters": [{"name": "k", "required": True}]}}
+    new["paths"]["/cv_model/"]["post"]["parameters"][0]["description"] = "other"
+    new["paths"]["/cv_model/"]["post"]["parameters"].append({"name": "k"})
+    new["components"]["schemas"]["Answer"]["properties"]["more"] = {"type": "integer"}
+    new["components"]["schemas"]["Answer"]["required"].append("more")
+    assert _faults(json.loads(OPENAPI.read_text()), new) == []
+
+
+def _body(document: Any) -> Any:
+    return document["paths"]["/cv_model/"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+
+
+def _faults(old: Any, new: Any) -> list[str]:
+    before, after = _demanded(old), _demanded(new)
+    demanded = (f"{route} {name}" for route in before.keys() & after for name in after[route] - before[route])
+    return [*_lost(old, new), *demanded]
+
+
+def _demanded(document: Any) -> dict[str, set[str]]:
+    """Returns the parameters and fields that a request must have, by route."""
+    found = {}
+    for path, methods in document["paths"].items():
+        for method, route in methods.items():
+            bodies = route.get("requestBody", {}).get("content", {}).values()
+            found[f"{method} {path}"] = {
+                *(parameter["name"] for parameter in route.get("parameters", []) if parameter.get("required")),
+                *(name for body in bodies for name in body["schema"].get("required", [])),
+            }
+    return found
 
 
 def _lost(old: Any, new: Any, where: str = "") -> list[str]:
@@ -102,5 +152,5 @@ def _lost(old: Any, new: Any, where: str = "") -> list[str]:
             for fault in (_lost(value, new[key], f"{where}.{key}") if key in new else [f"{where}.{key}".lstrip(".")])
         ]
     if isinstance(old, list):
-        return [] if all(part in new for part in old) else [where]
+        return [] if all(any(not _lost(part, other) for other in new) for part in old) else [where]
     return [] if old == new else [where]

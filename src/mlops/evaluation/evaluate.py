@@ -14,7 +14,7 @@ from src.mlops.data.dataset import Batches
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import overlap, sketch_of_training
 from src.mlops.errors import DataError
-from src.mlops.evaluation.measurements import METRICS_FILE, PREDICTIONS_FILE
+from src.mlops.evaluation.measurements import METRICS_FILE, PREDICTIONS_FILE, without_sketch
 from src.mlops.evaluation.metrics import expected_calibration_error, per_class_metrics
 from src.mlops.evaluation.plots import draw_evaluation
 from src.mlops.io.files import to_json
@@ -71,7 +71,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "called_unknown": float(unknown.mean()),
         "epoch": checkpoint.epoch,
         "model": checkpoint.config["model"],
-        "provenance": checkpoint.provenance,
+        "provenance": without_sketch(checkpoint.provenance),
         "calibration": checkpoint.calibration.to_dict(),
         "evaluated_on": pack.fingerprint,
         "classes": per_class_metrics(labels, predicted),

@@ -31,7 +31,8 @@ def read_measurements(config: Config, classifier: Classifier) -> tuple[dict[str,
     """
     folder, info = config.evaluation.reports_dir, classifier.info
     metrics = read_json(folder / METRICS_FILE, "inv evaluate")
-    if metrics.get("provenance") != info.provenance or _calibration(metrics) != info.calibration:
+    origin = without_sketch(metrics.get("provenance") or {})
+    if origin != without_sketch(info.provenance) or _calibration(metrics) != info.calibration:
         raise DataError(
             f"{folder / METRICS_FILE} does not belong to the model at {config.ckpt_path}, but to a different one. "
             "Evaluate this model with `inv evaluate`."
@@ -46,6 +47,11 @@ def read_measurements(config: Config, classifier: Classifier) -> tuple[dict[str,
             )
             robustness = None
     return metrics, robustness
+
+
+def without_sketch(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Returns a provenance without the sketch of the training images: `dvc metrics diff` would show its 16 kB."""
+    return {key: value for key, value in provenance.items() if key != "image_sketch"}
 
 
 def _calibration(metrics: dict[str, Any]) -> Calibration | None:

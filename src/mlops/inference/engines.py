@@ -109,8 +109,9 @@ def ray_rows(model: Path, workers: int) -> Rows:
                 if row["fault"]:
                     raise FAULTS[row["fault"]](row["row"]["error"])
                 yield row["row"]
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"The Ray cluster failed: {type(error).__name__}: {error}") from error
+        except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+            cause = getattr(error, "cause", error)  # the error in a worker, without its traceback as text
+            raise DataError(f"The Ray cluster failed: {type(cause).__name__}: {cause}") from error
         finally:
             if started:
                 ray.shutdown()

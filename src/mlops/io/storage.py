@@ -109,18 +109,18 @@ class Folder:
 
     def create(self, name: str, content: bytes, replaces: str | None = None) -> None:
         """See `Storage`."""
-        path = self.path / name
         if replaces is None:
-            self._try(name, lambda: self._create(path, content))
-            return
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            if self.state(name) != replaces:
-                raise FileExistsInStorageError(f"The file {path} has changed in the meantime.")
-            self.write(name, content)
+            self._try(name, lambda: self._create(self.path / name, content))
+        else:
+            self._try(name, lambda: self._replace(name, content, replaces))
 
     def download(self, name: str, target: Path) -> None:
         """See `Storage`."""
-        write_atomically(target, self.read(name))
+        content = self.read(name)
+        try:
+            write_atomically(target, content)
+        except OSError as error:
+            raise StorageError(f"Cannot copy {self.path / name} to {target}: {error}.") from error
 
     def upload(self, source: Path, name: str) -> None:
         """See `Storage`."""
@@ -143,6 +143,13 @@ class Folder:
             os.fsync(file.fileno())
             Path(file.name).chmod(0o644)
             os.link(file.name, path)  # unlike a rename, this fails if the file exists
+
+    def _replace(self, name: str, content: bytes, state: str) -> None:
+        path = self.path / name
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if self.state(name) != state:
+                raise FileExistsInStorageError(f"The file {path} has changed in the meantime.")
+            self.write(name, content)
 
     def _try(self, name: str, work: Callable[[], T]) -> T:
         path = self.path / name

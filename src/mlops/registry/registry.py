@@ -10,7 +10,7 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,14 @@ from rich.table import Table
 
 from src.mlops import ROOT
 from src.mlops.config import Config
-from src.mlops.errors import FileExistsInStorageError, GateError, GitError, MissingFileError, RegistryError
+from src.mlops.errors import (
+    FileExistsInStorageError,
+    GateError,
+    GitError,
+    MissingFileError,
+    RegistryError,
+    StorageError,
+)
 from src.mlops.evaluation.measurements import read_measurements
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import sha256, to_json
@@ -146,7 +153,10 @@ def promote(
         name = version.name
         before, production = (_current(storage, repository, each) for each in (stage, "production"))
         if before.version == name:
-            raise RegistryError(f"{name} is already in {stage}. Promote a different version.")
+            missing = "The store does not have this promotion yet. Write it with `inv registry.sync`."
+            raise RegistryError(
+                f"{name} is already in {stage}. {'Promote a different version.' if before.synced else missing}"
+            )
         candidate = _fetch(storage, version, Path(work, "candidate"))
         rival = None
         if production.version and production.version != name:
@@ -162,6 +172,7 @@ def promote(
         facts = {"event": "promote", "forced": bool(failed), "checks": [asdict(check) for check in checks]}
         tag = tag_stage(repository, stage, version, facts, undo, push=push)
         _write_stage(storage, stage, tag, before.state)
+    _delete_old_records(storage, stage)
     publish_model(config, name, [], version.manifest, stage)
     logger.info(
         "%s@%s is in %s%s", NAME, name, stage, f", although these checks failed: {', '.join(failed)}" if failed else ""
@@ -189,6 +200,7 @@ def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool 
         _fetch(storage, version, Path(work))
         tag = tag_stage(repository, stage, version, {"event": "rollback"}, undo, push=push)
         _write_stage(storage, stage, tag, before.state)
+    _delete_old_records(storage, stage)
     publish_model(config, version.name, [], version.manifest, stage)
     logger.info("Rolled %s back to %s@%s from %s", stage, NAME, version.name, before.version)
     return version.name
@@ -197,7 +209,7 @@ def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool 
 def sync(config: Config, repository: Path = ROOT) -> None:
     """Writes the version in each stage to the store, from the Git tags.
 
-    This converts stores of earlier releases, whose records in `stages/*/` are then no longer used.
+    This converts stores of earlier releases, whose records in `stages/*/` are then deleted.
 
     Raises:
         RegistryError: The store has a promotion that the tags of this clone do not have, or a version in a stage is not
@@ -212,6 +224,7 @@ def sync(config: Config, repository: Path = ROOT) -> None:
         for stage, each in current.items():
             if each.tag:
                 _write_stage(storage, stage, each.tag, each.state)
+                _delete_old_records(storage, stage)
             logger.info("%s in %s: %s", stage, storage.url, each.version or "no version")
 
 
@@ -269,7 +282,7 @@ def _state(tag: Tag | None, version: Version | None) -> str:
         return "[red]tag without files[/red]"
     if tag is None:
         return "[yellow]no local tag: git fetch --tags[/yellow]"
-    return "complete" if tag.message.get("manifest_sha256") == version.digest else "[red]manifest changed[/red]"
+    return "complete" if tag.digest == version.digest else "[red]manifest changed[/red]"
 
 
 @contextmanager
@@ -311,7 +324,10 @@ def _require_clean(repository: Path) -> None:
 def _require_new(storage: Storage, hashes: dict[str, dict[str, Any]]) -> None:
     for name in versions(storage):
         if read_version(storage, name).manifest["files"][SERVED]["sha256"] == hashes[SERVED]["sha256"]:
-            raise RegistryError(f"This model file is already registered as {name}.")
+            raise RegistryError(
+                f"This model file is already registered as {name}. If that registration was killed and no clone has "
+                f"the tag {NAME}@{name}.0.0, delete versions/{name} in {storage.url} and run this command again."
+            )
 
 
 def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
@@ -342,7 +358,7 @@ def _registered(storage: Storage, repository: Path, wanted: str | None) -> Versi
             f"registered versions: {', '.join(known)}."
         )
     version = read_version(storage, name)
-    if tags[name].message.get("manifest_sha256") != version.digest:
+    if tags[name].digest != version.digest:
         raise RegistryError(
             f"The manifest of {name} in {storage.url} has changed since the registration: its hash differs from the "
             "hash in the tag. Do not use this version. Register the model again."
@@ -379,25 +395,27 @@ class _Current(NamedTuple):
 def _current(storage: Storage, repository: Path, stage: str) -> _Current:
     """Reads a stage from the tags, and checks that the store is not ahead of them."""
     tags = stage_tags(repository, stage)
-    known = [Stage(tag.version, str(tag.message.get("manifest_sha256")), tag.name) for tag in tags]
-    stored = state = None
+    known = [Stage(tag.version, tag.digest, tag.name) for tag in tags]
+    place, stored, state = stage_file(stage), None, None
     try:
-        state = storage.state(stage_file(stage))
+        state = storage.state(place)
         stored = read_stage(storage, stage)
         ahead = stored not in [None, *known]
     except MissingFileError:
-        ahead = len(storage.names(f"stages/{stage}")) > len(tags)  # earlier releases wrote one file per tag
+        place = f"stages/{stage}"
+        ahead = len(storage.names(place)) > len(tags)  # earlier releases wrote one file per tag
     if ahead:
         raise RegistryError(
             f"{storage.url} has a promotion to {stage} whose tag is not in this clone. Run `git fetch --tags` and then "
             "this command again. If the tag was not pushed, push it from the clone that made it. If it was deleted on "
-            f"purpose, delete {stage_file(stage)} in the store and run `inv registry.sync`."
+            f"purpose, delete {place} in the store and run `inv registry.sync`."
         )
     history: list[str] = []
     for tag in tags:
-        if tag.message.get("event") == "rollback":
-            del history[-1:]
-        else:
+        if tag.message.get("event") == "rollback":  # usually removes one version, or more if tags were deleted
+            while history and history[-1] != tag.version:
+                history.pop()
+        if history[-1:] != [tag.version]:
             history.append(tag.version)
     return _Current(tags[-1] if tags else None, history, state, known[-1:] == [stored])
 
@@ -411,3 +429,10 @@ def _write_stage(storage: Storage, stage: str, tag: Tag, state: str | None) -> N
         raise RegistryError(
             f"Another command changed {stage} at the same time. See `inv registry.list` and run the command again."
         ) from error
+
+
+def _delete_old_records(storage: Storage, stage: str) -> None:
+    """Deletes the records of earlier releases: services would read them if the new file of the stage was lost."""
+    with suppress(StorageError):  # the promotion is complete; the next one deletes them
+        for record in storage.names(f"stages/{stage}"):
+            storage.remove(record)

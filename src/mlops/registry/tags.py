@@ -27,11 +27,13 @@ class Tag:
     Attributes:
         name: Name of the tag, such as `gtsrb@v3.0.0` or `gtsrb#production#5`.
         version: The version, such as `v3`.
+        digest: SHA-256 of the manifest of the version.
         message: The JSON object in the message of the tag.
     """
 
     name: str
     version: str
+    digest: str
     message: dict[str, Any]
 
 
@@ -42,7 +44,7 @@ def version_tags(repository: Path) -> dict[str, Tag]:
 
 def stage_tags(repository: Path, stage: str) -> list[Tag]:
     """Returns the promotions and rollbacks of a stage, oldest first. The last one has the current version."""
-    return sorted(_read(repository, f"{NAME}#{stage}#*"), key=lambda tag: int(tag.name.rpartition("#")[2]))
+    return list(_read(repository, f"{NAME}#{stage}#[0-9]*"))
 
 
 def version_of(repository: Path, name: str) -> str:
@@ -63,13 +65,14 @@ def version_of(repository: Path, name: str) -> str:
 
 
 def _read(repository: Path, pattern: str) -> Iterator[Tag]:
-    listed = git(repository, "for-each-ref", "--format=%(refname:lstrip=2)%00%(contents)%01", f"refs/tags/{pattern}")
-    for entry in filter(None, (entry.strip() for entry in listed.split("\x01"))):
-        name, message = entry.split("\x00")
+    # The subject is the line of JSON; the contents would include the signature of a signed tag.
+    fields = "--format=%(refname:lstrip=2) %(contents:subject)"
+    for line in git(repository, "for-each-ref", "--sort=version:refname", fields, f"refs/tags/{pattern}").splitlines():
+        name, _, message = line.partition(" ")
         try:
             facts = json.loads(message)
             version = facts["version"] if "#" in name else name.partition("@")[2]
-            yield Tag(name, f"v{number_of(version)}", dict(facts))
+            yield Tag(name, f"v{number_of(version)}", facts["manifest_sha256"], facts)
         except (ValueError, KeyError, TypeError, RegistryError):
             logger.warning("Ignoring the tag %s, which no command of the registry created", name)
 
@@ -92,7 +95,7 @@ def tag_stage(
     }
     name = f"{NAME}#{stage}#{1 + max(map(int, numbers), default=0)}"
     add_tag(repository, name, f"{NAME}@{version.name}.0.0^{{commit}}", record, undo, push=push)
-    return Tag(name, version.name, record)
+    return Tag(name, version.name, version.digest, record)
 
 
 def add_tag(repository: Path, name: str, commit: str, facts: dict[str, Any], undo: ExitStack, *, push: bool) -> None:

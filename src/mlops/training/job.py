@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -268,8 +268,10 @@ def _sender(run_dir: Path, checkpoints: Storage) -> Callable[[], None]:
         # A run resumes from LAST, so it is read first and uploaded last. The other files are then at least as new.
         for name in MIRRORED:
             path = run_dir / name
-            if path.is_file() and sent.get(name) != path.stat().st_mtime_ns:
-                changed[name] = (path.stat().st_mtime_ns, path.read_bytes())
+            with suppress(FileNotFoundError):  # not written yet, or deleted at this moment, as a resumed run does
+                modified = path.stat().st_mtime_ns
+                if sent.get(name) != modified:
+                    changed[name] = (modified, path.read_bytes())
         for name, (modified, content) in reversed(changed.items()):
             checkpoints.write(name, content)
             sent[name] = modified

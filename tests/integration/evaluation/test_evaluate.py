@@ -26,6 +26,7 @@ class TestEvaluate:
     def test_any_split(self, trained: Path, tmp_path: Path, split: str, images: int) -> None:
         results = evaluate(config_of(trained, tmp_path, f"evaluation.split={split}"))
         assert json.loads((tmp_path / "reports/metrics.json").read_text()) == results
+        assert len(max(map(str, results["provenance"].values()), key=len)) < 200  # `dvc metrics diff` prints all texts
         assert (results["split"], results["images"]) == (split, images)
         with (tmp_path / "reports/predictions.csv").open() as file:
             rows = list(csv.DictReader(file))

@@ -120,6 +120,12 @@ class TestRay:
             list(ray_rows(exported, 1)(Images([str(tmp_path / "none")])))
         assert "\n" not in str(error.value)
 
+    def test_an_unexpected_error_in_a_worker(self, exported: Path) -> None:
+        from src.mlops.inference.engines import ray_rows
+
+        with pytest.raises(DataError, match=r"^The Ray cluster failed: ValueError: invalid literal .*'x'"):
+            list(ray_rows(exported, 1)(map(int, ["x"])))  # type: ignore[arg-type]
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(

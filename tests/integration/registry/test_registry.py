@@ -344,6 +344,8 @@ class TestPromote:
         git(repository, "tag", "--delete", "gtsrb@v1.0.0")
         with pytest.raises(RegistryError, match=r"gtsrb@v1.*git fetch --tags"):
             promote(make(), "staging", repository=repository)
+        with pytest.raises(RegistryError, match=r"as v1.*killed.*gtsrb@v1\.0\.0.*delete versions/v1 in"):
+            register(make(), repository)
         assert "git fetch --tags" in shown(make(), repository)
 
     @pytest.mark.parametrize("name", ["best_model.onnx", "best_model.pth", "manifest.json"])
@@ -453,11 +455,15 @@ class TestSync:
         assert served() == "v1"
         assert promote(make("equal"), "production", "v2", repository=repository)[0] == "v2"
         assert served() == "v2"
+        (store / "stages" / "production.json").unlink()
+        with pytest.raises(RegistryError, match="No version is promoted"):  # and not v1 from the old records
+            served()
 
     @pytest.mark.parametrize("old", [True, False])
     def test_refuses_tags_that_are_older_than_the_store(
         self, old: bool, make: Make, repository: Path, store: Path
     ) -> None:
+        place = "stages/production" if old else "stages/production.json"
         if old:
             to_old_format(repository, store)
         git(repository, "tag", "--delete", "gtsrb#production#3")
@@ -469,9 +475,14 @@ class TestSync:
             lambda: promote(make(), "production", "v1", repository=repository),
             lambda: promote(make(), "staging", "v1", repository=repository),  # is compared with production
         ):
-            with pytest.raises(RegistryError, match=rf"{re.escape(str(store))}.*production.*`git fetch --tags`"):
+            with pytest.raises(
+                RegistryError, match=rf"{re.escape(str(store))}.*production.*`git fetch --tags`.*delete {place} in"
+            ):
                 command()
         assert state(repository, store) == before
+        (shutil.rmtree if old else Path.unlink)(store / place)  # as the error says
+        sync(make(), repository)
+        assert stored(store)["tag"] == "gtsrb#production#2"
 
     def test_refuses_versions_that_are_not_in_the_store(
         self, make: Make, repository: Path, store: Path, tmp_path: Path
@@ -490,8 +501,48 @@ class TestSync:
     def test_tags_that_the_registry_did_not_write_are_ignored(self, make: Make, repository: Path, store: Path) -> None:
         git(repository, "tag", "--annotate", "gtsrb#production#4", "-m", "by hand")
         git(repository, "tag", "gtsrb#production#5")
+        git(repository, "tag", "--annotate", "gtsrb#production#6", "-m", '{"version": "v2"}')
+        git(repository, "tag", "--annotate", "gtsrb#production#next", "-m", '{"version": "v2"}')
         sync(make(), repository)
         assert stored(store)["tag"] == "gtsrb#production#3"
+
+    def test_signed_tags_are_read(self, make: Make, repository: Path, store: Path) -> None:
+        before = stored(store)
+        for name in git(repository, "tag").split():
+            message = git(repository, "tag", "--list", name, "--format=%(contents)")
+            signature = "-----BEGIN PGP SIGNATURE-----\n\nx\n-----END PGP SIGNATURE-----"
+            git(repository, "tag", "--annotate", "--force", name, f"{name}^{{}}", "-m", f"{message}\n{signature}")
+        sync(make(), repository)
+        assert stored(store) == before
+
+    def test_a_promotion_that_was_killed_before_the_store_was_written(
+        self, make: Make, repository: Path, store: Path, served: Callable[[], str]
+    ) -> None:
+        before = (store / "stages" / "production.json").read_bytes()
+        promote(make("equal"), "production", "v2", repository=repository)
+        (store / "stages" / "production.json").write_bytes(before)
+        with pytest.raises(RegistryError, match=r"v2 is already in production.*`inv registry.sync`"):
+            promote(make("equal"), "production", "v2", repository=repository)
+        sync(make(), repository)
+        assert served() == "v2"
+
+    def test_a_rollback_returns_to_the_version_before_although_a_tag_is_lost(
+        self, make: Make, repository: Path, store: Path
+    ) -> None:
+        promote(make("equal"), "production", "v2", repository=repository)  # 4
+        register(make("bad"), commit(repository))
+        promote(make("bad"), "production", "v3", repository=repository, force=True)  # 5
+        rollback(make(), "production", repository)  # 6
+        git(repository, "tag", "--delete", "gtsrb#production#5")
+        assert rollback(make(), "production", repository) == "v1"
+
+    def test_a_store_that_cannot_be_written(self, make: Make, repository: Path, store: Path) -> None:
+        before = state(repository, store)
+        (store / "stages" / ".production.json.lock").unlink(missing_ok=True)
+        (store / "stages" / ".production.json.lock").mkdir()  # instead of a folder without permission, for root
+        with pytest.raises(StorageError, match=r"stages/production\.json"):
+            promote(make("equal"), "production", "v2", repository=repository)
+        assert state(repository, store) == before
 
 
 def to_old_format(repository: Path, store: Path) -> None:
