@@ -201,10 +201,12 @@ class TrackingConfig(_Section):
     entity: str | None
 
     @model_validator(mode="after")
-    def _csv_needs_no_project(self) -> Self:
+    def _only_wandb_has_projects(self) -> Self:
         for key in ("project", "entity"):
-            if self.backend == "csv" and getattr(self, key) is not None:
-                raise ValueError(f"{key} is not used with backend=csv. Use tracking=wandb, or set tracking.{key}=null")
+            if self.backend != "wandb" and getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key} is not used with backend={self.backend}. Use tracking=wandb, or set tracking.{key}=null"
+                )
         return self
 
 
@@ -467,7 +469,7 @@ def composition_error(error: Exception) -> ConfigError:
     if ambiguous:
         return ConfigError(
             f"The override {ambiguous[1]} has several values. If it is one value with commas, put quotes around it: "
-            f"{_quoted(ambiguous[1])}. To run the command for each value, add --multirun."
+            f"{_quoted(ambiguous[1])}. To run the command for each value, add --multirun. A list needs brackets: [1,2]."
         )
     # Keep only the lines that describe the error, without the search path and the advice to add the key.
     lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
@@ -481,15 +483,16 @@ def composition_error(error: Exception) -> ConfigError:
 def _unreadable(override: str) -> ConfigError:
     if not override.partition("=")[0].strip("+~ ") or "=" not in override:
         return ConfigError(f"The override {override!r} must have the form key=value, such as training.epochs=3.")
-    return ConfigError(
-        f"Cannot read the override {override}: a value with special characters needs quotes. Write {_quoted(override)}."
-    )
+    reason = "a value with special characters needs quotes"
+    if any(override.count(one) != override.count(other) for one, other in ("[]", "{}")):
+        reason = "a list or mapping needs its closing bracket, and any other value with brackets needs quotes"
+    return ConfigError(f"Cannot read the override {override}: {reason}. Write {_quoted(override)}.")
 
 
 def _quoted(override: str) -> str:
     """Returns an override with quotes around its value, or around each item of a list, for Hydra and for the shell."""
     key, _, value = override.partition("=")
-    if value.startswith("[") and value.endswith("]"):
+    if re.fullmatch(r"\[[^\[\]]*\]", value):
         quoted = f"[{','.join(_in_quotes(item.strip()) for item in value[1:-1].split(','))}]"
     else:
         quoted = _in_quotes(value)

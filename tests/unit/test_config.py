@@ -51,6 +51,8 @@ from src.mlops.modelfile.locate import LATEST_FILES
         ("model=null", "^Config group .*NoneType\\. See configshydra/"),
         ("training.epochs", "'training\\.epochs' must have the form key=value"),
         ("tracking.project=signs", "tracking: project is not used with backend=csv.*tracking=wandb"),
+        ("training.leave_out=33,34", r"several values.*A list needs brackets"),
+        ("training.size_schedule=[[32,0.5]", r"closing bracket.*Write 'training\.size_schedule=\"\[\[32,0\.5\]\"'"),
         ("data.raw_url=gs://bucket/raw", "data: raw_url .*source=gcs.*data\\.raw_url=null"),
     ],
 )
@@ -101,6 +103,12 @@ def test_the_error_for_special_characters_has_the_quoted_override(value: str) ->
     assert advice
     [override] = shlex.split(advice[1])  # as a shell reads it
     assert load_config([override]).run_dir == ROOT / Path(value).expanduser()
+
+
+@pytest.mark.parametrize("key", ["project", "entity"])
+def test_only_wandb_takes_a_project(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"tracking: {key} is not used with backend=tensorboard.*tracking=wandb"):
+        load_config(["tracking=tensorboard", f"tracking.{key}=signs"])
 
 
 def test_the_items_of_a_list_are_quoted() -> None:

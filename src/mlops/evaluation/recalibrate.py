@@ -8,6 +8,7 @@ import logging
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
 from src.mlops.data.dataset import Batches
+from src.mlops.data.packing import without
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.modelfile.calibration import Calibration, warn_about_coverage
@@ -44,7 +45,8 @@ def calibrate(config: Config) -> Calibration:
             f"{config.ckpt_path} was not trained on the splits in {pack.directory} and may have seen these "
             "validation images. Use the data that it was trained on."
         )
-    arrays = pack.load("val")
+    # As in the training: the thresholds for unknown signs must not depend on signs that the model does not know.
+    arrays = without(pack.load("val"), checkpoint.config["training"].get("leave_out", []))
     logits = checkpoint.logits(Batches(arrays, config.evaluation.batch_size).epoch())
     warn_about_coverage(len(arrays.rows), config.calibration.coverage)
     calibration = Calibration.fit(logits, arrays.labels, **config.calibration.model_dump())

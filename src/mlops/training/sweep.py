@@ -5,7 +5,6 @@ processes can share it.
 """
 
 import logging
-import math
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -90,20 +89,15 @@ def _require_valid_space(config: Config) -> None:
 
 
 def _bounds(one: SearchRange, current: object) -> tuple[int, int] | tuple[float, float]:
-    """Returns the lowest and the highest value of a range, as integers if the setting is an integer."""
+    """Returns the lowest and the highest value of a range, as integers if both and the setting are integers."""
     if one.low is None or one.high is None or isinstance(current, bool) or not isinstance(current, int | float):
         raise ConfigError(
             f"hparams_search.space: {one.key} must be a number to have low and high, but is {current!r}. Use choices."
         )
-    if isinstance(current, float):
-        return one.low, one.high
-    low, high = math.ceil(one.low), math.floor(one.high)
-    if low >= high:
-        raise ConfigError(
-            f"hparams_search.space: {one.key} is an integer, but there are not two integers from low={one.low:g} to "
-            f"high={one.high:g}."
-        )
-    return low, high
+    # The current value of a setting that can be a fraction may be written as an integer, such as model.dropout=0.
+    if isinstance(current, int) and one.low.is_integer() and one.high.is_integer():
+        return int(one.low), int(one.high)
+    return one.low, one.high
 
 
 def _open_study(config: Config, folder: Path, worker: int = 0) -> optuna.Study:

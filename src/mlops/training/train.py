@@ -96,6 +96,8 @@ def _require_usable(config: Config) -> None:
         if training.publish and path.is_dir():
             raise ConfigError(f"Cannot write the model to {path}, because it is a folder. Set another ckpt_path.")
     model = _initial_model(config)
+    if model.dropout.p >= 1:
+        raise ConfigError("model.dropout must be below 1, but is 1; the last layer would get no features.")
     if training.frozen_epochs and not training.start_from and not has_pretrained_features(model):
         raise ConfigError(
             f"training.frozen_epochs must be 0, because the features of {type(model).__name__} start with random "

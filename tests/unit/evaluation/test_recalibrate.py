@@ -24,6 +24,17 @@ class TestCalibrate:
         calibrate(self.config(trained, own, "calibration.coverage=0.8"))
         assert load_checkpoint(own).calibration.coverage == 0.8
 
+    def test_leaves_out_the_classes_of_the_training(
+        self, trained: Path, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        content = read_plain(checkpoint)
+        content["config"]["training"]["leave_out"] = [0, 1]
+        write_content(tmp_path / "without.pth", content)
+        for path in (checkpoint, tmp_path / "without.pth"):
+            calibrate(self.config(trained, Path(shutil.copy(path, tmp_path / "best_model.pth"))))
+        everything, known = map(int, re.findall(r"only (\d+) validation images", caplog.text))
+        assert known == everything / 2  # there are four classes
+
     def test_rejects_a_final_fit(self, trained: Path, checkpoint: Path, tmp_path: Path) -> None:
         content = read_plain(checkpoint)
         content["provenance"]["trained_on"] = ["train", "val"]

@@ -148,6 +148,7 @@ def test_the_lock_of_a_run_stays_the_same_file(make_config: MakeConfig, tmp_path
     ("override", "message"),
     [
         ("model.width=0", r"\bwidth\b.*\b0\b"),
+        ("model.dropout=1.0", r"model\.dropout must be below 1"),
         ("training.leave_out=[3,50]", r"training\.leave_out.*\b50\b.*0 to 42"),
         ("training.size_schedule=[[32,0.5]]", r"training\.size_schedule has 32 px.*data\.image_size=24"),
         ("training.optimizer._target_=torch.optim.Muon", r"training\.optimizer.*Muon.*2D"),
