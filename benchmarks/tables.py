@@ -89,7 +89,10 @@ def _accuracy() -> str:
             ", ".join(row["test_wrong"] for row in group) + f" of {int(group[0]['test_images']):,}",
             _spread([float(row["val_accuracy"]) for row in group], percent=True),
             _spread([float(row["test_calibration_error"]) for row in group], digits=4),
-            *(f"{min(float(row[column]) for row in group):g}" for column in ("ms_per_image", "seconds_per_epoch")),
+            *(
+                f"{min(float(row[column]) for row in group if row[column]):g}"  # empty if the training was interrupted
+                for column in ("ms_per_image", "seconds_per_epoch")
+            ),
         ]
         for overrides, group in _groups("accuracy", "overrides")
     ]
