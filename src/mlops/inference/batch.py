@@ -33,8 +33,11 @@ def predict(inputs: Sequence[str], classifier: Classifier, rows: Rows | None = N
         CheckpointError: The model fails.
         OutOfMemoryError: There is not enough memory.
     """
-    _count(inputs)
-    yield from (rows or local_rows(classifier))(Images(inputs))
+    if rows is None:
+        yield from local_rows(classifier)(find_images(inputs))
+        return
+    _count(inputs)  # an engine may list the inputs in another process, whose warnings are lost
+    yield from rows(Images(inputs))
 
 
 def predict_to(out: Path, inputs: Sequence[str], classifier: Classifier, rows: Rows | None = None) -> tuple[int, int]:
