@@ -234,12 +234,7 @@ def _fit_all(
     logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
     with saving(folder):
         tracker = CsvTracker(folder, config, state.history) if distributed.rank() == 0 else None
-
-    def log(metrics: dict[str, float]) -> None:
-        if tracker:
-            with saving(folder):
-                tracker.log(metrics)
-
+    log = saving(folder)(tracker.log) if tracker else lambda _: None
     run_epochs(config, state, batches, None, folder, origin, log)
     weights = {name: tensor.detach().cpu() for name, tensor in state.averaged.module.state_dict().items()}
     if not all(tensor.isfinite().all() for tensor in weights.values()):
