@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.classes import ClassList
 from src.mlops.errors import DataError
 
 UNLISTED = "No CSV file lists this image"  # a problem, see `Findings.bad`
@@ -104,26 +104,27 @@ def merge_tracks(table: pd.DataFrame) -> pd.Series:
     return pd.Series(component[tracks], index=table.index, name="group")
 
 
-def build_report(layout: str, table: pd.DataFrame, findings: Findings) -> dict[str, Any]:
+def build_report(layout: str, classes: ClassList, table: pd.DataFrame, findings: Findings) -> dict[str, Any]:
     """Returns the content of `report.json`.
 
     Args:
         layout: Name of the layout that was read.
+        classes: The class list.
         table: All images with their `split`: train, val, test, `bad` or `leak`.
         findings: The results of the checks.
     """
     used = table[table["split"].isin(["train", "val", "test"])]
     counts = pd.crosstab(used["class_id"], used["split"])
-    counts = counts.reindex(index=range(len(SIGNS)), columns=["train", "val", "test"], fill_value=0)
+    counts = counts.reindex(index=range(len(classes)), columns=["train", "val", "test"], fill_value=0)
     sizes = used[["found_width", "found_height"]].max(axis=1)
     return {
         "layout": layout,
         "images": {split: int((used["split"] == split).sum()) for split in ("train", "val", "test")},
         "tracks": {split: int(used.loc[used["split"] == split, "track_id"].nunique()) for split in ("train", "val")},
         "classes": [
-            {"class_id": sign.class_id, "number": sign.number, "name": sign.name}
+            {"class_id": entry.class_id, "number": entry.number, "name": entry.name}
             | dict(zip(counts.columns, map(int, row), strict=True))
-            for sign, row in zip(SIGNS, counts.to_numpy(), strict=True)
+            for entry, row in zip(classes, counts.to_numpy(), strict=True)
         ],
         "size_px": {
             name: int(np.quantile(sizes, level)) if len(sizes) else 0
@@ -157,7 +158,7 @@ def summarise(report: dict[str, Any]) -> str:
         "| class | number | name | train | val | test |",
         "|---:|---|---|---:|---:|---:|",
         *(
-            f"| {c['class_id']} | {c['number']} | {c['name']} | {c['train']} | {c['val']} | {c['test']} |"
+            f"| {c['class_id']} | {c['number'] or ''} | {c['name']} | {c['train']} | {c['val']} | {c['test']} |"
             for c in report["classes"]
         ),
     ]

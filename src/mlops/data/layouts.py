@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.classes import ClassList
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.packing import MANIFEST
 from src.mlops.errors import DataError
 from src.mlops.io.files import find_files, warn_about_special
@@ -44,12 +45,14 @@ class RawData(NamedTuple):
 
     Attributes:
         layout: Name of the layout.
+        classes: The class list.
         train: Table of the images for training and validation.
         test: Table of the test images; empty if the folder has none.
         unlisted: Images in the folder that no table lists.
     """
 
     layout: str
+    classes: ClassList
     train: pd.DataFrame
     test: pd.DataFrame
     unlisted: list[str]
@@ -191,11 +194,11 @@ def _table(frame: pd.DataFrame | None) -> pd.DataFrame:
     table["track_id"] = [
         _track(path, class_id) for path, class_id in zip(table["path"], table["class_id"], strict=True)
     ]
-    outside = ~table["class_id"].between(0, NUM_CLASSES - 1)
+    outside = ~table["class_id"].between(0, len(SIGNS) - 1)
     if outside.any():
         row = table[outside].iloc[0]
         raise DataError(
-            f"{row['path']} has the class id {row['class_id']}, but class ids must be 0 to {NUM_CLASSES - 1}."
+            f"{row['path']} has the class id {row['class_id']}, but class ids must be 0 to {len(SIGNS) - 1}."
         )
     return table.reset_index(drop=True)
 
@@ -210,7 +213,7 @@ def _track(path: str, class_id: int) -> str:
 def _raw(layout: str, root: Path, folders: tuple[str, ...], train: pd.DataFrame, test: pd.DataFrame) -> RawData:
     listed = set(train["path"]) | set(test["path"])
     present = _images((root / folder for folder in folders), root)
-    return RawData(layout, train, test, sorted(path for path in present if path not in listed))
+    return RawData(layout, SIGNS, train, test, sorted(path for path in present if path not in listed))
 
 
 def _refuse_other_folders(folder: Path | None, root: Path) -> None:

@@ -1,7 +1,8 @@
 """Packs images into one memory-mapped uint8 array with a content fingerprint.
 
 A pack is a folder with `images.npy` (uint8 [N, H, W, 3], every raw image once), `index.csv` (one line per row of the
-array), the split files, the data report, and `pack.json`. `pack.json` is written last; without it, the pack is invalid.
+array), `classes.csv`, the split files, the data report, and `pack.json`. `pack.json` is written last; without it, the
+pack is invalid.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,8 @@ import PIL
 from numpy.typing import NDArray
 
 from src.mlops import preprocessing
+from src.mlops.data.classes import CLASSES_FILE, ClassList, read_classes
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import DataError, ImageError
 from src.mlops.io.files import sha256
 from src.mlops.io.progress import progress_bar
@@ -114,19 +118,34 @@ class Pack:
         """Returns the side of the packed images in px."""
         return int(self.manifest["image_size"])
 
-    def require_size(self, image_size: int) -> None:
-        """Raises an error if a model was trained on images of another size than the packed images.
+    @cached_property
+    def classes(self) -> ClassList:
+        """Returns the class list. Packs of earlier releases have none, because they could only contain GTSRB.
+
+        Raises:
+            DataError: The file of the classes cannot be read.
+        """
+        return read_classes(self.directory / CLASSES_FILE)[0] if CLASSES_FILE in self.manifest["files"] else SIGNS
+
+    def require_fit(self, image_size: int, classes: ClassList) -> None:
+        """Raises an error if the images cannot be used with a model.
 
         Args:
             image_size: Side in px of the images that the model was trained on.
+            classes: The classes of the model.
 
         Raises:
-            DataError: The sizes differ.
+            DataError: The images have another size or other classes.
         """
         if self.image_size != image_size:
             raise DataError(
                 f"The model was trained on images of {image_size} px, but those in {self.directory} have "
                 f"{self.image_size} px. Set data.image_size={image_size} and data.raw_dir to prepare the images again."
+            )
+        if difference := self.classes.difference(classes):
+            raise DataError(
+                f"The images in {self.directory} do not have the classes of the model: {difference}. Use the data that "
+                "the model was trained on, or train a new model."
             )
 
     def load(self, *splits: str) -> SplitArrays:

@@ -18,6 +18,7 @@ import pandas as pd
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks, splits
+from src.mlops.data.classes import CLASSES_FILE
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
 from src.mlops.data.packing import (
     IMAGES,
@@ -190,6 +191,7 @@ def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]
     return {
         "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
         "settings_signature": _settings_signature(data, table, raw.unlisted),
+        "classes_signature": hashlib.sha256(to_json(raw.classes.to_dicts()).encode()).hexdigest(),
     }
 
 
@@ -214,9 +216,10 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
             f"Training and validation both need images, but the images in {raw_dir} are split into {counts.to_dict()}. "
             "Nothing was written. A class needs at least two tracks, that is two physical signs, to be validated."
         )
-    report = checks.build_report(raw.layout, table, findings)
+    report = checks.build_report(raw.layout, raw.classes, table, findings)
 
     table.drop(columns=["problem", "found_width", "found_height"]).to_csv(work / INDEX, index=False)
+    raw.classes.write(work / CLASSES_FILE)
     for split, name in SPLIT_FILES.items():
         write_csv(table[table["split"] == split], work / name)
     (work / REPORT).write_text(to_json(report, indent=2, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS, Shape
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import DataError
 
 Point = tuple[float, float]
@@ -31,7 +31,7 @@ _MIN_RENDER_SIDE = 512  # pixels; signs are drawn at least this large and then r
 _CENTROID_Y = 64.5  # of the triangle, so that its bounding box is centred in the image
 
 
-@functools.lru_cache(maxsize=4 * NUM_CLASSES)
+@functools.lru_cache(maxsize=4 * len(SIGNS))
 def _draw(class_id: int, size: int) -> Image.Image:
     sign = SIGNS[class_id]
     if sign.mirror is not None and sign.mirror < class_id:
@@ -58,9 +58,9 @@ def draw_sign(class_id: int, size: int = 128) -> Image.Image:
     Raises:
         DataError: The class does not exist.
     """
-    if not 0 <= class_id < NUM_CLASSES:
+    if not 0 <= class_id < len(SIGNS):
         raise DataError(
-            f"Cannot draw class {class_id}: class ids must be 0 to {NUM_CLASSES - 1}. "
+            f"Cannot draw class {class_id}: class ids must be 0 to {len(SIGNS) - 1}. "
             "The classes are listed in src/mlops/data/gtsrb.py."
         )
     return _draw(class_id, size).copy()  # a copy, because callers may paint on the image
@@ -163,7 +163,7 @@ def _end_stripes(canvas: Canvas) -> None:
         canvas.stroke([(middle - reach, middle + reach), (middle + reach, middle - reach)], 2.6, BLACK)
 
 
-_OUTLINES: dict[Shape, Callable[[Canvas], None]] = {
+_OUTLINES: dict[str | None, Callable[[Canvas], None]] = {
     "red_circle": lambda canvas: _rings(canvas, (49.5, WHITE), (47.5, RED), (36, WHITE)),
     "grey_circle": lambda canvas: _rings(canvas, (49.5, WHITE), (47.5, BLACK), (46, WHITE)),
     "blue_circle": lambda canvas: _rings(canvas, (49.5, WHITE), (47.5, BLUE)),
@@ -369,11 +369,11 @@ def _deer(canvas: Canvas) -> None:
 # Signs that consist only of their outline have no entry, nor has the second sign of a mirrored pair.
 _PICTOGRAMS: dict[int, Callable[[Canvas], None]] = {
     **{
-        sign.class_id: functools.partial(_limit, digits=sign.number.removeprefix("274-"))
+        sign.class_id: functools.partial(_limit, digits=str(sign.number).removeprefix("274-"))
         for sign in SIGNS
-        if sign.number.startswith("274-")
+        if str(sign.number).startswith("274-")
     },
-    6: functools.partial(_end_of_limit, digits=SIGNS[6].number.removeprefix("278-")),
+    6: functools.partial(_end_of_limit, digits=str(SIGNS[6].number).removeprefix("278-")),
     9: functools.partial(_two_cars, left=RED, right=BLACK),
     10: functools.partial(_lorry_and_car, left=RED, right=BLACK),
     11: _priority_arrow,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, write_csv
 from src.mlops.data.synthetic.camera import photograph_track
 from src.mlops.errors import DataError
@@ -56,7 +56,7 @@ def generate(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         root = Path(temporary) / folder.name
-        for class_id in range(NUM_CLASSES):
+        for class_id in range(len(SIGNS)):
             (root / "Train" / str(class_id)).mkdir(parents=True)
         (root / "Test").mkdir()
         jobs = _jobs(tracks_per_class, frames_per_track, test_tracks_per_class, seed)
@@ -71,16 +71,16 @@ def generate(
 
 def _jobs(tracks: int, frames: int, test_tracks: int, seed: int) -> list[_Job]:
     # Test images are numbered in random order, so their names do not reveal the class.
-    shuffle = np.random.default_rng(np.random.SeedSequence([seed, NUM_CLASSES]))
-    test_numbers = shuffle.permutation(NUM_CLASSES * test_tracks * frames).reshape(NUM_CLASSES, test_tracks, frames)
+    shuffle = np.random.default_rng(np.random.SeedSequence([seed, len(SIGNS)]))
+    test_numbers = shuffle.permutation(len(SIGNS) * test_tracks * frames).reshape(len(SIGNS), test_tracks, frames)
     train_jobs = [
         _Job(c, track, [f"Train/{c}/{c:05d}_{track:05d}_{frame:05d}.png" for frame in range(frames)])
-        for c in range(NUM_CLASSES)
+        for c in range(len(SIGNS))
         for track in range(tracks)
     ]
     test_jobs = [
         _Job(c, _FIRST_TEST_TRACK + track, [f"Test/{number:05d}.png" for number in test_numbers[c, track]])
-        for c in range(NUM_CLASSES)
+        for c in range(len(SIGNS))
         for track in range(test_tracks)
     ]
     return train_jobs + test_jobs

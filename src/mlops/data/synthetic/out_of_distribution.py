@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph, scenery
 from src.mlops.data.synthetic.drawing import BLACK, BLUE, RED, WHITE, YELLOW, Canvas, draw_sign
 
@@ -74,7 +74,7 @@ def _object(rng: np.random.Generator) -> Image.Image:
 
 def _half_sign(rng: np.random.Generator) -> Image.Image:
     """Returns an image that is filled by the left, right, upper or lower half of a sign."""
-    whole = photograph(draw_sign(int(rng.integers(NUM_CLASSES))), rng, 2 * SIDE)
+    whole = photograph(draw_sign(int(rng.integers(len(SIGNS)))), rng, 2 * SIDE)
     half = SIDE
     x, y = [(0, half // 2), (half, half // 2), (half // 2, 0), (half // 2, half)][rng.integers(4)]
     return whole.crop((x, y, x + half, y + half))
