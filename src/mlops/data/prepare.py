@@ -228,8 +228,9 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
         checks.require_clean(findings)
-    checks.require_training_images(table, raw.classes, findings)
-    table["split"] = assign_splits(table, findings, data.split)
+    assigned = assign_splits(table, findings, data.split)
+    checks.require_training_images(table, assigned, raw.classes, findings)
+    table["split"] = assigned
     counts = table["split"].value_counts()
     if not (counts.get("train") and counts.get("val")):
         raise DataError(

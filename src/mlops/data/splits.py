@@ -58,15 +58,16 @@ def hold_out(table: pd.DataFrame, *, test_size: float, seed: int) -> pd.Series:
     left = Counter(class_id for classes in classes_of.values() for class_id in classes)  # groups not held out
     held_out: set[int] = set()
     shared: set[int] = set()  # groups with several classes among them
-    for _, rows in table.groupby("class_id", sort=True):
-        groups = rows["group"].nunique()
-        open_rows = rows[~rows["group"].isin(shared)] if shared else rows
-        count = min(max(round(test_size * groups), 1), groups - 1) - (groups - open_rows["group"].nunique())
+    for _, rows in table.groupby("class_id", sort=True)["group"]:
+        groups = rows.to_numpy()
+        available = groups[~np.isin(groups, list(shared))] if shared else groups
+        total, left_over = len(np.unique(groups)), len(np.unique(available))
+        count = min(max(round(test_size * total), 1), total - 1) - (total - left_over)
         if count < 1:
             continue
         splitter = GroupShuffleSplit(n_splits=1, test_size=count, random_state=seed)
-        _, chosen = next(splitter.split(open_rows, groups=open_rows["group"]))
-        for group in open_rows["group"].iloc[chosen].unique():
+        _, chosen = next(splitter.split(available, groups=available))
+        for group in np.unique(available[chosen]).tolist():
             if all(left[other] > 1 for other in classes_of[group]):
                 held_out.add(group)
                 left.subtract(classes_of[group])
