@@ -63,7 +63,7 @@ def _matches(images: _Fingerprints, others: _Fingerprints) -> list[tuple[int, in
             continue
         candidates = np.argpartition(bits[hits], nearest - 1, axis=1)[:, :nearest]
         close = np.take_along_axis(bits[hits], candidates, axis=1) <= MAX_BITS
-        correlations = np.einsum("nd,nkd->nk", images.thumbnails[start + hits], others.thumbnails[candidates]) * close
+        correlations = np.einsum("id,ikd->ik", images.thumbnails[start + hits], others.thumbnails[candidates]) * close
         best = correlations.argmax(axis=1)
         for hit, place in enumerate(best):
             if correlations[hit, place] >= MIN_CORRELATION:

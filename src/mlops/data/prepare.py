@@ -137,6 +137,8 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
         "processed_dir": folder,
         "synthetic": settings,
         "processed_url": None,
+        "path_column": None,
+        "label_column": None,
     }
     return prepare(data.model_copy(update=own))
 
@@ -231,11 +233,13 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     assigned = assign_splits(table, findings, data.split)
     checks.require_training_images(table, assigned, raw.classes, findings)
     table["split"] = assigned
-    counts = table["split"].value_counts()
-    if not (counts.get("train") and counts.get("val")):
+    counts = assigned.value_counts()
+    needed = {"train", "val"} if raw.test.empty else {"train", "val", "test"}
+    if not needed <= set(counts.index):
         raise DataError(
-            f"Training and validation both need images, but the images in {raw_dir} are split into {counts.to_dict()}. "
-            "Nothing was written. A class needs at least two groups of images, such as two tracks, to be validated."
+            f"Training, validation and given test splits need images, but the images in {raw_dir} are split into "
+            f"{counts.to_dict()}. Nothing was written. A class needs at least two groups of images, such as two tracks, "
+            "to be validated."
         )
     near_duplicates = find_near_duplicates(np.load(work / IMAGES, mmap_mode="r"), table)
     report = build_report(raw, table, findings, near_duplicates)
@@ -271,7 +275,7 @@ def _log_findings(report: dict[str, Any]) -> None:
         logger.warning("%s. See report.md", describe_small_classes(report["small_classes"]))
     if count := report["near_duplicates"]["images"]:
         logger.warning(
-            "%d held-out images are nearly the same as a training image. They are kept, and report.md lists the first",
+            "%d held-out images are nearly the same as another image. They are kept, and report.md lists the first",
             count,
         )
 

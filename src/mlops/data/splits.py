@@ -5,6 +5,7 @@ If they were on both sides of a split, validation would reward memorising signs.
 out, class by class.
 """
 
+import logging
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -12,6 +13,8 @@ import pandas as pd
 
 from src.mlops.config import SplitConfig
 from src.mlops.data.checks import Findings, merge_tracks
+
+logger = logging.getLogger(__name__)
 
 
 def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig) -> pd.Series:
@@ -29,11 +32,13 @@ def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig
     keys = zip(table["split"], table["track_id"], strict=True)
     split = table["split"].mask(np.array([key in leaked for key in keys]), "leak")
     split = split.mask(table["path"].isin(findings.bad["path"]), "bad")
-    for name in [name for name in ("test", "val") if not (split == name).any()]:
+    for name in [name for name in ("test", "val") if not (table["split"] == name).any()]:
         candidates = table[split == "train"]
         candidates = candidates.assign(group=merge_tracks(candidates))
         chosen = hold_out(candidates, test_size=settings.test_size, seed=settings.seed)
         split[chosen.index[chosen]] = name
+        if name == "test":
+            logger.info("There are no test images with labels, so %d images were held out for testing", chosen.sum())
     return split
 
 

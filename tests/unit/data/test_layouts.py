@@ -1,8 +1,10 @@
 """Tests the layouts of own images: class folders, CSV files, archives, class lists and what is wrong with them."""
 
 import json
+import os
 import re
 import shutil
+import sys
 import unicodedata
 import zipfile
 import zlib
@@ -75,8 +77,8 @@ class TestClassList:
         assert raw.classes_from == "the names of the class folders"
 
     def test_names_are_composed(self, tmp_path: Path) -> None:
-        write_classes(tmp_path, unicodedata.normalize("NFD", "Überholverbot"), "Ende")
-        assert read_layout(tmp_path).classes.names == ["Ende", unicodedata.normalize("NFC", "Überholverbot")]
+        write_classes(tmp_path, unicodedata.normalize("NFD", "Überholverbot"), "Ziel")
+        assert read_layout(tmp_path).classes.names == [unicodedata.normalize("NFC", "Überholverbot"), "Ziel"]
 
     @pytest.mark.parametrize("name", ["00003_00012", "00020_00003_00012"])
     def test_gtsrb_is_recognised_by_its_file_names(self, tmp_path: Path, name: str) -> None:
@@ -147,13 +149,17 @@ class TestFolders:
         for split, name in zip(("train", "val", "test"), names, strict=True):
             assert {path.partition("/")[0] for path in paths[split]} == {name}
 
-    def test_a_given_validation_split_is_not_held_out_again(self, tmp_path: Path) -> None:
+    def test_a_given_validation_split_is_not_held_out_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
         for name in ("train", "val"):
             write_classes(tmp_path / "raw", "a", "b", folder=f"{name}/", count=10)
         _, paths, _ = prepared(tmp_path / "raw")
         assert len(paths["val"]) == 20
         assert {path.partition("/")[0] for path in paths["val"]} == {"val"}
         assert (len(paths["test"]), len(paths["train"])) == (4, 16)
+        assert "so 4 images were held out for testing" in caplog.text
 
     def test_a_single_top_folder_is_entered(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "raw", "a", "b", folder="signs/v2/")
@@ -362,6 +368,7 @@ class TestArchives:
         _, paths, _ = prepared(Path(archive))
         assert all(path.startswith("signs/") for path in paths["train"])
         assert (tmp_path / "my.signs_unpacked/signs/a/0.png").is_file()
+        assert read_layout(tmp_path / "my.signs_unpacked").skipped == {"hidden": 0, "other": 0, "unused_images": 0}
 
     def test_an_archive_is_unpacked_once(self, archive: Path, caplog: pytest.LogCaptureFixture) -> None:
         data = config_of(archive).data
@@ -613,6 +620,23 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path, name: st
     with pytest.raises(DataError, match=problem):
         prepare(data)
     assert not [path for path in data.processed_dir.rglob("*") if path.name != ".lock"]
+
+
+def test_a_given_split_of_broken_files_is_not_cut_anew(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write_classes(tmp_path / "raw", "a", "b", folder=f"{split}/")
+    for path in (tmp_path / "raw/val").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"validation and given test splits need images.*'bad': 10"):
+        prepare(config_of(tmp_path / "raw", "data.on_bad_image=skip").data)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    write_classes(tmp_path, "a", "b")
+    os.rename(os.fsencode(tmp_path / "a/0.png"), os.fsencode(tmp_path) + b"/a/\xff.png")
+    with pytest.raises(DataError, match=r"'a/.udcff\.png' in .* is not valid UTF-8\. Rename"):
+        read_layout(tmp_path)
 
 
 def test_a_class_of_broken_files_is_named_when_bad_images_are_skipped(tmp_path: Path) -> None:
