@@ -634,7 +634,7 @@ def test_a_given_split_of_broken_files_is_not_cut_anew(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows such names")
 def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     write_classes(tmp_path, "a", "b")
-    os.rename(os.fsencode(tmp_path / "a/0.png"), os.fsencode(tmp_path) + b"/a/\xff.png")
+    (tmp_path / "a/0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xff.png"))
     with pytest.raises(DataError, match=r"'a/.udcff\.png' in .* is not valid UTF-8\. Rename"):
         read_layout(tmp_path)
 
