@@ -96,7 +96,7 @@ def train_baseline(config: Config, pack: Pack, workers: int) -> Iterator[tuple[f
     train_files = ImageFiles(config, pack, "train", config.data.image_size)
     validation_files = ImageFiles(config, pack, "val", config.data.image_size)
     device = choose_device(config.device)
-    model = build_model(config.model).to(device)
+    model = build_model(config.model, len(pack.classes)).to(device)
     optimizer = build_optimizer(model, training)
     loader = data_loader(train_files, training.batch_size, workers)
     validation_labels = pack.load("val").labels  # read before the clock starts

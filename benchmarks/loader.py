@@ -115,14 +115,15 @@ def _rates(config: Config, pack: Pack) -> dict[str, list[float]]:
 def _packed(config: Config, pack: Pack) -> Iterator[Batch]:
     batches = Batches(pack.load("train"), config.training.batch_size, seed=config.seed)
     generator = torch.Generator().manual_seed(config.seed)
+    mirrors = torch.tensor(pack.classes.mirrors)
     for images, labels in batches.epoch(0):
-        yield augment(images, labels, config.training.augmentation, generator, pack.image_size)
+        yield augment(images, labels, config.training.augmentation, generator, pack.image_size, mirrors)
 
 
 def _trained_on(config: Config, pack: Pack) -> Iterator[Batch]:
     """Trains on each batch, which shows the fraction of a training step that is spent on data loading."""
-    model = build_model(config.model).to(memory_format=torch.channels_last)
-    state = State(config, model, steps_per_epoch=1000, data_fingerprint="")
+    model = build_model(config.model, len(pack.classes)).to(memory_format=torch.channels_last)
+    state = State(config, model, steps_per_epoch=1000, data_fingerprint="", classes=pack.classes)
     state.start_epoch()
     for images, labels in _packed(config, pack):
         train_step(state, images, labels)

@@ -35,6 +35,7 @@ from benchmarks.environment import UPPER_BOUND, Overrides, Row, write_results
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ServiceError
 from src.mlops.evaluation.parity import images_of
 from src.mlops.inference.classifier import Classifier
@@ -148,8 +149,9 @@ def _model(config: Config, width: int, folder: Path) -> Path:
     path = folder / str(width) / "best_model.pth"
     save_checkpoint(
         path,
-        state_dict=build_model(config.model).state_dict(),
+        state_dict=build_model(config.model, len(SIGNS)).state_dict(),
         config=config.to_dict(),
+        classes=SIGNS,
         epoch=1,
         metrics={},
         provenance=provenance("none", 0),

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from benchmarks.environment import Overrides, Row, write_results
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
-from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ConfigError
 from src.mlops.io.progress import progress_bar
 from src.mlops.model import build_model, choose_device
@@ -77,8 +77,8 @@ def main(
 
 def _state(name: str, overrides: list[str]) -> State:
     config = load_config([*overrides, "training.frozen_epochs=0"])
-    model = build_model(config.model).to(choose_device(config.device)).to(memory_format=torch.channels_last)
-    state = State(config, model, steps_per_epoch=1000, data_fingerprint="")
+    model = build_model(config.model, len(SIGNS)).to(choose_device(config.device)).to(memory_format=torch.channels_last)
+    state = State(config, model, steps_per_epoch=1000, data_fingerprint="", classes=SIGNS)
     if name.endswith(ONE_BY_ONE):
         average = get_ema_avg_fn(config.training.ema_decay)  # type: ignore[no-untyped-call]
         state.averaged = AveragedModel(model, avg_fn=average, use_buffers=True)
@@ -88,7 +88,7 @@ def _state(name: str, overrides: list[str]) -> State:
 
 def _seconds(state: State, size: int) -> float:
     images = torch.rand(state.config.training.batch_size, 3, size, size, device=state.device) * 255
-    labels = torch.randint(0, NUM_CLASSES, (len(images),), device=state.device)
+    labels = torch.randint(0, len(SIGNS), (len(images),), device=state.device)
     if torch.accelerator.is_available():
         torch.accelerator.synchronize(state.device)  # the images above must not be created during the measurement
     started = time.perf_counter()

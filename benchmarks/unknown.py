@@ -25,7 +25,6 @@ from benchmarks.environment import Overrides, Row, write_results
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
-from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.packing import SplitArrays, without
 from src.mlops.data.prepare import prepare
 from src.mlops.data.synthetic.out_of_distribution import draw_unknowns
@@ -73,7 +72,7 @@ def _measure(config: Config, left_out: list[int]) -> None:
             "thresholds need. Set ckpt_path to best_model.pth in its run folder."
         )
     pack = prepare(config.data)
-    pack.require_size(classifier.image_size)
+    pack.require_fit(classifier.image_size, classifier.info.classes)
     training = without(pack.load("train"), left_out)
     sample = np.random.default_rng(0).permutation(len(training.rows))[:10_000]
     bank = _normalised(_outputs(classifier, training.images[training.rows[np.sort(sample)]]).embedding)
@@ -97,7 +96,7 @@ def _measure(config: Config, left_out: list[int]) -> None:
     kinds: dict[str, NDArray[np.uint8]]
     if left_out:
         images = _images(test)
-        kinds = {f"left out: {SIGNS[c].name}": images[test.labels == c] for c in left_out}
+        kinds = {f"left out: {pack.classes[c].name}": images[test.labels == c] for c in left_out}
     else:
         drawn = draw_unknowns(PER_KIND, SEED)
         kinds = {

@@ -57,7 +57,7 @@ def main(overrides: Overrides) -> None:
                 sys.stderr.write(f"Skipped {form}: {path} does not exist. Run `inv model.export`.\n")
                 continue
             checkpoint = load_checkpoint(checkpoint_path)
-            pack.require_size(checkpoint.image_size)
+            pack.require_fit(checkpoint.image_size, checkpoint.classes)
             if not rows:
                 (RESULTS / "variants.csv").unlink(missing_ok=True)  # may be results of another model
             for threads in THREADS:

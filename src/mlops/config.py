@@ -167,6 +167,7 @@ class TrainingConfig(_Section):
     schedule: Literal["onecycle", "constant"]
     warmup: Annotated[float, Field(gt=0, lt=1)]
     label_smoothing: Share
+    class_weights: Literal["balanced"] | None = None  # checkpoints of earlier releases have none
     ema_decay: Share
     size_schedule: list[tuple[Pixels, Annotated[float, Field(gt=0, le=1)]]]
     early_stopping: Annotated[int, Field(ge=0)]

@@ -16,7 +16,8 @@ def main(config: Config) -> None:
     """Exports the current checkpoint in the configured variant."""
     if config.export.variant == "int8":
         pack = prepare(config.data)
-        pack.require_size(load_checkpoint(config.ckpt_path).image_size)
+        checkpoint = load_checkpoint(config.ckpt_path)
+        pack.require_fit(checkpoint.image_size, checkpoint.classes)
         arrays = pack.load("train")
         chosen = np.random.default_rng(config.seed).permutation(arrays.rows)[:CALIBRATION_IMAGES]
         export(config.ckpt_path, arrays.images[np.sort(chosen)], opset=config.export.opset)

@@ -1,7 +1,8 @@
 """The networks. They take packed images, and normalise the pixels in their first layer.
 
 `forward(images) -> logits`, `embed(images) -> embedding`: images are uint8 or float [N, 3, H, W] with values 0 to 255
-and sides of at least 24 px; logits are float [N, 43]; the embedding is the last layer's input, float [N, D].
+and sides of at least 24 px; logits are float [N, C], C being
+the number of classes; the embedding is the last layer's input, float [N, D].
 """
 
 import itertools
@@ -14,7 +15,6 @@ from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from src.mlops.data.gtsrb import NUM_CLASSES
 from src.mlops.errors import ConfigError
 
 # Added to the standard deviation of the pixels (0 to 255). It limits the amplified noise in almost black images.
@@ -59,7 +59,7 @@ class Network(nn.Module):
         return cast(Tensor, self.features(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits, float [N, 43]."""
+        """Returns logits, float [N, C]."""
         return cast(Tensor, self.head(self.dropout(self.embed(images))))
 
 
@@ -70,11 +70,12 @@ class SignNet(Network):
     coarse positions on the sign. With `width=24`: 0.30 M parameters, 25 MMAC at 48x48.
 
     Args:
+        num_classes: Number of classes, C.
         width: Channels after the stem; later stages have twice and four times as many.
         dropout: Share of features dropped before the last layer during training.
     """
 
-    def __init__(self, width: int = 24, dropout: float = 0.2) -> None:
+    def __init__(self, num_classes: int, width: int = 24, dropout: float = 0.2) -> None:
         super().__init__()
         if not (isinstance(width, int) and 4 <= width <= 256):
             raise ValueError(f"width must be an integer from 4 to 256, but is {width!r}")
@@ -91,17 +92,18 @@ class SignNet(Network):
             nn.Flatten(),
         )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(9 * 4 * width, NUM_CLASSES)
+        self.head = nn.Linear(9 * 4 * width, num_classes)
 
 
 class TinyCNN(Network):
     """A simple CNN: three convolutions with BatchNorm and max-pooling, and a hidden layer of 512 units.
 
     Args:
+        num_classes: Number of classes, C.
         dropout: Share of hidden units dropped during training.
     """
 
-    def __init__(self, dropout: float = 0.3) -> None:
+    def __init__(self, num_classes: int, dropout: float = 0.3) -> None:
         super().__init__()
         widths = (3, 32, 64, 128)
         blocks: list[nn.Module] = []
@@ -116,7 +118,7 @@ class TinyCNN(Network):
             nn.ReLU(inplace=True),
         )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(512, NUM_CLASSES)
+        self.head = nn.Linear(512, num_classes)
 
 
 class EfficientNetLite0(Network):
@@ -126,12 +128,13 @@ class EfficientNetLite0(Network):
     has 3.4 M parameters.
 
     Args:
+        num_classes: Number of classes, C.
         weights: Initial weights for training: `imagenet`, the path of a file with weights of this architecture, or None
             for random weights.
         dropout: Share of the 1280 features dropped before the last layer during training.
     """
 
-    def __init__(self, weights: str | None = "imagenet", dropout: float = 0.2) -> None:
+    def __init__(self, num_classes: int, weights: str | None = "imagenet", dropout: float = 0.2) -> None:
         super().__init__()
         if not (weights is None or isinstance(weights, str)):
             raise TypeError(f"weights must be a name, a path or null, but is {weights!r}")
@@ -139,12 +142,12 @@ class EfficientNetLite0(Network):
         self.features = nn.Sequential(
             Normalize(),
             # image_size=None selects padding that depends on the input size.
-            _Lite0Maps.from_name("efficientnet-lite0", image_size=None, num_classes=NUM_CLASSES),
+            _Lite0Maps.from_name("efficientnet-lite0", image_size=None),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
         )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(1280, NUM_CLASSES)
+        self.head = nn.Linear(1280, num_classes)
 
 
 class _Lite0Maps(EfficientNet):  # type: ignore[misc]
@@ -166,11 +169,12 @@ MODELS: dict[str, type[Network]] = {
 }
 
 
-def build_model(config: Mapping[str, Any]) -> Network:
+def build_model(config: Mapping[str, Any], num_classes: int) -> Network:
     """Builds a network from the config group `model`.
 
     Args:
         config: `_target_` (a key of `MODELS`) and the arguments of that class.
+        num_classes: Number of classes, C.
 
     Returns:
         The network with random weights, in training mode.
@@ -183,7 +187,7 @@ def build_model(config: Mapping[str, Any]) -> Network:
     if not isinstance(target, str) or target not in MODELS:
         raise ConfigError(f"model._target_ must be one of {', '.join(MODELS)}, but is {target!r}.")
     try:
-        return MODELS[target](**arguments)
+        return MODELS[target](num_classes, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{target} does not accept the arguments {arguments}: {error}.") from error
 
@@ -218,7 +222,7 @@ def predict_logits(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -
     """Runs a model over batches of images and labels, on the model's device.
 
     Returns:
-        Logits, float32 [N, 43], in the order of the images.
+        Logits, float32 [N, C], in the order of the images.
     """
     device = next(model.parameters()).device
     model.eval()

@@ -10,8 +10,7 @@ from typing import Any
 from src.mlops import ROOT
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
-from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.prepare import SPLIT_FILES
+from src.mlops.data.prepare import SPLIT_FILES, prepare
 from src.mlops.data.sources import locate_raw
 from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.io.files import to_json
@@ -30,15 +29,16 @@ def quickstart(config: Config) -> None:
     started = time.perf_counter()
     train(config)
     results = evaluate(config)
+    classes = prepare(config.data).classes
     image, class_id = _one_test_image(config)
     model_file = config.ckpt_path.with_suffix(".onnx")
     answer = _ask_service(model_file, image)
     model, reports = _shown(model_file), _shown(config.evaluation.reports_dir)
-    verdict = "correct" if answer["predicted_class"] == class_id else f"wrong: the sign is {SIGNS[class_id].name}"
+    verdict = "correct" if answer["predicted_class"] == class_id else f"wrong: the sign is {classes[class_id].name}"
     seconds = time.perf_counter() - started
     sys.stdout.write(
         f"""
-In {seconds:.0f} s the network learned {len(SIGNS)} classes from synthetic images. It classifies
+In {seconds:.0f} s the network learned {len(classes)} classes from synthetic images. It classifies
 {results["Accuracy"]:.1%} of {results["images"]} test images correctly.
 The test images show signs that are not in the training data.
 

@@ -19,6 +19,7 @@ from src.mlops.cloud import bootstrap, build, deploy, submit, teardown
 from src.mlops.config import AugmentationConfig, Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.errors import MlopsError, StorageError
 from src.mlops.evaluation.evaluate import evaluate
@@ -84,7 +85,7 @@ def rendered(config: Config, folder: Path) -> object:
 
 def optimised(config: Config, folder: Path) -> object:
     seed_everything(config.seed)
-    model = build_model(config.model)
+    model = build_model(config.model, 43)
     optimizer = build_optimizer(model, config.training)
     scheduler = build_scheduler(optimizer, config.training, steps_per_epoch=4)
     rates = []
@@ -98,7 +99,8 @@ def optimised(config: Config, folder: Path) -> object:
 def augmented(config: Config, folder: Path) -> object:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (43, 3, 24, 24), np.uint8))
     generator = torch.Generator().manual_seed(config.seed)
-    changed, labels = augment(images, torch.arange(43), config.training.augmentation, generator, 24)
+    mirrors = torch.tensor(SIGNS.mirrors)
+    changed, labels = augment(images, torch.arange(43), config.training.augmentation, generator, 24, mirrors)
     return changed.double().sum().item(), labels.tolist()
 
 
@@ -298,6 +300,7 @@ EFFECTS: dict[str, Effect] = {
     "training.schedule": Effect(optimised, "training.schedule=constant"),
     "training.warmup": Effect(optimised, "training.warmup=0.6"),
     "training.label_smoothing": Effect(trained_model, "training.label_smoothing=0.3"),
+    "training.class_weights": Effect(trained_model, "training.class_weights=balanced"),
     "training.ema_decay": Effect(trained_model, "training.ema_decay=0"),
     "training.size_schedule": Effect(trained_model, "training.size_schedule=[[24, 0.5]]", ("data.image_size=32",)),
     "training.early_stopping": Effect(stopped, "training.early_stopping=1"),

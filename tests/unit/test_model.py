@@ -14,7 +14,7 @@ LITE0 = {"_target_": "src.mlops.model.EfficientNetLite0"}
 @pytest.mark.parametrize("config", [*SMALL, LITE0])
 @pytest.mark.parametrize("shape", [(24, 24), (32, 32), (48, 64), (65, 41)])
 def test_input_sizes_from_24_px(config: dict[str, object], shape: tuple[int, int]) -> None:
-    model = build_model(config).eval()
+    model = build_model(config, 43).eval()
     images = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
     logits = model(images)
     assert (logits.shape, logits.dtype) == ((2, 43), torch.float32)
@@ -25,7 +25,7 @@ def test_input_sizes_from_24_px(config: dict[str, object], shape: tuple[int, int
 
 @pytest.mark.parametrize("config", SMALL)
 def test_exposure_and_background_have_little_effect(config: dict[str, object]) -> None:
-    model = build_model(config).eval()
+    model = build_model(config, 43).eval()
     sign = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
     normalised = model.features[0](sign)
     middle = normalised[:, :, 6:26, 6:26]
@@ -42,13 +42,13 @@ def test_exposure_and_background_have_little_effect(config: dict[str, object]) -
 
 @pytest.mark.parametrize("config", SMALL)
 def test_uint8_and_float_pixels_give_equal_logits(config: dict[str, object]) -> None:
-    model = build_model(config).eval()
+    model = build_model(config, 43).eval()
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     assert torch.equal(model(images), model(images.float()))
 
 
 def test_signnet_has_the_documented_size() -> None:
-    assert count_parameters(SignNet()) == 299_107
+    assert count_parameters(SignNet(43)) == 299_107
 
 
 @pytest.mark.parametrize(
@@ -69,16 +69,16 @@ def test_signnet_has_the_documented_size() -> None:
 )
 def test_unknown_classes_and_arguments_are_rejected(config: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"src\.mlops\.model\."):
-        build_model(config)
+        build_model(config, 43)
 
 
 @pytest.mark.parametrize("name", ["signnet", "tiny_cnn", "efficientnet_lite0"])
 def test_config_groups_build(name: str) -> None:
-    assert type(build_model(quick_config([f"model={name}"]).model)) in MODELS.values()
+    assert type(build_model(quick_config([f"model={name}"]).model, 43)) in MODELS.values()
 
 
 def test_predict_logits_keeps_the_order() -> None:
-    model = build_model(SMALL[0])
+    model = build_model(SMALL[0], 43)
     images = torch.randint(0, 256, (5, 3, 24, 24), dtype=torch.uint8)
     labels = torch.zeros(5)
     together = predict_logits(model, [(images, labels)])

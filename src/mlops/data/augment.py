@@ -12,9 +12,6 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from src.mlops.config import AugmentationConfig
-from src.mlops.data.gtsrb import SIGNS
-
-_MIRROR = torch.tensor([-1 if sign.mirror is None else sign.mirror for sign in SIGNS])
 
 
 def augment(
@@ -23,6 +20,7 @@ def augment(
     settings: AugmentationConfig,
     generator: Generator,
     size: int,
+    mirrors: Tensor,
     leave_out: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Changes a batch at random and resizes it to the training size.
@@ -33,6 +31,7 @@ def augment(
         settings: Strength of each change.
         generator: The only source of randomness, on the device of the images.
         size: Side of the result in px.
+        mirrors: The class of each class's mirrored image, int64 [C]; -1 for classes that are never mirrored.
         leave_out: Classes that mirroring must not create.
 
     Returns:
@@ -41,7 +40,7 @@ def augment(
     """
     draw = _Draw(len(images), generator, images.device)
     labels, flip = (
-        _mirror(labels, leave_out, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
+        _mirror(labels, mirrors, leave_out, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
     )
     changed = _pose(images, settings, flip, draw, size)
     changed = _blur(changed, settings.blur, draw)
@@ -67,8 +66,8 @@ class _Draw:
         return self.uniform(0, 1) < probability
 
 
-def _mirror(labels: Tensor, leave_out: Sequence[int], draw: _Draw) -> tuple[Tensor, Tensor]:
-    mirrored = _MIRROR.to(labels.device)[labels]
+def _mirror(labels: Tensor, mirrors: Tensor, leave_out: Sequence[int], draw: _Draw) -> tuple[Tensor, Tensor]:
+    mirrored = mirrors[labels]
     flipped = (mirrored >= 0) & draw.chance(0.5)
     if leave_out:
         flipped &= ~torch.isin(mirrored, torch.tensor(leave_out, device=labels.device))

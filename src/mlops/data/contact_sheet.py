@@ -12,7 +12,7 @@ from src.mlops.config import Config
 from src.mlops.data.packing import Pack
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
-from src.mlops.io.figures import save_figure
+from src.mlops.io.figures import label, save_figure
 
 logger = logging.getLogger("src.mlops.data.contact_sheet")
 _COLUMNS = 9
@@ -31,7 +31,7 @@ def draw_data_sheet(pack: Pack, path: Path) -> None:
     for entry, axes in zip(shown, panels, strict=False):
         members = np.flatnonzero(arrays.labels == entry.class_id)
         number = f": {entry.number}" if entry.number else ""
-        axes.set_title(f"{entry.class_id}{number}\n{entry.name}\n{len(members):,}", fontsize=6.5)
+        axes.set_title(f"{entry.class_id}{number}\n{label(entry.name, 22)}\n{len(members):,}", fontsize=6.5)
         if len(members):
             axes.imshow(arrays.images[arrays.rows[members[2 * len(members) // 3]]])
     for axes in figure.axes:

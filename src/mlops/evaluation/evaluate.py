@@ -38,12 +38,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     Raises:
         CheckpointError: There is no usable checkpoint, or the model fails.
         OutOfMemoryError: There is not enough memory.
-        DataError: The split has no images, the images have another size than the model was trained with, or the reports
+        DataError: The split has no images, the images do not have the size and classes of the model, or the reports
             cannot be written.
     """
     checkpoint = load_checkpoint(config.ckpt_path)
     pack = prepare(config.data)
-    pack.require_size(checkpoint.image_size)
+    pack.require_fit(checkpoint.image_size, checkpoint.classes)
     split = config.evaluation.split
     arrays = pack.load(split)
     known = sketch_of_training(checkpoint.provenance, pack)
@@ -74,7 +74,7 @@ def evaluate(config: Config) -> dict[str, Any]:
         "provenance": without_sketch(checkpoint.provenance),
         "calibration": checkpoint.calibration.to_dict(),
         "evaluated_on": pack.fingerprint,
-        "classes": per_class_metrics(labels, predicted),
+        "classes": per_class_metrics(labels, predicted, pack.classes),
     }
     predictions = pd.DataFrame(
         {
@@ -92,7 +92,7 @@ def evaluate(config: Config) -> dict[str, Any]:
             work = Path(name)
             (work / METRICS_FILE).write_text(to_json(results, indent=2) + "\n")
             predictions.to_csv(work / PREDICTIONS_FILE, index=False)
-            draw_evaluation(results, predictions, arrays, checkpoint.history, work / "figures")
+            draw_evaluation(results, predictions, arrays, pack.classes, checkpoint.history, work / "figures")
             shutil.copytree(work, reports, dirs_exist_ok=True)
     except OSError as error:
         raise DataError(f"Cannot write the reports to {reports}: {error}.") from error

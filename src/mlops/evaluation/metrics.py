@@ -6,15 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
-from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.classes import ClassList
 
 
-def per_class_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> list[dict[str, Any]]:
+def per_class_metrics(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: ClassList
+) -> list[dict[str, Any]]:
     """Computes precision, recall, F1 and the number of images of every class that occurs.
 
     Args:
         labels: True classes, int64 [N].
         predicted: Predicted classes, int64 [N].
+        classes: The class list.
 
     Returns:
         One dict per class, in ascending order of `class_id`.
@@ -24,7 +27,7 @@ def per_class_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -
     return [
         {
             "class_id": int(class_id),
-            "name": SIGNS[class_id].name,
+            "name": classes[class_id].name,
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),

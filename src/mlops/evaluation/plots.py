@@ -9,13 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
+from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import SplitArrays
 from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from src.mlops.io.figures import save_figure
+from src.mlops.io.figures import label, save_figure
 from src.mlops.training.plots import draw_learning_curves
 
 _BLUE, _RED = "#2a6fb0", "#c0392b"
+_MOST = 60  # classes in a figure; more cannot be read
 _GALLERY = (4, 6)  # rows and columns of the worst mistakes
 
 
@@ -23,6 +24,7 @@ def draw_evaluation(
     results: dict[str, Any],
     predictions: pd.DataFrame,
     arrays: SplitArrays,
+    classes: ClassList,
     history: Sequence[dict[str, float]],
     folder: Path,
 ) -> None:
@@ -32,24 +34,33 @@ def draw_evaluation(
         results: Content of `metrics.json`.
         predictions: One row per image: `class_id`, `predicted_class`, `probability`.
         arrays: The images, in the same order.
+        classes: The class list.
         history: Metrics of each epoch of the training.
         folder: Folder of the PNG files.
     """
     draw_learning_curves(history, folder / "learning_curves.png")
-    draw_confusion_matrix(predictions, results, folder / "confusion_matrix.png")
+    draw_confusion_matrix(predictions, results, classes, folder / "confusion_matrix.png")
     draw_class_bars(results, folder / "per_class.png")
     draw_reliability(results, predictions, folder / "reliability.png")
-    draw_mistakes(predictions, arrays, folder / "worst_mistakes.png")
+    draw_mistakes(predictions, arrays, classes, folder / "worst_mistakes.png")
 
 
-def draw_confusion_matrix(predictions: pd.DataFrame, results: dict[str, Any], path: Path) -> None:
-    """Draws the confusion matrix. Mistakes are red with their count, correct predictions are blue."""
-    counts = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
-    np.add.at(counts, (predictions["class_id"], predictions["predicted_class"]), 1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(13, 12), layout="constrained")
+def draw_confusion_matrix(predictions: pd.DataFrame, results: dict[str, Any], classes: ClassList, path: Path) -> None:
+    """Draws the confusion matrix. Mistakes are red with their count, correct predictions are blue.
+
+    Of more than 60 classes, it shows those with the most mistakes.
+    """
+    everything = np.zeros((len(classes), len(classes)), int)
+    np.add.at(everything, (predictions["class_id"], predictions["predicted_class"]), 1)
+    mistakes = everything * ~np.eye(len(classes), dtype=bool)
+    shown = np.sort(np.argsort(-(mistakes.sum(axis=0) + mistakes.sum(axis=1)), kind="stable")[:_MOST])
+    counts = everything[np.ix_(shown, shown)]
+    shares = counts / np.maximum(everything[shown].sum(axis=1, keepdims=True), 1)
+    some = "" if len(shown) == len(classes) else f"; the {len(shown)} of {len(classes)} classes with most mistakes"
+    side = 5 + 0.19 * len(shown)
+    figure = Figure(figsize=(side, side - 1), layout="constrained")
     axes = figure.subplots()
-    right = np.eye(NUM_CLASSES, dtype=bool)
+    right = np.eye(len(shown), dtype=bool)
     # Mistakes are a small share of a row, so they need their own colour scale.
     axes.imshow(np.ma.masked_where(~right | (counts == 0), shares), cmap="Blues", vmin=0, vmax=1.6)
     axes.imshow(np.ma.masked_where(right | (counts == 0), shares**0.5), cmap="Reds", vmin=0, vmax=1)
@@ -57,31 +68,34 @@ def draw_confusion_matrix(predictions: pd.DataFrame, results: dict[str, Any], pa
         axes.text(answer, truth, counts[truth, answer], ha="center", va="center", fontsize=8)
     axes.set(
         title=f"{results['errors']} of {results['images']} {results['split']} images misclassified "
-        f"(accuracy {100 * results['Accuracy']:.2f} %)",
+        f"(accuracy {100 * results['Accuracy']:.2f} %){some}",
         xlabel="predicted class",
-        xticks=range(NUM_CLASSES),
-        yticks=range(NUM_CLASSES),
+        xticks=range(len(shown)),
+        yticks=range(len(shown)),
     )
-    axes.set_yticklabels([f"{sign.name}  {sign.class_id}" for sign in SIGNS], fontsize=8)
+    axes.set_xticklabels([str(class_id) for class_id in shown], rotation=90 if len(classes) > 100 else 0)
+    axes.set_yticklabels([f"{label(classes[class_id].name)}  {class_id}" for class_id in shown], fontsize=8)
     axes.tick_params("x", labelsize=8)
     axes.grid(alpha=0.15)
     save_figure(figure, path)
 
 
 def draw_class_bars(results: dict[str, Any], path: Path) -> None:
-    """Draws the F1 score of every class, worst first."""
-    classes = sorted(results["classes"], key=lambda row: row["f1"])
+    """Draws the F1 score of the classes, worst first, and of at most 60 classes."""
+    rows = sorted(results["classes"], key=lambda row: row["f1"])
+    classes = rows[:_MOST]
+    some = "" if len(classes) == len(rows) else f"; the lowest {len(classes)} of {len(rows)}"
     figure = Figure(figsize=(9, 0.2 * len(classes) + 1.5), layout="constrained")
     axes = figure.subplots()
     scores = [row["f1"] for row in classes]
     axes.barh(range(len(classes)), scores, color=[_RED if score < 0.98 else _BLUE for score in scores])
     lowest = min(scores)
     axes.set(
-        title=f"F1 per class on the {results['split']} images (red: below 0.98)",
+        title=f"F1 per class on the {results['split']} images (red: below 0.98){some}",
         xlim=(max(0.0, lowest - 0.05) if lowest > 0.5 else 0.0, 1.02),
         yticks=range(len(classes)),
     )
-    axes.set_yticklabels([f"{row['name']} ({row['images']} images)" for row in classes], fontsize=7)
+    axes.set_yticklabels([f"{label(row['name'])} ({row['images']} images)" for row in classes], fontsize=7)
     axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
@@ -90,7 +104,7 @@ def draw_class_bars(results: dict[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
-def draw_mistakes(predictions: pd.DataFrame, arrays: SplitArrays, path: Path) -> None:
+def draw_mistakes(predictions: pd.DataFrame, arrays: SplitArrays, classes: ClassList, path: Path) -> None:
     """Draws the mistakes with the highest predicted probability."""
     wrong = predictions[predictions["class_id"] != predictions["predicted_class"]]
     worst = wrong.sort_values("probability", ascending=False).head(_GALLERY[0] * _GALLERY[1])
@@ -106,7 +120,7 @@ def draw_mistakes(predictions: pd.DataFrame, arrays: SplitArrays, path: Path) ->
     for axes, place in zip(panels, worst.index.to_numpy(), strict=False):
         row = worst.loc[place]
         axes.imshow(arrays.images[arrays.rows[place]])
-        truth, answer = SIGNS[row["class_id"]].name, SIGNS[row["predicted_class"]].name
+        truth, answer = (label(classes[row[column]].name, 30) for column in ("class_id", "predicted_class"))
         axes.set_title(f"{truth}\n→ {answer}\n{row['probability']:.0%}", fontsize=6.5)
     for axes in figure.axes:
         axes.set_axis_off()

@@ -34,7 +34,7 @@ def calibrate(config: Config) -> Calibration:
     """
     checkpoint = load_checkpoint(config.ckpt_path)
     pack = prepare(config.data)
-    pack.require_size(checkpoint.image_size)
+    pack.require_fit(checkpoint.image_size, checkpoint.classes)
     if checkpoint.saw_validation:
         raise DataError(
             f"{config.ckpt_path} is a final-fit model. It was also trained on the validation images, so they cannot be "

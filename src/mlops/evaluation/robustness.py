@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
-from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.classes import ClassList
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -36,12 +36,12 @@ def robustness(config: Config) -> dict[str, Any]:
 
     Raises:
         CheckpointError: There is no exported model.
-        DataError: The split has no images, the images have another size than the model was trained with, or the reports
+        DataError: The split has no images, the images do not have the size and classes of the model, or the reports
             cannot be written.
     """
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
     pack = prepare(config.data)
-    pack.require_size(classifier.image_size)
+    pack.require_fit(classifier.image_size, classifier.info.classes)
     arrays = pack.load(config.evaluation.split)
     chosen = np.random.default_rng(0).permutation(len(arrays.rows))[:IMAGES]
     images, labels = arrays.images[arrays.rows[chosen]], arrays.labels[chosen]
@@ -64,8 +64,8 @@ def robustness(config: Config) -> dict[str, Any]:
         "clean": float((clean == labels).mean()),
         "mean": float(np.mean(list(accuracy.values()))),
         "accuracy": accuracy,
-        "worst_classes": _worst_classes(labels, right / (len(CORRUPTIONS) * len(SEVERITIES))),
-        **_behaviour(classifier, images, labels, clean),
+        "worst_classes": _worst_classes(labels, right / (len(CORRUPTIONS) * len(SEVERITIES)), pack.classes),
+        **_behaviour(classifier, images, labels, clean, pack.classes),
     }
     folder = config.evaluation.reports_dir
     try:
@@ -93,19 +93,25 @@ def _classes(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.in
 
 
 def _behaviour(
-    classifier: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64], clean: NDArray[np.int64]
+    classifier: Classifier,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    clean: NDArray[np.int64],
+    classes: ClassList,
 ) -> dict[str, float | None]:
     """Tests the invariances of the model (Ribeiro et al., "Beyond Accuracy: CheckList", 2020).
 
     Returns:
         `invariance`: the share of predicted classes that stay the same with 10 % more or less light. `direction`: of
-        the correctly classified signs whose mirror image is another sign, the share that is classified as that other
-        sign when mirrored; None if there is no such sign.
+        the correctly classified images whose mirror image belongs to another class, the share that is classified as
+        that class when mirrored; None if there is no such image.
     """
     changed = [np.clip(images * factor, 0, 255).astype(np.uint8) for factor in (0.9, 1.1)]
     same = [_classes(classifier, brighter) == clean for brighter in changed]
-    mirrors = np.array([-1 if sign.mirror is None else sign.mirror for sign in SIGNS])
+    mirrors = np.array(classes.mirrors)
     chosen = (mirrors[labels] >= 0) & (mirrors[labels] != labels) & (clean == labels)
+    if not chosen.any():
+        logger.info("Mirrored images are not tested, because no image shows a class that has another one as its mirror")
     mirrored = _classes(classifier, images[chosen][:, :, ::-1]) if chosen.any() else np.empty(0, np.int64)
     expected = mirrors[labels[chosen]]
     return {
@@ -114,9 +120,9 @@ def _behaviour(
     }
 
 
-def _worst_classes(labels: NDArray[np.int64], right: NDArray[np.float64]) -> list[dict[str, Any]]:
+def _worst_classes(labels: NDArray[np.int64], right: NDArray[np.float64], classes: ClassList) -> list[dict[str, Any]]:
     rows = [
-        {"class_id": int(c), "name": SIGNS[c].name, "accuracy": float(right[labels == c].mean())}
+        {"class_id": int(c), "name": classes[c].name, "accuracy": float(right[labels == c].mean())}
         for c in np.unique(labels)
     ]
     return sorted(rows, key=lambda row: float(row["accuracy"]))[:5]

@@ -15,7 +15,6 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
 from src.mlops.errors import CheckpointError, ImageError
 from src.mlops.io.files import sha256
 from src.mlops.modelfile.metadata import (
@@ -53,8 +52,9 @@ class Prediction:
     """The prediction for one image.
 
     Attributes:
-        predicted_class: Most probable class, 0 to 42.
-        class_name: English name of this class.
+        predicted_class: Id of the most probable class.
+        class_name: Name of this class.
+        sign_number: Number of this class in the catalogue of its class list, for example `206`; None if it has none.
         probability: Calibrated probability of this class, 0 to 1.
         top_k: The most probable classes, best first.
         prediction_set: Classes that cannot be ruled out, in ascending order. The set contains the true class for the
@@ -65,6 +65,7 @@ class Prediction:
 
     predicted_class: int
     class_name: str
+    sign_number: str | None
     probability: float
     top_k: list[ClassProbability]
     prediction_set: list[int]
@@ -80,10 +81,10 @@ class Outputs(NamedTuple):
     """The outputs of a network for N images.
 
     Attributes:
-        probabilities: Calibrated, float32 [N, 43].
+        probabilities: Calibrated, float32 [N, C].
         embedding: Penultimate features, float32 [N, D].
         energy: Energy score, float32 [N]. A higher value means that the image looks less like a known sign.
-        evidence: Contribution of each position to the logit of each class, float32 [N, 43, h, w]. None if the network
+        evidence: Contribution of each position to the logit of each class, float32 [N, C, h, w]. None if the network
             has another layer between its feature maps and its last layer.
     """
 
@@ -188,7 +189,7 @@ class Classifier:
             outputs = self._backend.run(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)))
         except Exception as error:  # ONNX Runtime has no public exception class, and torch raises many types
             raise run_error(self.path, error) from error
-        if fault := _fault(outputs, len(arrays)):
+        if fault := _fault(outputs, len(arrays), len(self.info.classes)):
             raise unusable(self.path, fault)
         return outputs
 
@@ -201,12 +202,13 @@ class Classifier:
         return [self._prediction(*row) for row in rows]
 
     def _prediction(self, probabilities: Floats, order: list[int], kept: list[int], is_unknown: bool) -> Prediction:
-        values = probabilities[order].tolist()
-        ranked = [ClassProbability(c, SIGNS[c].name, value) for c, value in zip(order, values, strict=True)]
+        values, classes = probabilities[order].tolist(), self.info.classes
+        ranked = [ClassProbability(c, classes[c].name, value) for c, value in zip(order, values, strict=True)]
         best = ranked[0]
         return Prediction(
             predicted_class=best.class_id,
             class_name=best.class_name,
+            sign_number=classes[best.class_id].number,
             probability=best.probability,
             top_k=ranked,
             prediction_set=kept,
@@ -215,13 +217,13 @@ class Classifier:
         )
 
 
-def _fault(outputs: Outputs, images: int) -> str | None:
-    """Returns what is wrong with the outputs for a number of images; None if nothing is."""
+def _fault(outputs: Outputs, images: int, classes: int) -> str | None:
+    """Returns what is wrong with the outputs for a number of images and classes; None if nothing is."""
     for (name, dimensions), values in zip(_DIMENSIONS.items(), outputs, strict=True):
         if values is None:
             continue
         shape = values.shape
-        if len(shape) != dimensions or shape[0] != images or (name in _PER_CLASS and shape[1] != NUM_CLASSES):
+        if len(shape) != dimensions or shape[0] != images or (name in _PER_CLASS and shape[1] != classes):
             return f"its output {name} has the shape {list(shape)} for {images} images"
     # The other outputs are not checked here, because that takes longer; NaN in the embedding reaches the probabilities.
     if not (np.isfinite(outputs.probabilities).all() and np.isfinite(outputs.energy).all()):
@@ -279,7 +281,7 @@ class _OnnxRuntime:
                 kind == "tensor(float)" and len(shape) == _DIMENSIONS[name] and isinstance(shape[0], str)
                 for name, (kind, shape) in outputs.items()
             )
-            and outputs["probabilities"][1][1] == NUM_CLASSES
+            and outputs["probabilities"][1][1] == len(self.info.classes)
         )
         if not fits:
             raise incomplete(path, ValueError(f"inputs {inputs}, outputs {outputs}"))

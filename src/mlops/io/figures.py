@@ -1,5 +1,7 @@
 """Writes figures."""
 
+import textwrap
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,4 +12,12 @@ if TYPE_CHECKING:
 def save_figure(figure: "Figure", path: Path) -> None:
     """Writes a figure as PNG with 110 dpi and creates the parent folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        # No font has all scripts. A missing character is drawn as a box, which is no reason to warn hundreds of times.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(path, dpi=110)
+
+
+def label(name: str, width: int = 40) -> str:
+    """Returns the name of a class for a figure: shortened to `width` characters, with `$` as a plain character."""
+    return textwrap.shorten(name, width, placeholder="…").replace("$", r"\$") or f"{name[: width - 1]}…"

@@ -107,9 +107,12 @@ class Calibration:
         return order, [sorted(ranked[:count].tolist()) for ranked, count in zip(order, counts, strict=True)]
 
     def _ranked(self, probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
-        """Returns the classes of each row, most probable first, int64 [N, C], and their cumulative scores [N, C]."""
+        """Returns the classes of each row, most probable first, int64 [N, C], and their cumulative scores [N, C].
+
+        The sums are float64: with a thousand classes, those of float32 are off by more than the tolerance.
+        """
         order = np.argsort(-probabilities, axis=1, kind="stable")
-        cumulative = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)
+        cumulative = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1, dtype=np.float64)
         return order, cumulative + self.penalty * np.arange(probabilities.shape[1])
 
     def to_dict(self) -> dict[str, float]:

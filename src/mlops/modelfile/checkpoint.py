@@ -20,12 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.mlops.data.classes import ClassList
 from src.mlops.errors import CheckpointError, ConfigError, MlopsError
 from src.mlops.io.files import write_atomically
 from src.mlops.io.git import source_commit
 from src.mlops.model import Network, build_model, predict_logits
 from src.mlops.modelfile.calibration import Calibration
-from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, ModelInfo, incomplete, read_info, require_size
+from src.mlops.modelfile.metadata import FORMAT_VERSION, ModelInfo, incomplete, read_info, require_size
 from src.mlops.modelfile.run_errors import is_out_of_memory, memory_error, run_error, unusable
 
 
@@ -77,6 +78,7 @@ def save_checkpoint(
     *,
     state_dict: dict[str, Tensor],
     config: dict[str, Any],
+    classes: ClassList,
     epoch: int,
     metrics: dict[str, float],
     provenance: dict[str, Any],
@@ -94,7 +96,7 @@ def save_checkpoint(
         "state_dict": {name: tensor.detach().cpu() for name, tensor in state_dict.items()},
         "epoch": epoch,
         "metrics": metrics,
-        "classes": CLASSES,
+        "classes": classes.to_dicts(),
         "calibration": calibration.to_dict(),
         "history": history,
         "provenance": provenance,
@@ -133,7 +135,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             **vars(info),
             path=path,
-            model=_rebuild(info.config["model"], content["state_dict"]),
+            model=_rebuild(info, content["state_dict"]),
             epoch=int(content["epoch"]),
             history=list(content["history"]),
         )
@@ -204,11 +206,11 @@ def provenance(data_fingerprint: str, seed: int, image_sketch: str | None = None
     }
 
 
-def _rebuild(model_config: dict[str, Any], state_dict: dict[str, Tensor]) -> Network:
+def _rebuild(info: ModelInfo, state_dict: dict[str, Tensor]) -> Network:
     # The meta device allocates no memory, whatever sizes a hostile config has. The tensors of the file become the
     # weights, so they must have the expected shapes.
     with torch.device("meta"):
-        model = build_model(model_config)
+        model = build_model(info.config["model"], len(info.classes))
     for name, expected in model.state_dict().items():
         found = state_dict[name]
         if (found.dtype, found.layout) != (expected.dtype, expected.layout):

@@ -2,10 +2,10 @@
 
 The input is `images`, uint8 [N, 3, S, S], where S is the image size of the model. The outputs are float32:
 
-- `probabilities` [N, 43], at the calibrated temperature;
+- `probabilities` [N, C], at the calibrated temperature;
 - `embedding` [N, D];
 - `energy` [N], which decides whether a sign is unknown;
-- `evidence` [N, 43, h, w], the contribution of each region of the image to the logit of each class (class activation
+- `evidence` [N, C, h, w], the contribution of each region of the image to the logit of each class (class activation
   maps, Zhou et al. 2016). Only networks with average pooling before the last layer have this output.
 """
 
@@ -47,10 +47,10 @@ def _evidence(maps: Tensor, pooling: nn.AdaptiveAvgPool2d, head: Tensor) -> Tens
     Args:
         maps: The last feature maps, float [N, C, h, w].
         pooling: The layer that averages the maps into cells.
-        head: The weights of the linear layer that follows, float [43, D].
+        head: The weights of the linear layer that follows, float [C, D].
 
     Returns:
-        The contributions, float [N, 43, h, w].
+        The contributions, float [N, C, h, w].
     """
     height, width = maps.shape[2:]
     # The pooling as a matrix [h * w, cells]: the share of each position in the average of each cell.

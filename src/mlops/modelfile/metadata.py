@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS
+from src.mlops.data.classes import ClassList
 from src.mlops.errors import CheckpointError
 from src.mlops.io.files import to_json
 from src.mlops.modelfile.calibration import Calibration
@@ -17,7 +17,6 @@ SUFFIXES = {"fp32": ".onnx", "fp16": ".fp16.onnx", "int8": ".int8.onnx"}  # of t
 MAX_FILE_BYTES = 1_000_000_000  # the state of a run with the widest SignNet has about 600 MB, a model at most 120 MB
 MAX_METADATA_CHARACTERS = 4_000_000  # keys and values of an ONNX file; a real file has about 5,000
 FORMAT_VERSION = 3  # format 1 normalised over the whole image; format 2 had other prediction sets
-CLASSES = [{"class_id": sign.class_id, "number": sign.number, "name": sign.name} for sign in SIGNS]
 
 INTENDED_USE = """\
 Classifies the traffic sign in an image that is cropped to one German sign with a margin of about 10 %, as in the
@@ -32,6 +31,7 @@ class ModelInfo:
 
     Attributes:
         config: The complete resolved config of the training, nested plain values.
+        classes: The class list.
         metrics: The metrics of the saved epoch. After a final fit, the metrics of the best epoch before it, which were
             measured on held-out images.
         calibration: Temperature and thresholds; neutral values if none were fitted.
@@ -40,6 +40,7 @@ class ModelInfo:
     """
 
     config: dict[str, Any]
+    classes: ClassList
     metrics: dict[str, float]
     calibration: Calibration
     provenance: dict[str, Any]
@@ -74,18 +75,16 @@ def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
     try:
         info = ModelInfo(
             config=content["config"],
+            classes=ClassList.from_dicts(content["classes"]),
             # Without the values that JSON cannot represent, which some old files contain
             metrics={name: value for name, value in content["metrics"].items() if math.isfinite(value)},
             calibration=Calibration.from_dict(content["calibration"]),
             provenance=dict(content["provenance"]),
         )
-        names, image_size = [entry["name"] for entry in content["classes"]], info.image_size
+        image_size = info.image_size
         to_json([info.config, info.provenance])  # raises for anything that cannot be served or registered
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise incomplete(path, error) from error
-    if names != [sign.name for sign in SIGNS]:
-        reason = f"the file must have the {NUM_CLASSES} classes of GTSRB, but has {len(names)} others"
-        raise incomplete(path, ValueError(reason))
     if not 24 <= image_size <= 512:
         raise incomplete(path, ValueError(f"image_size must be 24 to 512 px, but is {image_size}"))
     return info

@@ -20,7 +20,7 @@ from src.mlops.errors import CheckpointError
 from src.mlops.io.files import sha256, to_json, write_atomically
 from src.mlops.modelfile.checkpoint import Checkpoint, load_checkpoint
 from src.mlops.modelfile.deployed import Deployed
-from src.mlops.modelfile.metadata import CLASSES, FORMAT_VERSION, FP16_TOLERANCE, SUFFIXES, TOLERANCE
+from src.mlops.modelfile.metadata import FORMAT_VERSION, FP16_TOLERANCE, SUFFIXES, TOLERANCE
 from src.mlops.modelfile.quantization import quantize
 from src.mlops.modelfile.run_errors import run_error
 
@@ -114,7 +114,7 @@ def attach_metadata(graph: onnx.ModelProto, checkpoint: Checkpoint, checkpoint_s
         "format_version": FORMAT_VERSION,
         "variant": variant,
         "config": checkpoint.config,
-        "classes": CLASSES,
+        "classes": checkpoint.classes.to_dicts(),
         "calibration": checkpoint.calibration.to_dict(),
         "metrics": checkpoint.metrics,
         "provenance": checkpoint.provenance,

@@ -12,6 +12,7 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from src.mlops.config import Config, GateConfig
+from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import FEW, overlap, sketch_of_training
@@ -43,7 +44,7 @@ class Check:
 
 
 class _Answers(NamedTuple):
-    probabilities: NDArray[np.float64]  # [N, 43]
+    probabilities: NDArray[np.float64]  # [N, C]
     labels: NDArray[np.int64]  # [N]
 
     @property
@@ -66,13 +67,13 @@ def run_gate(
         All checks, both passed and failed.
 
     Raises:
-        DataError: The split has no images, or the images have another size than the model was trained with.
+        DataError: The split has no images, or the images do not have the size and classes of the model.
         CheckpointError: A model file cannot be used.
     """
     limits = config.gate
     model = Classifier.load(candidate / SERVED)
     pack = prepare(config.data)
-    pack.require_size(model.image_size)
+    pack.require_fit(model.image_size, model.info.classes)
     arrays = pack.load(config.evaluation.split)
     answers = _answer(model, arrays)
     checks = [
@@ -80,15 +81,18 @@ def run_gate(
         _committed(model),
         _parity(Classifier.load(candidate / FILES[1]), answers, arrays, limits),
         _at_most("expected calibration error", expected_calibration_error(*answers), limits.max_calibration_error),
-        _class_floor(answers, limits),
+        _class_floor(answers, model.info.classes, limits),
         _robustness(robustness, limits),
         _at_most("median time of one image, ms", _latency(model, arrays), limits.max_latency_ms),
         _at_most("size of the ONNX file, MB", (candidate / SERVED).stat().st_size / 1e6, limits.max_size_mb),
     ]
     if production:
         rival = Classifier.load(production / SERVED)
-        pack.require_size(rival.image_size)
-        checks.insert(0, not_worse(answers.right, _answer(rival, arrays).right, limits.significance))
+        same = _same_classes(model, rival)
+        checks.insert(0, same)
+        if same.passed:
+            pack.require_fit(rival.image_size, rival.info.classes)
+            checks.insert(1, not_worse(answers.right, _answer(rival, arrays).right, limits.significance))
     return checks
 
 
@@ -126,6 +130,12 @@ def show(checks: Sequence[Check]) -> Table:
         verdict = "[green]passed[/green]" if check.passed else "[red]failed[/red]"
         table.add_row(check.name, check.found, check.limit, verdict)
     return table
+
+
+def _same_classes(model: Classifier, rival: Classifier) -> Check:
+    difference = model.info.classes.difference(rival.info.classes)
+    found = f"{difference}; a service refuses it, see MLOPS_ALLOW_OTHER_CLASSES" if difference else "the same"
+    return Check("class list", found, "that of production", difference is None)
 
 
 def _unseen(model: Classifier, pack: Pack, arrays: SplitArrays) -> Check:
@@ -173,8 +183,8 @@ def _parity(checkpoint: Classifier, answers: _Answers, arrays: SplitArrays, limi
     )
 
 
-def _class_floor(answers: _Answers, limits: GateConfig) -> Check:
-    rows = per_class_metrics(answers.labels, answers.probabilities.argmax(axis=1))
+def _class_floor(answers: _Answers, classes: ClassList, limits: GateConfig) -> Check:
+    rows = per_class_metrics(answers.labels, answers.probabilities.argmax(axis=1), classes)
     worst = min((row for row in rows if row["images"]), key=lambda row: float(row["f1"]))
     found = f"{worst['f1']:.3f} ({worst['name']})"
     return Check("F1 of the weakest class", found, f">= {limits.min_class_f1:g}", worst["f1"] >= limits.min_class_f1)

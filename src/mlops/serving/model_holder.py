@@ -21,7 +21,7 @@ from src.mlops.modelfile.locate import LATEST, latest_model, locate_model
 from src.mlops.serving import prometheus
 from src.mlops.serving.errors import NOT_LOADED
 from src.mlops.serving.settings import NO_MODEL, Settings
-from src.mlops.serving.shared import reload_file
+from src.mlops.serving.shared import reload_file, remember_classes, remembered_classes
 
 logger = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0  # interval between checks of the model file
@@ -111,9 +111,8 @@ class ModelHolder:
             return classifier
 
     def _serve(self, path: Path, classifier: Classifier, seconds: float) -> None:
-        if self.classifier is not None:
-            prometheus.MODEL.labels(self.classifier.version).set(0)
-        prometheus.MODEL.labels(classifier.version).set(1)
+        prometheus.show_model(classifier, self.classifier)
+        remember_classes(classifier.info.classes)
         self._path, self.classifier, self.is_quick = path, classifier, seconds < _QUICK_SECONDS
         logger.info("Serving %s, version %s", path, classifier.version)
 
@@ -161,7 +160,19 @@ class ModelHolder:
             raise CheckpointError(
                 f"{path} changed while it was loaded. It is loaded again when the change is complete."
             )
+        self._require_same_classes(path, classifier)
         return path, classifier, seconds
+
+    def _require_same_classes(self, path: Path, classifier: Classifier) -> None:
+        """Raises an error if a model would change what the class ids in the answers mean."""
+        remembered = self.classifier.info.classes if self.classifier else remembered_classes()
+        if remembered is None or self._settings.allow_other_classes:
+            return
+        if difference := classifier.info.classes.difference(remembered):
+            raise CheckpointError(
+                f"{path} has other classes than the model in service: {difference}. Clients would misread its answers. "
+                "To replace the model anyway, restart the service, or set MLOPS_ALLOW_OTHER_CLASSES=true."
+            )
 
 
 def _stamp(path: Path | None) -> _Stamp:

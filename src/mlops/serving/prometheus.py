@@ -6,8 +6,7 @@ import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-from src.mlops.data.gtsrb import SIGNS
-from src.mlops.inference.classifier import Prediction
+from src.mlops.inference.classifier import Classifier, Prediction
 from src.mlops.serving.shared import FOLDER_VARIABLE, dead_workers
 
 logger = logging.getLogger(__name__)
@@ -29,8 +28,7 @@ UNKNOWN = Counter("mlops_unknown", "Images classified as unknown")
 MODEL = Gauge("mlops_model_info", "1 for the version of the loaded model", ["version"], multiprocess_mode="livemax")
 RELOADS = Counter("mlops_reloads", "Attempts to reload the model by outcome", ["outcome"])
 _CONFIDENCE = Histogram("mlops_confidence", "Probability of the predicted class", buckets=_SHARES)
-_PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id"])
-_BY_CLASS = [_PREDICTIONS.labels(sign.class_id) for sign in SIGNS]
+_PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id", "class_name"])
 
 
 @functools.cache  # looking up the series is slow, and there are few routes and statuses
@@ -51,9 +49,23 @@ def count_request(route: str, status: int, seconds: float) -> None:
     durations.observe(seconds)
 
 
+@functools.cache
+def _predictions(class_id: int, name: str) -> Counter:
+    return _PREDICTIONS.labels(class_id, name)
+
+
+def show_model(new: Classifier, previous: Classifier | None) -> None:
+    """Shows which model is loaded, and starts the counters of its classes at 0."""
+    if previous:
+        MODEL.labels(previous.version).set(0)
+    MODEL.labels(new.version).set(1)
+    for entry in new.info.classes:
+        _predictions(entry.class_id, entry.name)
+
+
 def count(prediction: Prediction) -> None:
     """Counts a prediction."""
-    _BY_CLASS[prediction.predicted_class].inc()
+    _predictions(prediction.predicted_class, prediction.class_name).inc()
     _CONFIDENCE.observe(prediction.probability)
     if prediction.is_unknown:
         UNKNOWN.inc()

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from src.mlops.data.gtsrb import SIGNS
 from src.mlops.inference.classifier import Classifier, Prediction
-from src.mlops.modelfile.metadata import CLASSES, INTENDED_USE
+from src.mlops.modelfile.metadata import INTENDED_USE
 
 _RANKED = [
     {"class_id": 14, "class_name": "Stop", "probability": 0.9993},
@@ -14,13 +13,13 @@ _RANKED = [
 EXAMPLE = {
     "predicted_class": 14,
     "class_name": "Stop",
+    "sign_number": "206",
     "probability": 0.9993,
     "top_k": _RANKED,
     "prediction_set": [14],
     "is_unknown": False,
     "model_version": "5f2c0a9b7d31",
     "filename": "sign.png",
-    "sign_number": "206",
 }
 
 REFUSED_EXAMPLE = {
@@ -32,20 +31,18 @@ REFUSED_EXAMPLE = {
 
 @dataclass(frozen=True)
 class Answer(Prediction):
-    """A prediction, the name of the uploaded file, and the sign's number in the German catalogue.
+    """A prediction and the name of the uploaded file.
 
     Attributes:
         filename: The file name that the client sent; empty if the image was the body.
-        sign_number: The number of the sign, for example `206`.
     """
 
     filename: str
-    sign_number: str
 
     @classmethod
     def of(cls, prediction: Prediction, filename: str) -> "Answer":
-        """Adds the file name and the sign's number to a prediction."""
-        return cls(**vars(prediction), filename=filename, sign_number=SIGNS[prediction.predicted_class].number)
+        """Adds the file name to a prediction."""
+        return cls(**vars(prediction), filename=filename)
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class ModelAnswer:
         intended_use: The intended use and its limits.
         architecture: The settings of the network.
         image_size: Height and width of the network's input in px.
-        classes: ID, number in the German catalogue and English name of each class.
+        classes: The class list: id, name, and number, shape and mirrored class where they are known.
         metrics: The metrics from training.
         calibration: Temperature, thresholds, and the requested and the attained coverage of prediction sets.
         provenance: Commit, time, versions, fingerprint of the data, seed.
@@ -103,7 +100,7 @@ class ModelAnswer:
             intended_use=INTENDED_USE,
             architecture=info.config["model"],
             image_size=classifier.image_size,
-            classes=CLASSES,
+            classes=info.classes.to_dicts(),
             metrics=info.metrics,
             calibration=info.calibration.to_dict(),
             provenance={key: value for key, value in info.provenance.items() if key != "image_sketch"},  # 16 kB

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     )
 
     model: Annotated[str, Field(description="model file; latest: last trained model; none: no model")] = LATEST
+    allow_other_classes: Annotated[
+        bool, Field(description="whether a model with other classes can replace the loaded one without a restart")
+    ] = False
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0: all interfaces")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
     root_path: Annotated[str, Field(description="path of the service behind a proxy, such as /signs; empty: none")] = ""

@@ -1,5 +1,6 @@
 """The folder that several workers share, for metrics and for requests to reload the model."""
 
+import json
 import logging
 import os
 import tempfile
@@ -7,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from src.mlops.data.classes import ClassList
+from src.mlops.io.files import to_json, write_atomically
+
 logger = logging.getLogger(__name__)
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 _METRIC_KINDS = ("counter", "histogram", "gauge_livesum", "gauge_livemax")  # kinds of metrics in prometheus.py
 _METRIC_BYTES = 256 * 1024  # initial size of prometheus_client's files; the metrics of all routes need 50 kB
+_CLASSES = "classes.json"  # class list of the model that the service loaded first
 _RELOAD = "reload"  # touching this file makes each worker reload the model
 
 
@@ -87,6 +92,23 @@ def reload_file() -> Path | None:
     """Returns the file whose modification time changes at a request to reload, or None if there is one worker."""
     folder = _folder()
     return folder / _RELOAD if folder else None
+
+
+def remember_classes(classes: ClassList) -> None:
+    """Stores the class list of this service for workers that are restarted after a crash."""
+    folder = _folder()
+    if folder and not (folder / _CLASSES).exists():
+        with suppress(OSError):  # a full disk: only the check of the class list is lost
+            write_atomically(folder / _CLASSES, to_json(classes.to_dicts()).encode())
+
+
+def remembered_classes() -> ClassList | None:
+    """Returns the class list of this service, or None if it is not known."""
+    folder = _folder()
+    try:
+        return ClassList.from_dicts(json.loads((folder / _CLASSES).read_bytes())) if folder else None
+    except (OSError, ValueError):
+        return None
 
 
 def _folder() -> Path | None:

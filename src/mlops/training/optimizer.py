@@ -1,9 +1,12 @@
-"""The optimiser and the EMA weights."""
+"""The optimiser, the weights of the classes in the loss, and the EMA weights."""
 
 import inspect
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -69,6 +72,26 @@ def require_usable(model: nn.Module, training: TrainingConfig) -> None:
             f"training.optimizer: {training.optimizer} cannot train this model: {reason}. Use another optimiser, such "
             "as torch.optim.AdamW, or other arguments."
         ) from error
+
+
+def balanced_weights(labels: NDArray[np.int64], num_classes: int) -> Tensor:
+    """Returns weights for the loss that give all classes the same influence, however many images they have.
+
+    The weight of a class is N / (K n), with N images of K classes and n of this class (King and Zeng, "Logistic
+    regression in rare events data", 2001). That of a class without images is 0.
+
+    Args:
+        labels: Class ids of the training images, int64 [N].
+        num_classes: Number of classes, C.
+
+    Returns:
+        Weights, float32 [C].
+    """
+    present = np.unique(labels)
+    weights = torch.zeros(num_classes)
+    found = compute_class_weight("balanced", classes=present, y=labels)
+    weights[torch.from_numpy(present)] = torch.from_numpy(found).float()
+    return weights
 
 
 def average_weights(model: nn.Module, decay: float) -> AveragedModel:

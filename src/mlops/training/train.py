@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from src.mlops.config import Config
+from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
-from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
@@ -21,7 +22,7 @@ from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.training import distributed
-from src.mlops.training.optimizer import require_usable
+from src.mlops.training.optimizer import balanced_weights, require_usable
 from src.mlops.training.plots import draw_learning_curves
 from src.mlops.training.pretrained import has_pretrained_features, load_pretrained
 from src.mlops.training.pruning import start_from
@@ -66,6 +67,7 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         if config.training.publish:
             distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
+        _require_known_classes(config, pack.classes)
         settings = config.training.drawn
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
@@ -77,10 +79,6 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
 def _require_usable(config: Config) -> None:
     """Raises an error if settings that are valid on their own cannot be used together."""
     training = config.training
-    if absent := set(training.leave_out) - set(range(NUM_CLASSES)):
-        raise ConfigError(
-            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {NUM_CLASSES - 1}."
-        )
     largest = max((size for size, _ in training.size_schedule), default=0)
     if largest > config.data.image_size:
         raise ConfigError(
@@ -95,7 +93,7 @@ def _require_usable(config: Config) -> None:
     for path in (config.ckpt_path, config.ckpt_path.with_suffix(".onnx")):
         if training.publish and path.is_dir():
             raise ConfigError(f"Cannot write the model to {path}, because it is a folder. Set another ckpt_path.")
-    model = _initial_model(config)
+    model = _initial_model(config, None)
     if model.dropout.p >= 1:
         raise ConfigError("model.dropout must be below 1, but is 1; the last layer would get no features.")
     if training.frozen_epochs and not training.start_from and not has_pretrained_features(model):
@@ -104,6 +102,20 @@ def _require_usable(config: Config) -> None:
             f"values, but is {training.frozen_epochs}. Use pretrained weights or training.start_from instead."
         )
     require_usable(model, training)
+
+
+def _require_known_classes(config: Config, classes: ClassList) -> None:
+    """Raises an error if the settings and the starting weights do not fit the classes of the data."""
+    training = config.training
+    if absent := set(training.leave_out) - set(range(len(classes))):
+        raise ConfigError(
+            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {len(classes) - 1}."
+        )
+    if training.drawn and classes.difference(SIGNS):
+        raise ConfigError(
+            "training.drawn must be null, because only the signs of GTSRB can be drawn, and the data has other classes."
+        )
+    _initial_model(config, classes)
 
 
 def _train(
@@ -119,18 +131,23 @@ def _train(
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
     images = len(batches.arrays.rows)
+    if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
+        logger.info(
+            "No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md"
+        )
     if config.training.batch_size > images:
         logger.warning(
             "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
             config.training.batch_size,
             images,
         )
-    state = _open_state(config, device, len(batches), pack.fingerprint, run_dir)
+    state = _open_state(config, device, batches, pack, run_dir)
     logger.info(
-        "Training %s (%s parameters) on %s images, validating on %s images, device %s, run folder %s",
+        "Training %s (%s parameters) on %s images of %d classes, validating on %s images, device %s, run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
         f"{images:,}",
+        len(pack.classes) - len(leave_out),
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
         run_dir,
@@ -153,7 +170,7 @@ def _train(
         if config.training.final_fit:
             everything = without(pack.load("train", "val"), leave_out)
             batches = _training_batches(config, everything, drawn)
-            weights = _fit_all(config, batches, pack.fingerprint, device, run_dir / FINAL_FIT, origin)
+            weights = _fit_all(config, batches, pack, device, run_dir / FINAL_FIT, origin)
             final = weights, _image_sketch(batches.arrays, earlier)
         if tracker:
             _publish(config, state, run_dir, tracker, final)
@@ -167,12 +184,24 @@ def _train(
     return state.best
 
 
-def _initial_model(config: Config) -> Network:
+def _initial_model(config: Config, classes: ClassList | None) -> Network:
+    """Builds the model with its initial weights.
+
+    Args:
+        config: The complete configuration.
+        classes: The class list. None, before the data is prepared: that of `training.start_from`, or any.
+    """
+    source = load_checkpoint(config.training.start_from) if config.training.start_from else None
     seed_everything(config.seed)
-    model = build_model(config.model)
+    known = classes or (source.classes if source else SIGNS)
+    model = build_model(config.model, len(known))
     load_pretrained(model)
-    if config.training.start_from:
-        source = load_checkpoint(config.training.start_from)
+    if source:
+        if difference := known.difference(source.classes):
+            raise ConfigError(
+                f"The data and training.start_from={config.training.start_from} have different classes: {difference}. "
+                "Start from a model of the same classes, or set training.start_from=null."
+            )
         if source.saw_validation:
             raise ConfigError(
                 f"training.start_from={config.training.start_from} is a final-fit model, so it was also trained on the "
@@ -194,10 +223,11 @@ def _training_batches(config: Config, arrays: SplitArrays, drawn: Pack | None) -
     return Batches(arrays, config.training.batch_size, seed=config.seed, shard=distributed.shard())
 
 
-def _open_state(config: Config, device: torch.device, steps_per_epoch: int, fingerprint: str, folder: Path) -> State:
+def _open_state(config: Config, device: torch.device, batches: Batches, pack: Pack, folder: Path) -> State:
     """Returns a new state, or the state in the folder if the run is resumed."""
-    model = _initial_model(config).to(device).to(memory_format=torch.channels_last)
-    state = State(config, model, steps_per_epoch, fingerprint)
+    model = _initial_model(config, pack.classes).to(device).to(memory_format=torch.channels_last)
+    weights = balanced_weights(batches.arrays.labels, len(pack.classes)) if config.training.class_weights else None
+    state = State(config, model, len(batches), pack.fingerprint, pack.classes, weights)
     # A run that was killed in its first epoch has no state yet, and starts from the beginning. Rank 0 decides for all
     # ranks: in a job with several machines, only its overrides contain training.resume.
     if distributed.from_rank_0(lambda: config.training.resume and (folder / LAST).is_file()):
@@ -226,11 +256,11 @@ def _image_sketch(arrays: SplitArrays, earlier: str | None) -> str | None:
 
 
 def _fit_all(
-    config: Config, batches: Batches, fingerprint: str, device: torch.device, folder: Path, origin: dict[str, Any]
+    config: Config, batches: Batches, pack: Pack, device: torch.device, folder: Path, origin: dict[str, Any]
 ) -> dict[str, Tensor]:
     """Trains a new model on training and validation images; returns its EMA weights after the last epoch."""
     distributed.from_rank_0(lambda: require_writable(folder))
-    state = _open_state(config, device, len(batches), fingerprint, folder)
+    state = _open_state(config, device, batches, pack, folder)
     logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
     with saving(folder):
         tracker = CsvTracker(folder, config, state.history) if distributed.rank() == 0 else None

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from src.mlops.config import Config
 from src.mlops.data.augment import augment
+from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.errors import CheckpointError, ConfigError, TrainingError
 from src.mlops.io.progress import progress_bar
@@ -53,6 +54,8 @@ class State:
         model: The network in training, on its device.
         steps_per_epoch: Optimiser steps per epoch.
         data_fingerprint: Fingerprint of the training data.
+        classes: The class list.
+        class_weights: Weight of each class in the loss, float32 [C]; None if all are equal.
         epoch: Number of finished epochs.
         history: Metrics of the finished epochs.
         seconds: Duration of the finished epochs in seconds, including validation.
@@ -64,6 +67,8 @@ class State:
     model: Network
     steps_per_epoch: int
     data_fingerprint: str
+    classes: ClassList
+    class_weights: Tensor | None = None
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -73,6 +78,9 @@ class State:
     def __post_init__(self) -> None:
         training = self.config.training
         self.device = next(self.model.parameters()).device
+        self.mirrors = torch.tensor(self.classes.mirrors, device=self.device)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self.device)
         self.optimizer = build_optimizer(self.model, training)
         self.scheduler = build_scheduler(self.optimizer, training, self.steps_per_epoch)
         self.averaged = average_weights(self.model, training.ema_decay)
@@ -115,6 +123,7 @@ class State:
             "format_version": FORMAT_VERSION,
             "config": self.config.to_dict(),
             "data_fingerprint": self.data_fingerprint,
+            "classes": self.classes.to_dicts(),
             "processes": distributed.world_size(),
             "epoch": self.epoch,
             "history": self.history,
@@ -140,6 +149,9 @@ class State:
                 changed.append("the format version")
             if stored["data_fingerprint"] != self.data_fingerprint:
                 changed.append("the data")
+            # The state of an earlier release has no class list; its fingerprint is enough.
+            if "classes" in stored and stored["classes"] != self.classes.to_dicts():
+                changed.append("the classes")
             if stored["processes"] != distributed.world_size():
                 changed.append("the number of processes")
             if changed:
@@ -244,6 +256,7 @@ def _save(state: State, run_dir: Path, calibration: Calibration | None, provenan
                 run_dir / BEST,
                 state_dict=state.averaged.module.state_dict(),
                 config=state.config.to_dict(),
+                classes=state.classes,
                 epoch=state.epoch,
                 metrics=state.best,
                 provenance=provenance,
@@ -269,7 +282,8 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
     with progress_bar(description, len(batches)) as bar, profiler(profile) if profile else nullcontext() as measured:
         for step, (images, labels) in enumerate(batches.epoch(state.epoch), start=1):
             changed, classes = augment(
-                images.to(device), labels.to(device), training.augmentation, generator, size, training.leave_out
+                *(images.to(device), labels.to(device), training.augmentation, generator, size),
+                *(state.mirrors, training.leave_out),
             )
             state.seconds_preparing += time.perf_counter() - ready
             totals += train_step(state, changed, classes)
@@ -293,7 +307,7 @@ def train_step(state: State, images: Tensor, labels: Tensor) -> Tensor:
     training = state.config.training
     with torch.autocast(state.device.type, _DTYPES[training.precision], enabled=training.precision != "fp32"):
         logits = state.forward(images.contiguous(memory_format=torch.channels_last))
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=training.label_smoothing)
+    loss = F.cross_entropy(logits.float(), labels, weight=state.class_weights, label_smoothing=training.label_smoothing)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     scale = state.scaler.get_scale()

@@ -23,11 +23,11 @@ def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (9, 24, 24, 3), np.uint8)
 
 
-SLOW_WITH_OPSET = pytest.param(EfficientNetLite0(weights=None), 20, marks=pytest.mark.slow)
-SLOW = pytest.param(EfficientNetLite0(weights=None), marks=pytest.mark.slow)
+SLOW_WITH_OPSET = pytest.param(EfficientNetLite0(43, weights=None), 20, marks=pytest.mark.slow)
+SLOW = pytest.param(EfficientNetLite0(43, weights=None), marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("model", [TinyCNN(), SLOW])
+@pytest.mark.parametrize("model", [TinyCNN(43), SLOW])
 def test_other_networks_export_too(
     checkpoint: Path, tmp_path: Path, images: np.ndarray, model: TinyCNN | EfficientNetLite0
 ) -> None:
@@ -48,7 +48,7 @@ def test_int8_is_small_and_close(checkpoint: Path, tmp_path: Path, caplog: pytes
     # At this width, most of the file are weights, not metadata.
     content = read_plain(checkpoint)
     content["config"]["model"] = {"_target_": "src.mlops.model.SignNet", "width": 24}
-    write_content(tmp_path / "wide.pth", content | {"state_dict": SignNet(24).state_dict()})
+    write_content(tmp_path / "wide.pth", content | {"state_dict": SignNet(43, 24).state_dict()})
     images = np.random.default_rng(2).integers(0, 256, (128, 24, 24, 3), np.uint8)
     whole, small = export(tmp_path / "wide.pth"), export(tmp_path / "wide.pth", images)
     assert small.name == "wide.int8.onnx"
@@ -59,7 +59,7 @@ def test_int8_is_small_and_close(checkpoint: Path, tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    ("model", "opset"), [(SignNet(24), 18), pytest.param(TinyCNN(), 23, marks=pytest.mark.slow), SLOW_WITH_OPSET]
+    ("model", "opset"), [(SignNet(43, 24), 18), pytest.param(TinyCNN(43), 23, marks=pytest.mark.slow), SLOW_WITH_OPSET]
 )
 def test_float16_is_half_the_size_and_close(
     checkpoint: Path,

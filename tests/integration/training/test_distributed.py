@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from src.mlops import ROOT
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.sketch import members
 from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import load_checkpoint
@@ -56,7 +57,7 @@ def two_steps(overrides: list[str], rank: int, processes: int) -> dict[str, dict
     with distributed.process_group(torch.device("cpu")):
         seed_everything(0)
         config = quick_config(overrides)
-        state = State(config, build_model(config.model), steps_per_epoch=10, data_fingerprint="")
+        state = State(config, build_model(config.model, 43), steps_per_epoch=10, data_fingerprint="", classes=SIGNS)
         state.start_epoch()
         state.model.eval()
         images, labels = (part.chunk(processes)[rank] for part in batch())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src.mlops.config import Config
-from src.mlops.data.gtsrb import NUM_CLASSES
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ConfigError
 from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.inference.classifier import Classifier
@@ -60,8 +60,8 @@ def test_one_gpu_by_number(make_config: MakeConfig) -> None:
 
 def test_channels_last_weights_stay_so(make_config: MakeConfig) -> None:
     config = make_config("device=cuda")
-    model = build_model(config.model).cuda().to(memory_format=torch.channels_last)
-    state = State(config, model, steps_per_epoch=4, data_fingerprint="")
+    model = build_model(config.model, 43).cuda().to(memory_format=torch.channels_last)
+    state = State(config, model, steps_per_epoch=4, data_fingerprint="", classes=SIGNS)
     state.start_epoch()
     images = torch.rand(8, 3, 24, 24, device="cuda") * 255
     totals = train_step(state, images, torch.arange(8, device="cuda"))
@@ -77,7 +77,7 @@ def test_one_process_with_nccl(make_config: MakeConfig, monkeypatch: pytest.Monk
     torch.distributed.init_process_group("nccl", rank=0, world_size=1)
     try:
         config = make_config("device=cuda")
-        model = torch.nn.parallel.DistributedDataParallel(build_model(config.model).cuda())
+        model = torch.nn.parallel.DistributedDataParallel(build_model(config.model, 43).cuda())
         images = torch.randint(0, 256, (8, 3, 24, 24), dtype=torch.uint8, device="cuda")
         torch.nn.functional.cross_entropy(model(images), torch.arange(8, device="cuda")).backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
@@ -94,6 +94,6 @@ def test_exports_run_with_the_cuda_provider(checkpoint: Path, tmp_path: Path, fp
     session = onnxruntime.InferenceSession(file, providers=[CUDA])
     assert session.get_providers()[0] == CUDA
     found = session.run(["probabilities"], {"images": images})[0]
-    assert found.shape == (32, NUM_CLASSES)
+    assert found.shape == (32, len(SIGNS))
     expected = Classifier.load(checkpoint).run(images.transpose(0, 2, 3, 1)).probabilities
     np.testing.assert_allclose(found, expected, atol=FP16_TOLERANCE)  # the GPU may compute in TF32

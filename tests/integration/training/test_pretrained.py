@@ -21,7 +21,7 @@ def test_frozen_features_stay_and_then_learn(tmp_path: Path, raw_dir: Path) -> N
         quick_config([*overrides, "training.epochs=2", "training.frozen_epochs=1"]),
         on_epoch=lambda _: states.append(read_plain(tmp_path / "run/last.pth")["model"]),
     )
-    fresh = EfficientNetLite0()
+    fresh = EfficientNetLite0(43)
     load_pretrained(fresh)
     frozen, tuned = states
     for name, tensor in fresh.features.state_dict().items():

@@ -75,11 +75,12 @@ def settings(**changes: float | bool) -> AugmentationConfig:
     return quick_config().training.augmentation.model_copy(update=changes)
 
 
+MIRRORS = torch.tensor(SIGNS.mirrors)
 OFF = dict.fromkeys(AugmentationConfig.model_fields, 0.0) | {"mirror": False}
 
 
 def run(images: torch.Tensor, labels: torch.Tensor, size: int = 24, seed: int = 0, **changes: float | bool):  # type: ignore[no-untyped-def]
-    return augment(images, labels, settings(**changes), torch.Generator().manual_seed(seed), size)
+    return augment(images, labels, settings(**changes), torch.Generator().manual_seed(seed), size, MIRRORS)
 
 
 class TestAugment:
@@ -129,7 +130,7 @@ class TestAugment:
         kept = (self.labels != left_out).nonzero().squeeze(1).repeat(8)
         changes = settings(**(OFF | {"mirror": True}))
         generator = torch.Generator().manual_seed(0)
-        images, labels = augment(self.images[kept], self.labels[kept], changes, generator, 24, [left_out])
+        images, labels = augment(self.images[kept], self.labels[kept], changes, generator, 24, MIRRORS, [left_out])
         assert left_out not in labels
         assert set(labels.tolist()) == set(range(43)) - {left_out}
         unchanged = images[kept == SIGNS[left_out].mirror] - self.images[SIGNS[left_out].mirror]

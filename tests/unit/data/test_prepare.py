@@ -40,7 +40,7 @@ class TestGoodData:
         pack = prepare(config.data)
         assert {path.name for path in config.data.processed_dir.iterdir()} == {
             "train_split.csv", "val_split.csv", "test.csv", "images.npy", "index.csv", "pack.json",
-            "report.json", "report.md", ".lock",
+            "report.json", "report.md", "classes.csv", ".lock",
         }  # fmt: skip
         assert [len(pack.load(split).rows) for split in ("train", "val", "test")] == [64, 16, 12]
         columns = ["Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId", "Path"]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from src.mlops.data.gtsrb import NUM_CLASSES, SIGNS, Sign
+from src.mlops.data.classes import ClassInfo
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.synthetic.camera import photograph, photograph_track
 from src.mlops.data.synthetic.drawing import draw_sign
@@ -29,7 +30,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate_small(tmp_path_factory.mktemp("synthetic") / "signs")
 
 
-@pytest.mark.parametrize("class_id", range(NUM_CLASSES))
+@pytest.mark.parametrize("class_id", range(len(SIGNS)))
 def test_a_sign_fills_its_image_and_is_transparent_outside(class_id: int) -> None:
     drawing = draw_sign(class_id, SIZE)
     assert (drawing.mode, drawing.size) == ("RGBA", (SIZE, SIZE))
@@ -48,7 +49,7 @@ def test_every_sign_differs_from_every_other() -> None:
 
 
 @pytest.mark.parametrize("sign", [sign for sign in SIGNS if sign.mirror is not None], ids=lambda sign: sign.name)
-def test_the_mirrored_drawing_is_the_mirror_class(sign: Sign) -> None:
+def test_the_mirrored_drawing_is_the_mirror_class(sign: ClassInfo) -> None:
     flipped = ImageOps.mirror(draw_sign(sign.class_id, SIZE))
     distances = [difference(flipped, draw_sign(other.class_id, SIZE)) for other in SIGNS]
     assert int(np.argmin(distances)) == sign.mirror
@@ -56,7 +57,7 @@ def test_the_mirrored_drawing_is_the_mirror_class(sign: Sign) -> None:
 
 
 @pytest.mark.parametrize("sign", [sign for sign in SIGNS if sign.mirror is None], ids=lambda sign: sign.name)
-def test_a_mirrored_sign_without_mirror_class_resembles_no_sign(sign: Sign) -> None:
+def test_a_mirrored_sign_without_mirror_class_resembles_no_sign(sign: ClassInfo) -> None:
     flipped = ImageOps.mirror(draw_sign(sign.class_id, SIZE))
     assert min(difference(flipped, draw_sign(other.class_id, SIZE)) for other in SIGNS) > 2.6
 
@@ -67,7 +68,7 @@ def test_painting_on_a_drawing_leaves_the_next_one_clean() -> None:
     assert draw_sign(14, SIZE).tobytes() == untouched
 
 
-@pytest.mark.parametrize("class_id", [-1, NUM_CLASSES])
+@pytest.mark.parametrize("class_id", [-1, len(SIGNS)])
 def test_an_unknown_class_is_rejected(class_id: int) -> None:
     with pytest.raises(DataError, match=f"class {class_id}: .*0 to 42"):
         draw_sign(class_id)
@@ -101,11 +102,11 @@ def test_frames_of_a_track_resemble_each_other_more_than_other_tracks() -> None:
 def test_the_dataset_has_the_kaggle_layout(dataset: Path) -> None:
     raw = read_layout(dataset)
     assert (raw.layout, raw.unlisted) == ("Kaggle", [])
-    assert raw.train.groupby("class_id").size().tolist() == [4] * NUM_CLASSES
-    assert raw.test.groupby("class_id").size().tolist() == [2] * NUM_CLASSES
-    assert raw.train.groupby("track_id").size().tolist() == [2] * 2 * NUM_CLASSES
+    assert raw.train.groupby("class_id").size().tolist() == [4] * len(SIGNS)
+    assert raw.test.groupby("class_id").size().tolist() == [2] * len(SIGNS)
+    assert raw.train.groupby("track_id").size().tolist() == [2] * 2 * len(SIGNS)
     assert "Train/42/00042_00001_00001.png" in set(raw.train["path"])
-    assert raw.test["path"].tolist() == [f"Test/{number:05d}.png" for number in range(2 * NUM_CLASSES)]
+    assert raw.test["path"].tolist() == [f"Test/{number:05d}.png" for number in range(2 * len(SIGNS))]
     assert not raw.test["class_id"].is_monotonic_increasing
 
 
@@ -132,7 +133,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     generate(tmp_path / "empty", tracks_per_class=1, frames_per_track=1, test_tracks_per_class=0, seed=0)
     raw = read_layout(tmp_path / "empty")
-    assert (len(raw.train), len(raw.test)) == (NUM_CLASSES, 0)
+    assert (len(raw.train), len(raw.test)) == (len(SIGNS), 0)
 
 
 def test_a_run_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.evaluation.metrics import per_class_metrics
 from src.mlops.training.metrics import classification_metrics
 
@@ -18,6 +19,6 @@ class TestMetrics:
         assert metrics["Precision"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
     def test_per_class(self) -> None:
-        rows = per_class_metrics(self.labels, self.predicted)
+        rows = per_class_metrics(self.labels, self.predicted, SIGNS)
         assert [(row["class_id"], row["images"]) for row in rows] == [(0, 3), (1, 2), (5, 1)]
         assert rows[0]["recall"] == pytest.approx(2 / 3)

@@ -35,6 +35,6 @@ class TestExplain:
     def test_rejects_a_network_without_evidence(self, checkpoint: Path, tmp_path: Path) -> None:
         content = read_plain(checkpoint)
         content["config"]["model"] = {"_target_": "src.mlops.model.TinyCNN"}
-        write_content(tmp_path / "tiny.pth", content | {"state_dict": TinyCNN().state_dict()})
+        write_content(tmp_path / "tiny.pth", content | {"state_dict": TinyCNN(43).state_dict()})
         with pytest.raises(CheckpointError, match=r"src\.mlops\.model\.TinyCNN.*SignNet"):
             explain(Classifier.load(tmp_path / "tiny.pth"), make_image(1))

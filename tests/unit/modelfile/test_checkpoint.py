@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import CheckpointError, OutOfMemoryError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json
@@ -50,11 +51,11 @@ def test_contains_only_plain_values(checkpoint: Path) -> None:
 
 def test_loads_another_model_than_the_yaml_files_name(checkpoint: Path, tmp_path: Path) -> None:
     # configshydra/ has a SignNet of width 24. The config in the file has priority.
-    assert build_model({"_target_": "src.mlops.model.SignNet"}).head.in_features == 864
+    assert build_model({"_target_": "src.mlops.model.SignNet"}, 43).head.in_features == 864
     assert load_checkpoint(checkpoint).model.head.in_features == 144
     content = read_plain(checkpoint)
     config = content["config"] | {"model": {"_target_": "src.mlops.model.TinyCNN", "dropout": 0.1}}
-    other = change(checkpoint, tmp_path / "tiny.pth", config=config, state_dict=TinyCNN().state_dict())
+    other = change(checkpoint, tmp_path / "tiny.pth", config=config, state_dict=TinyCNN(43).state_dict())
     assert isinstance(load_checkpoint(other).model, TinyCNN)
 
 
@@ -137,7 +138,10 @@ def test_weights_that_would_break_the_service(checkpoint: Path, tmp_path: Path, 
     [
         ({"format_version": FORMAT_VERSION + 1}, rf"format.*\b{FORMAT_VERSION + 1}\b"),
         ({"format_version": None}, "format.*None"),
-        ({"classes": []}, "43 classes"),
+        ({"classes": []}, "at least 2 classes"),
+        ({"classes": SIGNS.to_dicts()[:42]}, r"head.*\[43"),
+        ({"classes": SIGNS.to_dicts()[1:]}, "class 0 is missing"),
+        ({"classes": [{"class_id": 0, "name": 7}] * 2}, "name must be a text"),
         ({"config": {}}, "KeyError: 'data'"),
         ({"config": "none"}, "TypeError"),
         ({"state_dict": {}}, "KeyError: 'features"),

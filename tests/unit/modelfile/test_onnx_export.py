@@ -113,7 +113,8 @@ class TestRefused:
         ("name", "value", "message"),
         [
             ("format_version", 99, r"format.*\b99\b"),
-            ("classes", [{"name": "cat"}], r"\b43 classes.*\b1\b"),
+            ("classes", [{"name": "cat"}], "class_id must be a whole number"),
+            ("classes", [{"class_id": c, "name": name} for c, name in enumerate("ab")], r"'probabilities': .*43"),
             ("calibration", {"temperature": -1}, "temperature=-1"),
             ("calibration", {"heat": 1}, "'heat'"),
             ("config", {"data": {"image_size": 32}}, r"\[3, 24, 24\]"),

@@ -231,7 +231,7 @@ def test_uploads_share_a_memory_limit(checkpoint: Path) -> None:
 def test_a_network_without_saliency_maps(trained: Path, tmp_path: Path) -> None:
     config = quick_config(["data.image_size=24", "model=tiny_cnn"])
     content = read_plain(trained / "latest" / "best_model.pth")
-    tiny = build_model(config.model)
+    tiny = build_model(config.model, len(SIGNS))
     path = tmp_path / "tiny.pth"
     write_content(path, content | {"config": config.to_dict(), "state_dict": tiny.state_dict()})
     with TestClient(create_app(Settings(model=str(path)))) as client:

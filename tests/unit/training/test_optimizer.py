@@ -17,7 +17,7 @@ SMALL = [{"_target_": "src.mlops.model.SignNet", "width": 4}, {"_target_": "src.
 
 class TestOptimization:
     def test_weight_decay_is_for_weights_only(self) -> None:
-        model = build_model(SMALL[0])
+        model = build_model(SMALL[0], 43)
         weights, others = build_optimizer(model, quick_config().training).param_groups
         assert weights["weight_decay"] == 0.05
         assert others["weight_decay"] == 0.0
@@ -28,7 +28,7 @@ class TestOptimization:
     def test_refuses_a_target_that_is_not_an_optimizer(self, target: str) -> None:
         training = quick_config([f"training.optimizer._target_={target}"]).training
         with pytest.raises(ConfigError, match=rf"training\.optimizer\._target_.*{re.escape(target)}"):
-            build_optimizer(build_model(SMALL[0]), training)
+            build_optimizer(build_model(SMALL[0], 43), training)
 
     @pytest.mark.parametrize(
         ("overrides", "message"),
@@ -46,26 +46,26 @@ class TestOptimization:
     )
     def test_refuses_an_optimizer_that_cannot_train_the_model(self, overrides: list[str], message: str) -> None:
         with pytest.raises(ConfigError, match=rf"^training\.optimizer: .*{message}"):
-            require_usable(build_model(SMALL[0]), load_config(overrides).training)
+            require_usable(build_model(SMALL[0], 43), load_config(overrides).training)
 
     @pytest.mark.parametrize("momentum", [None, 0.5])
     def test_one_cycle_keeps_a_configured_momentum(self, momentum: float | None) -> None:
         own = ["training.optimizer._target_=torch.optim.SGD", "training.epochs=1"]
         own += [f"+training.optimizer.momentum={momentum}"] if momentum else []
         training = quick_config(own).training
-        optimizer = build_optimizer(build_model(SMALL[0]), training)
+        optimizer = build_optimizer(build_model(SMALL[0], 43), training)
         build_scheduler(optimizer, training, steps_per_epoch=10)
         assert optimizer.param_groups[0]["momentum"] == (momentum or 0.95)
 
     def test_refuses_unknown_arguments(self) -> None:
         training = quick_config(["+training.optimizer.speed=3"]).training
         with pytest.raises(ConfigError, match=r"training\.optimizer.*speed"):
-            build_optimizer(build_model(SMALL[0]), training)
+            build_optimizer(build_model(SMALL[0], 43), training)
 
     @pytest.mark.parametrize("name", ["AdamW", "Adam", "SGD", "Adagrad"])
     def test_one_cycle_works_with_any_optimizer(self, name: str) -> None:
         training = quick_config([f"training.optimizer._target_=torch.optim.{name}", "training.epochs=1"]).training
-        optimizer = build_optimizer(build_model(SMALL[0]), training)
+        optimizer = build_optimizer(build_model(SMALL[0], 43), training)
         scheduler = build_scheduler(optimizer, training, steps_per_epoch=10)
         rates = []
         for _ in range(9):
@@ -76,7 +76,7 @@ class TestOptimization:
         assert rates[0] < rates[2] > rates[-1]
 
     def test_average_follows_slowly_and_copies_counters(self) -> None:
-        model = build_model(SMALL[0])
+        model = build_model(SMALL[0], 43)
         averaged = average_weights(model, decay=0.9)
         averaged.update_parameters(model)
         before = averaged.module.head.weight.clone()

@@ -22,14 +22,14 @@ def stem(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("weights", ["imagenet", PACKAGED])
 def test_features_come_from_the_file_and_the_head_does_not(weights: str) -> None:
-    model = EfficientNetLite0(weights)
+    model = EfficientNetLite0(43, weights)
     head = model.head.weight.clone()
     load_pretrained(model)
     assert torch.equal(stem(model), torch.load(PACKAGED, weights_only=True)["_conv_stem.weight"])
     assert torch.equal(model.head.weight, head)
 
 
-@pytest.mark.parametrize("model", [EfficientNetLite0(None), SignNet(4)])
+@pytest.mark.parametrize("model", [EfficientNetLite0(43, None), SignNet(43, 4)])
 def test_without_weights_nothing_changes(model: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_pretrained(model)
@@ -38,10 +38,10 @@ def test_without_weights_nothing_changes(model: nn.Module) -> None:
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.pth"
-    torch.save(SignNet(4).state_dict(), foreign)
+    torch.save(SignNet(43, 4).state_dict(), foreign)
     for path in (foreign, tmp_path / "absent.pth", tmp_path):
         with pytest.raises(ConfigError, match=rf"model\.weights.*'imagenet'.*{re.escape(str(path))}"):
-            load_pretrained(EfficientNetLite0(str(path)))
+            load_pretrained(EfficientNetLite0(43, str(path)))
 
 
 def test_the_command_line_overrides_the_settings_of_the_model() -> None:

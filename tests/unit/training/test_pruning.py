@@ -21,7 +21,7 @@ def images() -> np.ndarray:
 
 class TestPruning:
     def test_keeps_the_strongest_channels(self) -> None:
-        wide, narrow = SignNet(8).eval(), SignNet(4).eval()
+        wide, narrow = SignNet(43, 8).eval(), SignNet(43, 4).eval()
         # Channels with a scale of zero add nothing, so the outputs must not change without them.
         for name, layer in wide.named_modules():
             if name.endswith(".1") and hasattr(layer, "running_mean"):
@@ -68,7 +68,7 @@ class TestPruning:
         with pytest.raises(ConfigError, match=r"training\.leave_out: class 2 .*training\.start_from=.*best_model\.pth"):
             train(make_config(f"training.start_from={checkpoint}", "training.leave_out=[2]"))
 
-    @pytest.mark.parametrize("source", [SignNet(4), TinyCNN()])
+    @pytest.mark.parametrize("source", [SignNet(43, 4), TinyCNN(43)])
     def test_refuses_a_network_that_does_not_fit(self, source: SignNet | TinyCNN) -> None:
         with pytest.raises(ConfigError, match=rf"training\.start_from.*SignNet.*{type(source).__name__}"):
-            start_from(SignNet(8), source)
+            start_from(SignNet(43, 8), source)

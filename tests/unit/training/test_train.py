@@ -149,7 +149,6 @@ def test_the_lock_of_a_run_stays_the_same_file(make_config: MakeConfig, tmp_path
     [
         ("model.width=0", r"\bwidth\b.*\b0\b"),
         ("model.dropout=1.0", r"model\.dropout must be below 1"),
-        ("training.leave_out=[3,50]", r"training\.leave_out.*\b50\b.*0 to 42"),
         ("training.size_schedule=[[32,0.5]]", r"training\.size_schedule has 32 px.*data\.image_size=24"),
         ("training.optimizer._target_=torch.optim.Muon", r"training\.optimizer.*Muon.*2D"),
         ("training.frozen_epochs=1", r"training\.frozen_epochs must be 0.*random.*\b1\b"),
@@ -179,6 +178,22 @@ def test_a_left_out_class_is_not_trained_on_as_a_mirror_image(
     raw = write_kaggle(tmp_path / "signs", classes=35, tracks=2, frames=1, test_images=1)
     train(make_config(f"data.raw_dir={raw}", "training.epochs=1", "training.leave_out=[19,34]"))
     assert seen == set(range(35)) - {19, 34}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.leave_out=[3,50]", r"training\.leave_out.*\b50\b.*0 to 42"),
+    ],
+)
+def test_settings_that_do_not_fit_the_classes_are_refused_before_the_run_starts(
+    make_config: MakeConfig, override: str, message: str
+) -> None:
+    config = make_config(override)
+    with pytest.raises(ConfigError, match=message):
+        train(config)
+    assert config.run_dir
+    assert not config.run_dir.exists()
 
 
 def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
