@@ -27,7 +27,7 @@ from src.mlops.serving.middleware import Limits, RequestContext, too_large
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.pages import PAGE, page_routes
 from src.mlops.serving.rate_limit import RateLimit
-from src.mlops.serving.schemas import EXAMPLE, REFUSED_EXAMPLE, Answer, BatchAnswer, Health, ModelAnswer, Refused
+from src.mlops.serving.schemas import REFUSED_EXAMPLE, Answer, BatchAnswer, Health, ModelAnswer, Refused, example
 from src.mlops.serving.settings import Settings
 from src.mlops.serving.shared import request_reload
 from src.mlops.serving.shutdown import Shutdown
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
         # OpenTelemetry's standard variables set the target of traces and metrics. Without them nothing is exported.
         telemetry={"auto_configure": True, "operation_spans": False, "logs": False},
     )
-    app.openapi = _with_problem_schema(app.openapi)  # type: ignore[method-assign]
+    app.openapi = _completed(app.openapi, models)  # type: ignore[method-assign]
     app.router.default = _ignore_trailing_slash(app)
     errors.install(app)
     app.add_middleware(Limits, settings=settings)  # the middleware added last is the outermost
@@ -131,7 +131,7 @@ def _add_model_routes(
         "/cv_model/",
         operation_id="classify",  # the name of the function in generated clients
         response_model=Answer,
-        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 503, success=_example(EXAMPLE)),
+        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 503),
         openapi_extra=documented_request("file", several=False),
         dependencies=protection,
     )
@@ -146,9 +146,7 @@ def _add_model_routes(
         "/cv_model/batch",
         operation_id="classify_several",
         response_model=BatchAnswer,
-        responses=errors.documented(
-            400, 401, 408, 413, 415, 422, 429, 431, 500, 503, success=_example({"results": [EXAMPLE, REFUSED_EXAMPLE]})
-        ),
+        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 503),
         openapi_extra=documented_request("files", several=True),
         dependencies=[*protection, Depends(models.require)],
     )
@@ -243,10 +241,6 @@ def _json(answer: Any) -> Response:
     return Response(to_json(answer), media_type="application/json")
 
 
-def _example(value: Any) -> dict[str, Any]:
-    return {"application/json": {"example": value}}
-
-
 def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
     """Returns the application for paths without a route: it tries the same path with or without a slash at its end."""
 
@@ -263,12 +257,16 @@ def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
     return other_form
 
 
-def _with_problem_schema(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Adds the schema of error responses, whose media type FastAPI cannot generate."""
+def _completed(generate: Callable[[], dict[str, Any]], models: ModelHolder) -> Callable[[], dict[str, Any]]:
+    """Adds what FastAPI cannot generate: the schema of error responses, and examples with the classes of the model."""
 
     def complete() -> dict[str, Any]:
         document = generate()
         document["components"]["schemas"]["Problem"] = errors.SCHEMA
+        answer = example(models.classifier.info.classes if models.classifier else None)
+        for path, value in [("/cv_model/", answer), ("/cv_model/batch", {"results": [answer, REFUSED_EXAMPLE]})]:
+            success = document["paths"][path]["post"]["responses"]["200"]
+            success["content"]["application/json"]["example"] = value
         return document
 
     return complete
