@@ -47,6 +47,8 @@ class Answer(Prediction):
 
     Attributes:
         filename: The file name that the client sent; empty if the image was the body.
+
+    `sign_number` is the number of the class in a catalogue, such as `206`; null if it has none.
     """
 
     filename: str
