@@ -132,9 +132,7 @@ def _train(
     earlier = _earlier_sketch(config, pack, validation.arrays)
     images = len(batches.arrays.rows)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
-        logger.info(
-            "No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md"
-        )
+        logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
     if config.training.batch_size > images:
         logger.warning(
             "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
