@@ -507,7 +507,10 @@ def test_metrics(client: TestClient) -> None:
     after = [sample("mlops_requests_total", route="/cv_model/", status=status) for status in ("200", "415")]
     assert [new - old for new, old in zip(after, before, strict=True)] == [2, 1]
     assert f'mlops_model_info{{version="{answer["model_version"]}"}} 1.0' in text
-    assert f'mlops_predictions_total{{class_id="{answer["predicted_class"]}"}}' in text
+    assert (
+        f'mlops_predictions_total{{class_id="{answer["predicted_class"]}",class_name="{answer["class_name"]}"}} '
+        in text
+    )
     assert 'route="other"' in text
     assert "/nowhere" not in text  # unknown paths add no time series
     assert "mlops_queue_depth 0.0" in text
