@@ -82,10 +82,10 @@ def read_project(path: Path) -> Project:
         ConfigError: The file cannot be read, or the table is missing or invalid.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tool = tomllib.loads(path.read_text(encoding="utf-8")).get("tool")
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read the names of the project from {path}: {error}.") from error
-    table = tables.get("tool", {}).get("mlops")
+    table = tool.get("mlops") if isinstance(tool, dict) else None
     if table is None:
         raise ConfigError(
             f"{path} has no table [tool.mlops], which has the names of the project. Add it as described under Names of "

@@ -484,7 +484,7 @@ def test_names_of_another_project(opened: Open, tmp_path: Path) -> None:
             assert not re.search(r"\bsigns?\b|German", page.locator("body").inner_text())
         with opened(f"{address}/docs") as page:
             assert page.title() == "Screws & <b>bolts</b>: API"
-            expect(page.locator("h2.title")).to_contain_text("Screws & <b>bolts</b>")
+            expect(page.get_by_role("heading", name="Screws & <b>bolts</b>")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [390, 1000])
