@@ -23,6 +23,7 @@ from src.mlops.registry.gate import run_gate
 from src.mlops.registry.registry import promote, register
 from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
+from src.mlops.serving.shared import FOLDER_VARIABLE
 from src.mlops.training.train import train
 from tests.helpers.images import make_image
 from tests.helpers.once import made_once
@@ -184,6 +185,15 @@ class TestListsDoNotMix:
             assert client.post("/admin/reload", headers=ADMIN).status_code == (200 if allowed else 409)
             names = [entry["name"] for entry in client.get("/model").json()["classes"]]
             assert names == ([f"other {name}" for name in NAMES] if allowed else NAMES)
+
+    def test_a_worker_that_is_restarted_keeps_the_class_list_of_the_others(
+        self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+        other = other_classes(model, tmp_path / "other")
+        for path, status in ((model, 200), (other, 503), (model, 200)):
+            with TestClient(create_app(Settings(model=str(path)))) as client:
+                assert client.get("/health/ready").status_code == status
 
 
 @pytest.fixture
