@@ -52,7 +52,7 @@ def test_names_can_be_in_any_language(text: str, tmp_path: Path) -> None:
         ({"title": "x" * 101}, "title: .*at most 100 characters"),
         ({"title": 7}, "title: .*string, but is 7"),
         ({"intended_use": ""}, "intended_use: .*at least 1 character"),
-        ({"licens": "MIT"}, "licens: this key does not exist"),
+        ({"author": "Me"}, "author: this key does not exist"),
         ({"registry": "My Screws"}, r"registry: must be 1 to 63 lower-case .*, but is 'My Screws'"),
         ({"registry": "a@b"}, "'a@b'"),
         ({"registry": "../x"}, r"'\.\./x'"),
@@ -95,6 +95,12 @@ def test_container_images_have_the_file_where_it_is_read(kind: str) -> None:
     assert re.search(r"chmod -R a\+rX .*pyproject\.toml", (ROOT / f"dockerfiles/Dockerfile.{kind}").read_text())
     assert "!pyproject.toml" in (ROOT / ".dockerignore").read_text().splitlines()
     assert PYPROJECT.parent == Path(__file__).parents[2]
+
+
+def test_the_documentation_lists_every_key() -> None:
+    document = (ROOT / "docs/serving.md").read_text()
+    for name, field in Project.model_fields.items():
+        assert f"| `{name}` | {'' if field.is_required() else 'optional: '}" in document
 
 
 def test_workflows_start_for_the_tags_of_the_registry() -> None:
