@@ -118,7 +118,11 @@ def _from_here(path: str) -> str:
 # --- data
 
 
-@command("prepare", raw_dir="folder of the raw images; relative paths start at the repository root", **OVERRIDE)
+@command(
+    "prepare",
+    raw_dir="folder, .zip or .tar of the raw images, in a layout of docs/data.md; relative to the repository root",
+    **OVERRIDE,
+)
 def data_prepare(c: Context, override: list[str], raw_dir: str = "") -> None:
     """Check, split and pack the raw images into data/processed."""
     _hydra(c, "data.prepare", *_option("data.raw_dir", raw_dir), *override)

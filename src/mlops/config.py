@@ -105,6 +105,8 @@ class DataConfig(_Section):
     processed_url: BucketUrl | None
     processed_dir: RepoPath
     image_size: Pixels
+    path_column: str | None = None  # checkpoints of earlier releases have none
+    label_column: str | None = None
     on_bad_image: Literal["stop", "skip"]
     split: SplitConfig
     synthetic: SyntheticConfig | None

@@ -11,8 +11,8 @@ from typing import Any
 
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
-from src.mlops.data.checks import summarise
 from src.mlops.data.prepare import REPORT, prepare
+from src.mlops.data.report import summarise
 from src.mlops.data.statements import Statements, statements_of
 from src.mlops.errors import DataError
 from src.mlops.evaluation.measurements import read_json, read_measurements
