@@ -85,7 +85,7 @@ def require_clean(findings: Findings) -> None:
     )
 
 
-def require_training_images(table: pd.DataFrame, classes: ClassList, findings: checks.Findings) -> None:
+def require_training_images(table: pd.DataFrame, classes: ClassList, findings: Findings) -> None:
     """Raises an error if no image of a class is left for training when the bad images are dropped.
 
     Raises:
