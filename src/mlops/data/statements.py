@@ -1,6 +1,6 @@
 """What the service and the cards say about a model and its data in addition to measured results.
 
-GTSRB has the statements below. For other class lists, they come from `[tool.mlops]` in pyproject.toml.
+GTSRB has the statements below. Those in `[tool.mlops]` of pyproject.toml replace them.
 """
 
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ class Statements:
     licence: str
 
 
+_SETTABLE = ("intended_use", "data_source", "personal_data", "licence")  # keys of `[tool.mlops]`
 GTSRB = Statements(
     intended_use="""\
 Classifies the traffic sign in an image that is cropped to one German sign with a margin of about 10 %, as in the
@@ -63,20 +64,14 @@ def statements_of(classes: ClassList, *, synthetic: bool = False) -> Statements:
         synthetic: Whether the images are synthetic signs.
 
     Raises:
-        ConfigError: The classes are not those of GTSRB, and pyproject.toml cannot be used.
+        ConfigError: pyproject.toml cannot be used.
     """
     if classes.difference(SIGNS) is None:
-        return SYNTHETIC if synthetic else GTSRB
-    project = load_project()
-
-    def stated(key: str) -> str:
-        text: str | None = getattr(project, key)
-        return text or f"Not stated. Set `{key}` in `[tool.mlops]` of pyproject.toml."
-
-    return Statements(
-        intended_use=stated("intended_use"),
-        limits=f"- The model knows only these {len(classes)} classes.\n",
-        data_source=stated("data_source"),
-        personal_data=stated("personal_data"),
-        licence=stated("licence"),
-    )
+        known = SYNTHETIC if synthetic else GTSRB
+    else:
+        known = Statements(
+            limits=f"- The model knows only these {len(classes)} classes.\n",
+            **{key: f"Not stated. Set `{key}` in `[tool.mlops]` of pyproject.toml." for key in _SETTABLE},
+        )
+    stated = {key: getattr(load_project(), key) for key in _SETTABLE}
+    return replace(known, **{key: text for key, text in stated.items() if text})
