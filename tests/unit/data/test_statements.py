@@ -31,7 +31,7 @@ def test_other_classes_have_the_statements_of_the_project(monkeypatch: pytest.Mo
     assert about.data_source == "Not stated. Set `data_source` in `[tool.mlops]` of pyproject.toml."
     assert "3 classes" in about.limits
     assert statements_of(SIGNS).intended_use == "Sorting fruit."
-        assert "Stallkamp" in statements_of(SIGNS).data_source
+    assert "Stallkamp" in statements_of(SIGNS).data_source
 
 
 def test_missing_statements_are_said_to_be_missing() -> None:
