@@ -345,7 +345,7 @@ def loadtest(
 @command("serve-bento", port="port to listen on")
 def serve_bento(c: Context, port: int = 3000) -> None:
     """Start the same classifier as a BentoML service."""
-    service = "src.mlops.serving.bentoml_service:SignClassifier"
+    service = "src.mlops.serving.bentoml_service:ImageClassifier"
     _run(c, "uv", "run", "--group", "bento", "bentoml", "serve", service, "-p", str(port))
 
 
