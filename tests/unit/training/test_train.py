@@ -10,6 +10,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from src.mlops.config import Config
+from src.mlops.data.prepare import prepare
 from src.mlops.errors import CheckpointError, ConfigError, DataError, TrainingError
 from src.mlops.model import SignNet
 from src.mlops.modelfile.checkpoint import load_checkpoint
@@ -119,6 +120,7 @@ def test_a_failed_read_is_not_reported_as_a_failed_write(
     def unreadable(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
+    prepare(make_config().data)
     with monkeypatch.context() as patch:
         patch.setattr("numpy.load", unreadable)
         with pytest.raises(DataError, match=rf"^Cannot read .*{re.escape(str(tmp_path / 'processed'))}.*Input/output"):
