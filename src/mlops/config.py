@@ -104,6 +104,7 @@ class DataConfig(_Section):
     processed_dir: RepoPath
     image_size: Pixels
     on_bad_image: Literal["stop", "skip"]
+    exclude: RepoPath | None = None  # checkpoints of earlier releases have none
     split: SplitConfig
     synthetic: SyntheticConfig | None
 

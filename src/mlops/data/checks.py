@@ -110,7 +110,7 @@ def build_report(layout: str, classes: ClassList, table: pd.DataFrame, findings:
     Args:
         layout: Name of the layout that was read.
         classes: The class list.
-        table: All images with their `split`: train, val, test, `bad` or `leak`.
+        table: All images with their `split`: train, val, test, `bad`, `leak` or `excluded`.
         findings: The results of the checks.
     """
     used = table[table["split"].isin(["train", "val", "test"])]
@@ -130,6 +130,7 @@ def build_report(layout: str, classes: ClassList, table: pd.DataFrame, findings:
             name: int(np.quantile(sizes, level)) if len(sizes) else 0
             for name, level in (("min", 0), ("median", 0.5), ("max", 1))
         },
+        "excluded": int((table["split"] == "excluded").sum()),
         "bad_images": _records(findings.bad),
         "leaks": _records(findings.leaks),
         "leaked_tracks_dropped": table.loc[table["split"] == "leak", "track_id"].value_counts().to_dict(),
@@ -151,6 +152,7 @@ def summarise(report: dict[str, Any]) -> str:
         f"- Training images that are identical to a test image: {len(report['leaks'])}"
         + (f" ({sum(dropped.values())} images of their tracks were dropped)" if dropped else ""),
         f"- Groups of identical images: {len(report['duplicates'])}",
+        f"- Images left out by data.exclude: {report['excluded']}",
         "",
         *(f"- bad: `{bad['path']}`: {bad['problem']}" for bad in report["bad_images"]),
         *(f"- leak: `{leak['train_path']}` is identical to `{leak['test_path']}`" for leak in report["leaks"]),

@@ -19,6 +19,7 @@ from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks, splits
 from src.mlops.data.classes import CLASSES_FILE
+from src.mlops.data.exclude import exclude, read_exclusion, require_known
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
 from src.mlops.data.packing import (
     IMAGES,
@@ -75,6 +76,7 @@ def _prepare(data: DataConfig) -> Pack:
             "theirs. Choose another folder."
         )
     raw = read_layout(raw_dir)
+    require_known(read_exclusion(data.exclude), pd.concat([raw.train["path"], raw.test["path"]]))
     signatures = _signatures(data, raw_dir, raw)  # before packing, so the next run detects changes made during it
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
@@ -121,6 +123,7 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
         "processed_dir": folder,
         "synthetic": settings,
         "processed_url": None,
+        "exclude": None,
     }
     return prepare(data.model_copy(update=own))
 
@@ -158,6 +161,7 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
                 "did not record which. Set data.raw_dir to prepare the images again."
             )
         return
+    recorded = {"data.exclude": "null", **recorded}  # earlier releases could not exclude images
     changed = {key: value for key, value in recorded.items() if value != settings.get(key)}
     if changed:
         raise DataError(
@@ -170,7 +174,7 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
 def _settings(data: DataConfig) -> dict[str, Any]:
     """Returns the settings that decide which images are in which split."""
     split = {f"data.split.{key}": value for key, value in data.split.model_dump().items()}
-    return split | {"data.on_bad_image": data.on_bad_image}
+    return split | {"data.on_bad_image": data.on_bad_image, "data.exclude": str(read_exclusion(data.exclude))}
 
 
 def _listed(settings: dict[str, Any]) -> str:
@@ -197,6 +201,8 @@ def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]
 
 def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[str]) -> str:
     settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": unlisted}
+    if data.exclude:  # packs of earlier releases are reused otherwise
+        settings["exclude"] = read_exclusion(data.exclude).paths
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     return hashlib.sha256(to_json(settings).encode() + rows).hexdigest()
 
@@ -235,7 +241,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
 
 
 def assign_splits(table: pd.DataFrame, train_rows: int, findings: checks.Findings, data: DataConfig) -> pd.Series:
-    """Returns the split of each image: train, val or test, or `bad` or `leak` for images that are dropped.
+    """Returns the split of each image: train, val or test, or `bad`, `leak` or `excluded` if it is dropped.
 
     If the raw data has no test images, complete tracks are held out for the test set first, then for validation.
     """
@@ -249,7 +255,7 @@ def assign_splits(table: pd.DataFrame, train_rows: int, findings: checks.Finding
         candidates = candidates.assign(group=checks.merge_tracks(candidates))
         chosen = splits.hold_out(candidates, test_size=data.split.test_size, seed=data.split.seed)
         split[chosen.index[chosen]] = name
-    return split
+    return exclude(split, table["path"], read_exclusion(data.exclude))
 
 
 def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:

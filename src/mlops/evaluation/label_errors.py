@@ -1,0 +1,222 @@
+"""Finds images that probably have a wrong label and writes reports/label_errors.csv: `inv data.label-errors`.
+
+The training and validation images are divided into folds. Each fold is classified by a model that was trained on the
+other folds, so no model has learned the label that it is compared with.
+"""
+
+import hashlib
+import io
+import logging
+import math
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.model_selection import StratifiedGroupKFold
+
+from src.mlops import ROOT
+from src.mlops.cli import hydra_main
+from src.mlops.config import Config
+from src.mlops.data.checks import merge_tracks
+from src.mlops.data.classes import ClassList
+from src.mlops.data.dataset import Batches
+from src.mlops.data.packing import Pack, SplitArrays, select, without
+from src.mlops.data.prepare import prepare
+from src.mlops.errors import DataError
+from src.mlops.evaluation.confident_learning import confident_classes, own_probability, rank
+from src.mlops.evaluation.plots import draw_label_errors
+from src.mlops.io.files import exclusive, to_json, write_atomically
+from src.mlops.model import choose_device, predict_logits
+from src.mlops.training.fit import fit, require_trainable
+
+logger = logging.getLogger("src.mlops.evaluation.label_errors")
+LABEL_ERRORS_FILE = "label_errors.csv"
+FOLDS = 5
+STEPS = 1000  # of the optimiser per fold; more improve the ranking little, see benchmarks/label_errors.py
+
+
+def label_errors(config: Config) -> pd.DataFrame:
+    """Ranks the images whose label the models of the other folds contradict, and writes a table and a figure.
+
+    Args:
+        config: `data` says where the images are, `model` and `training` how the models are trained. `training.epochs`
+            is an upper limit, and `training.start_from` and `training.drawn` are not used. `run_dir` is the folder for
+            the results of finished folds; null: `models/label_errors`.
+
+    Returns:
+        The content of `label_errors.csv`, the most suspicious image first: `rank`, `path`, `class_id` and `name` of
+        the label, `predicted_class` and `predicted_name` of the suggested label, and the probabilities of both,
+        `label_probability` and `predicted_probability`.
+
+    Raises:
+        ConfigError: A setting cannot be used.
+        DataError: There are too few images, or a file cannot be written.
+        TrainingError: The loss is not finite.
+    """
+    require_trainable(_of_fold(config, config.training.epochs))
+    device = choose_device(config.device)
+    pack = prepare(config.data)
+    arrays = without(pack.load("train", "val"), config.training.leave_out)
+    folds = divide(arrays.labels, merge_tracks(pack.index().loc[arrays.rows]).to_numpy(), config.seed)
+    started = time.perf_counter()
+    probabilities = out_of_fold(config, pack, arrays, folds, device)
+    found = _suspicious(arrays, probabilities, _checkable(arrays.labels, folds, pack.classes), pack.classes)
+    folder = config.evaluation.reports_dir
+    table = found.reset_index(drop=True)
+    try:
+        write_atomically(folder / LABEL_ERRORS_FILE, table.to_csv(index=False).encode())
+        draw_label_errors(found, arrays, pack.classes, folder / "figures" / "label_errors.png")
+    except OSError as error:
+        raise DataError(f"Cannot write the reports to {folder}: {error}.") from error
+    logger.info(
+        "The label of %d of %s images is contradicted, %.0f s. Look at figures/label_errors.png, delete the lines of "
+        "correct labels from %s, and leave out the others with data.exclude=%s",
+        len(found),
+        f"{len(arrays.rows):,}",
+        time.perf_counter() - started,
+        folder / LABEL_ERRORS_FILE,
+        folder / LABEL_ERRORS_FILE,
+    )
+    return table
+
+
+def divide(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Divides images into folds with similar shares of all classes, and keeps groups together.
+
+    Args:
+        labels: Class ids, int64 [N].
+        groups: Group of each image, int64 [N].
+        seed: Seed of the random order of the groups.
+
+    Returns:
+        The fold of each image, int64 [N], counted from 0. There are fewer folds than usual if there are few groups.
+
+    Raises:
+        DataError: There are too few images for two folds.
+    """
+    count = min(FOLDS, len(np.unique(groups)), int(np.bincount(labels).max()))
+    if count < 2:
+        raise DataError(
+            f"Two folds need two tracks and a class with two images, but there are {len(np.unique(groups))} tracks "
+            f"and at most {np.bincount(labels).max()} images per class."
+        )
+    folds = np.zeros(len(labels), np.int64)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # _checkable reports such classes
+        for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+            folds[held_out] = number
+    return folds
+
+
+def out_of_fold(
+    config: Config, pack: Pack, arrays: SplitArrays, folds: NDArray[np.int64], device: torch.device
+) -> NDArray[np.floating]:
+    """Classifies each fold with a model that was trained on all other folds.
+
+    Finished folds are kept on disk, so a second call reuses them, and continues after an interruption.
+
+    Args:
+        config: The complete configuration.
+        pack: The prepared data.
+        arrays: Images of the pack, with the labels to train with.
+        folds: The fold of each image, int64 [N].
+        device: The device to train on.
+
+    Returns:
+        Probabilities, float [N, C].
+    """
+    smallest = min(np.count_nonzero(folds != number) for number in np.unique(folds))
+    steps_per_epoch = math.ceil(smallest / config.training.batch_size)
+    config = _of_fold(config, math.ceil(STEPS / steps_per_epoch))
+    settings = {key: value for key, value in config.to_dict().items() if key in ("model", "training", "seed")}
+    digest = hashlib.sha256(to_json([pack.fingerprint, len(pack.classes), settings]).encode())
+    digest.update(arrays.labels.tobytes() + folds.tobytes())
+    folder = (config.run_dir or ROOT / "models" / "label_errors") / digest.hexdigest()[:16]
+    logits = np.empty((len(folds), len(pack.classes)), np.float32)
+    try:
+        with exclusive(folder):
+            for number in np.unique(folds):
+                inside = folds == number
+                file = folder / f"fold_{number}.npy"
+                if not file.is_file():
+                    logger.info("Fold %d of %d, folder %s", number + 1, folds.max() + 1, folder)
+                    training, held_out = (select(arrays, np.flatnonzero(part)) for part in (~inside, inside))
+                    work = folder / f"fold_{number}"
+                    batches = Batches(training, config.training.batch_size, seed=config.seed)
+                    network = fit(config, batches, pack, device, work)
+                    _save(file, predict_logits(network, Batches(held_out, config.evaluation.batch_size).epoch()))
+                    shutil.rmtree(work)
+                logits[inside] = np.load(file)
+    except OSError as error:
+        raise DataError(f"Cannot write the results of the folds to {folder}: {error}.") from error
+    return np.asarray(softmax(logits.astype(np.float64), axis=1))
+
+
+def _of_fold(config: Config, epochs: int) -> Config:
+    """Returns the configuration of the training on all other folds."""
+    training = config.training
+    own = {
+        "epochs": min(training.epochs, max(epochs, training.frozen_epochs + 1)),
+        "resume": True,
+        "publish": False,
+        "export": False,
+        "profile": False,
+        "start_from": None,  # this model may have learned the labels that are checked
+        "frozen_epochs": 0 if training.start_from else training.frozen_epochs,
+        "drawn": None,
+    }
+    return config.model_copy(update={"training": training.model_copy(update=own)})
+
+
+def _save(file: Path, logits: NDArray[np.float32]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, logits)
+    write_atomically(file, buffer.getvalue())
+
+
+def _checkable(labels: NDArray[np.int64], folds: NDArray[np.int64], classes: ClassList) -> NDArray[np.bool_]:
+    """Returns which images have a label that their model knows, because it also occurs in other folds, bool [N]."""
+    folds_of_class = {class_id: set(folds[labels == class_id]) for class_id in np.unique(labels)}
+    alone = [class_id for class_id, found in folds_of_class.items() if len(found) < 2]
+    if alone:
+        logger.warning(
+            "The labels of %d classes cannot be checked, because all their images are in one track, for example %s",
+            len(alone),
+            classes[alone[0]].name,
+        )
+    return ~np.isin(labels, alone)
+
+
+def _suspicious(
+    arrays: SplitArrays, probabilities: NDArray[np.floating], checkable: NDArray[np.bool_], classes: ClassList
+) -> pd.DataFrame:
+    """Returns the contradicted images in the columns of `label_errors`, with their positions as the index."""
+    places = np.flatnonzero(checkable)
+    probabilities, labels = probabilities[places], arrays.labels[places]
+    suggested = confident_classes(probabilities, labels)
+    own = own_probability(probabilities, labels)
+    order = rank(own, suggested != labels)[: np.count_nonzero(suggested != labels)]
+    return pd.DataFrame(
+        {
+            "rank": np.arange(1, len(order) + 1),
+            "path": [arrays.paths[place] for place in places[order]],
+            "class_id": labels[order],
+            "name": [classes[class_id].name for class_id in labels[order]],
+            "predicted_class": suggested[order],
+            "predicted_name": [classes[class_id].name for class_id in suggested[order]],
+            "label_probability": own[order],
+            "predicted_probability": own_probability(probabilities, suggested)[order],
+        },
+        index=places[order],
+    )
+
+
+if __name__ == "__main__":
+    hydra_main(label_errors)
