@@ -10,7 +10,7 @@ import pytest
 from src.mlops.config import Config
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import ConfigError, DataError
-from src.mlops.evaluation.confident_learning import confident_classes, normalized_margin, own_probability, rank
+from src.mlops.evaluation.confident_learning import confident_joint, doubtful_labels, estimate_errors
 from src.mlops.evaluation.label_errors import divide, label_errors
 from src.mlops.training.tracking import CsvTracker
 from tests.helpers.images import make_image
@@ -42,27 +42,30 @@ def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class TestConfidentLearning:
-    def test_a_confident_other_class_contradicts_the_label(self) -> None:
-        probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.9, 0.1], [0.6, 0.4]])
+    def test_confident_joint(self) -> None:
+        probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.9, 0.1], [0.4, 0.6]])
         labels = np.array([0, 0, 1, 1, 0])
-        # The thresholds are (0.9 + 0.8 + 0.6) / 3 and (0.9 + 0.1) / 2.
-        assert confident_classes(probabilities, labels).tolist() == [0, 0, 1, 0, 0]
+        # The thresholds are (0.9 + 0.8 + 0.4) / 3 = 0.7 and (0.9 + 0.1) / 2 = 0.5.
+        assert confident_joint(probabilities, labels).tolist() == [[2, 1], [1, 1]]
+        assert estimate_errors(probabilities, labels) == 2
+        assert doubtful_labels(probabilities, labels).tolist() == [3, 4]
+
+    def test_images_without_a_confident_prediction_are_assumed_to_be_like_the_others(self) -> None:
+        right, wrong, unclear = [0.0, 1.0], [1.0, 0.0], [0.45, 0.55]
+        probabilities = np.array([right] * 6 + [wrong] * 2 + [unclear] * 4 + [[1.0, 0.0]] * 5)
+        labels = np.array([1] * 12 + [0] * 5)
+        assert confident_joint(probabilities, labels).tolist() == [[5, 0], [2, 6]]
+        assert estimate_errors(probabilities, labels) == 3  # a quarter of 12
 
     def test_thresholds_compensate_for_a_class_that_is_predicted_too_often(self) -> None:
         probabilities = np.array([[0.99, 0.01], [0.99, 0.01], [0.6, 0.4], [0.6, 0.4]])
-        assert confident_classes(probabilities, np.array([0, 0, 1, 1])).tolist() == [0, 0, 1, 1]
+        labels = np.array([0, 0, 1, 1])
+        assert confident_joint(probabilities, labels).tolist() == [[2, 0], [0, 2]]
+        assert not len(doubtful_labels(probabilities, labels))
 
-    def test_a_class_without_images_is_never_suggested(self) -> None:
+    def test_a_class_without_images_is_never_confident(self) -> None:
         probabilities = np.array([[0.2, 0.1, 0.7], [0.1, 0.2, 0.7]])
-        assert confident_classes(probabilities, np.array([0, 1])).tolist() == [0, 1]
-
-    def test_scores_and_rank(self) -> None:
-        probabilities = np.array([[0.5, 0.3, 0.2], [0.2, 0.1, 0.7], [0.4, 0.6, 0.0]])
-        labels = np.array([0, 0, 0])
-        assert own_probability(probabilities, labels).tolist() == [0.5, 0.2, 0.4]
-        np.testing.assert_allclose(normalized_margin(probabilities, labels), [0.2, -0.5, -0.2])
-        assert probabilities[0, 0] == 0.5  # unchanged
-        assert rank(np.array([0.1, 0.3, 0.2]), np.array([False, True, True])).tolist() == [2, 1, 0]
+        assert confident_joint(probabilities, np.array([0, 1])).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
 class TestFolds:
@@ -167,7 +170,7 @@ def test_large_data_is_trained_on_for_fewer_epochs(
 
 
 def test_no_doubtful_label(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("src.mlops.evaluation.label_errors.confident_classes", lambda probabilities, labels: labels)
+    monkeypatch.setattr("src.mlops.evaluation.label_errors.doubtful_labels", lambda *_: np.empty(0, np.int64))
     assert label_errors(make_config()).empty
     assert (tmp_path / "reports/label_errors.csv").read_text().startswith("rank,path,class_id,name,")
 
