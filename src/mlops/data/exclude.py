@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from src.mlops.data.csv_table import read_table
 from src.mlops.errors import DataError
 
 EXCLUDED = "excluded"  # the split of these images
@@ -38,19 +39,15 @@ def read_exclusion(file: Path | None) -> Exclusion:
     if file is None:
         return Exclusion(None, [])
     try:
-        with file.open(encoding="utf-8-sig") as lines:
-            header = lines.readline()
-        separator = max(",;\t", key=header.count)
-        table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read data.exclude={file} as a CSV file in UTF-8: {str(error).strip()}.") from error
-    table.columns = table.columns.str.strip()
+        table = read_table(file)
+    except DataError as error:
+        raise DataError(f"data.exclude cannot be used. {error}") from error
     if "path" not in table.columns:
         raise DataError(
-            f"data.exclude={file} must have a column named path with paths relative to the raw folder, but its first "
-            f"line is {header.strip()!r}."
+            f"data.exclude={file} must have a column named path with paths relative to the raw folder, but its columns "
+            f"are {', '.join(map(repr, table.columns))}."
         )
-    paths = sorted(set(table["path"].str.strip()) - {""})
+    paths = sorted(set(table["path"]) - {""})
     if not paths:
         raise DataError(f"data.exclude={file} lists no images. To leave out none, set data.exclude=null.")
     return Exclusion(file, paths)

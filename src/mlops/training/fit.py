@@ -29,10 +29,10 @@ def require_trainable(config: Config) -> None:
         ConfigError: Names the settings.
     """
     training = config.training
-    largest = max((size for size, _ in training.size_schedule), default=0)
+    largest = max((side for side, _ in training.size_schedule), default=0)
     if largest > config.data.image_size:
         raise ConfigError(
-            f"training.size_schedule has {largest} px, but the images only have data.image_size="
+            f"training.size_schedule has {largest:g} px, but the images only have data.image_size="
             f"{config.data.image_size} px. Use smaller sizes, or training.size_schedule=[]."
         )
     if training.batch_size < distributed.processes():

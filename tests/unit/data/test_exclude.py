@@ -33,7 +33,7 @@ def test_leaves_images_out_and_keeps_the_splits_of_the_others(make_config: MakeC
     for split, paths in splits.items():
         assert pack.load(split).paths == [path for path in paths if path not in LISTED]
     report = json.loads((pack.directory / "report.json").read_text())
-    assert report["excluded"] == 3
+    assert report["excluded_images"] == 3
     assert report["images"]["train"] + report["images"]["val"] == 77
     assert "left out by data.exclude: 3" in (pack.directory / "report.md").read_text()
     assert set(LISTED) == set(pd.read_csv(pack.directory / "index.csv").query("split == 'excluded'")["path"])
@@ -71,13 +71,13 @@ def test_an_edited_file_prepares_the_data_again(make_config: MakeConfig, file: P
             r"2 paths that are not .*Train/0/missing\.png.*such as Train/0/",
         ),
         ("path\nTest/00000.png\n", r"1 test images, for example Test/00000\.png"),
-        ("Train/0/00000_00000_00000.png\n", r"column named path .*first line is 'Train/0/00000_00000_00000\.png'"),
+        ("Train/0/00000_00000_00000.png\n", r"column named path .*columns are 'Train/0/00000_00000_00000\.png'"),
         ("path\n", "lists no images"),
         ("path,note\n,\n", "lists no images"),
-        ("", "as a CSV file"),
-        ("path\na,b,c\nd\n", "not in the raw data|as a CSV file"),
-        (b"path\n\xff\xfe\xfa\n", "as a CSV file in UTF-8"),
-        (None, "as a CSV file .*No such file"),
+        ("", "as a table"),
+        ("path,note\na,b,c\nd,e,f\n", "more values than the first line"),
+        (b"path\n\xff\xfe\xfa\n", "neither UTF-8 nor UTF-16"),
+        (None, "No such file"),
     ],
 )
 def test_bad_files_change_nothing(
@@ -87,7 +87,7 @@ def test_bad_files_change_nothing(
     file.unlink()
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=rf"data\.exclude=.*{re.escape(file.name)}.*{problem}"):
+    with pytest.raises(DataError, match=rf"data\.exclude.*{re.escape(file.name)}.*{problem}"):
         prepare(make_config(f"data.exclude={file}").data)
     assert prepare(make_config("data.raw_dir=null").data).fingerprint == first.fingerprint
 
