@@ -28,12 +28,13 @@ from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import Pack, SplitArrays, select, without
 from src.mlops.data.prepare import prepare
-from src.mlops.errors import DataError
+from src.mlops.errors import ConfigError, DataError
 from src.mlops.evaluation.confident_learning import doubtful_labels, own_probability
 from src.mlops.evaluation.plots import draw_label_errors
-from src.mlops.io.files import exclusive, to_json, write_atomically
+from src.mlops.io.files import exclusive, same_place, to_json, write_atomically
 from src.mlops.model import choose_device, predict_logits
 from src.mlops.training.fit import fit, require_trainable
+from src.mlops.training.run_dir import require_writable
 
 logger = logging.getLogger("src.mlops.evaluation.label_errors")
 LABEL_ERRORS_FILE = "label_errors.csv"
@@ -55,10 +56,15 @@ def label_errors(config: Config) -> pd.DataFrame:
         `label_probability` and `predicted_probability`.
 
     Raises:
-        ConfigError: A setting cannot be used.
+        ConfigError: A setting cannot be used, or the folder of the folds cannot be written.
         DataError: There are too few images, or a file cannot be written.
         TrainingError: The loss is not finite.
     """
+    file = config.evaluation.reports_dir / LABEL_ERRORS_FILE
+    if config.data.exclude and same_place(config.data.exclude, file):
+        raise ConfigError(
+            f"data.exclude={file} would be overwritten with a new list. Rename the file, and set data.exclude to it."
+        )
     require_trainable(_of_fold(config, config.training.epochs))
     device = choose_device(config.device)
     pack = prepare(config.data)
@@ -67,21 +73,19 @@ def label_errors(config: Config) -> pd.DataFrame:
     started = time.perf_counter()
     probabilities = out_of_fold(config, pack, arrays, folds, device)
     found = _suspicious(arrays, probabilities, _checkable(arrays.labels, folds, pack.classes), pack.classes)
-    folder = config.evaluation.reports_dir
     table = found.reset_index(drop=True)
     try:
-        write_atomically(folder / LABEL_ERRORS_FILE, table.to_csv(index=False).encode())
-        draw_label_errors(found, arrays, pack.classes, folder / "figures" / "label_errors.png")
+        write_atomically(file, table.to_csv(index=False).encode())
+        draw_label_errors(found, arrays, pack.classes, file.parent / "figures" / "label_errors.png")
     except OSError as error:
-        raise DataError(f"Cannot write the reports to {folder}: {error}.") from error
+        raise DataError(f"Cannot write the reports to {file.parent}: {error}.") from error
     logger.info(
-        "The label of %d of %s images is doubtful, %.0f s. Look at figures/label_errors.png, delete the lines of "
-        "correct labels from %s, and leave out the others with data.exclude=%s",
+        "The labels of %d of %s images are doubtful, %.0f s. See %s and figures/label_errors.png. To leave images out, "
+        "set data.exclude to a copy of the file without the lines of correct labels",
         len(found),
         f"{len(arrays.rows):,}",
         time.perf_counter() - started,
-        folder / LABEL_ERRORS_FILE,
-        folder / LABEL_ERRORS_FILE,
+        file,
     )
     return table
 
@@ -131,6 +135,11 @@ def out_of_fold(
 
     Returns:
         Probabilities, float [N, C].
+
+    Raises:
+        ConfigError: The folder cannot be written.
+        DataError: The results of a fold cannot be written.
+        TrainingError: The loss is not finite.
     """
     smallest = min(np.count_nonzero(folds != number) for number in np.unique(folds))
     steps_per_epoch = math.ceil(smallest / config.training.batch_size)
@@ -139,23 +148,21 @@ def out_of_fold(
     digest = hashlib.sha256(to_json([pack.fingerprint, len(pack.classes), settings]).encode())
     digest.update(arrays.labels.tobytes() + folds.tobytes())
     folder = (config.run_dir or ROOT / "models" / "label_errors") / digest.hexdigest()[:16]
+    require_writable(folder)
     logits = np.empty((len(folds), len(pack.classes)), np.float32)
-    try:
-        with exclusive(folder):
-            for number in np.unique(folds):
-                inside = folds == number
-                file = folder / f"fold_{number}.npy"
-                if not file.is_file():
-                    logger.info("Fold %d of %d, folder %s", number + 1, folds.max() + 1, folder)
-                    training, held_out = (select(arrays, np.flatnonzero(part)) for part in (~inside, inside))
-                    work = folder / f"fold_{number}"
-                    batches = Batches(training, config.training.batch_size, seed=config.seed)
-                    network = fit(config, batches, pack, device, work)
-                    _save(file, predict_logits(network, Batches(held_out, config.evaluation.batch_size).epoch()))
-                    shutil.rmtree(work)
-                logits[inside] = np.load(file)
-    except OSError as error:
-        raise DataError(f"Cannot write the results of the folds to {folder}: {error}.") from error
+    with exclusive(folder):
+        for number in np.unique(folds):
+            inside = folds == number
+            file = folder / f"fold_{number}.npy"
+            if not file.is_file():
+                logger.info("Fold %d of %d, folder %s", number + 1, folds.max() + 1, folder)
+                training, held_out = (select(arrays, np.flatnonzero(part)) for part in (~inside, inside))
+                work = folder / f"fold_{number}"
+                batches = Batches(training, config.training.batch_size, seed=config.seed)
+                network = fit(config, batches, pack, device, work)
+                _save(file, predict_logits(network, Batches(held_out, config.evaluation.batch_size).epoch()))
+                shutil.rmtree(work)
+            logits[inside] = np.load(file)
     return np.asarray(softmax(logits.astype(np.float64), axis=1))
 
 
@@ -178,7 +185,12 @@ def _of_fold(config: Config, epochs: int) -> Config:
 def _save(file: Path, logits: NDArray[np.float32]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, logits)
-    write_atomically(file, buffer.getvalue())
+    try:
+        write_atomically(file, buffer.getvalue())
+    except OSError as error:
+        raise DataError(
+            f"Cannot write {file}: {error}. The state of the training is kept, so the same command continues there."
+        ) from error
 
 
 def _checkable(labels: NDArray[np.int64], folds: NDArray[np.int64], classes: ClassList) -> NDArray[np.bool_]:

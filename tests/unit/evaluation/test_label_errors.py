@@ -104,7 +104,10 @@ def test_finds_a_wrong_label(flipped: MakeConfig, tmp_path: Path) -> None:
 
 def test_found_images_can_be_left_out(flipped: MakeConfig, tmp_path: Path) -> None:
     found = label_errors(flipped())
-    pack = prepare(flipped(f"data.exclude={tmp_path / 'reports/label_errors.csv'}").data)
+    exclude = f"data.exclude={tmp_path / 'reports/label_errors.csv'}"
+    with pytest.raises(ConfigError, match="would be overwritten"):
+        label_errors(flipped(exclude))
+    pack = prepare(flipped(exclude).data)
     assert len(pack.load("train", "val").rows) == 80 - len(found)
     assert WRONG not in pack.load("train", "val").paths
 
@@ -177,7 +180,21 @@ def test_no_doubtful_label(make_config: MakeConfig, monkeypatch: pytest.MonkeyPa
 
 def test_folders_that_cannot_be_written(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"folds to .*file/"):
+    with pytest.raises(ConfigError, match=r"write to the folder .*file/"):
         label_errors(make_config(f"run_dir={tmp_path / 'file'}"))
     with pytest.raises(DataError, match=r"reports to .*file: "):
         label_errors(make_config("training.epochs=1", f"evaluation.reports_dir={tmp_path / 'file'}"))
+
+
+def test_a_full_disk_at_the_end_of_a_fold(
+    flipped: MakeConfig, epochs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("src.mlops.evaluation.label_errors.write_atomically", full)
+        with pytest.raises(DataError, match=r"Cannot write .*fold_0\.npy: .*No space.*continues"):
+            label_errors(flipped("training.epochs=2"))
+    label_errors(flipped("training.epochs=2"))
+    assert len(epochs) == 5 * 2 + 2  # the metrics of the first fold are written again
