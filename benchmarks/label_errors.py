@@ -9,10 +9,9 @@ test images are not used.
 
 Compares rankings of the same out-of-fold predictions: by the probability of the label, which `inv data.label-errors`
 uses, and which ranks like the loss; by the margin to the most probable other class; and with the images first whose
-label confident learning contradicts directly (off-diagonal of the confident joint). The random choice `shuffled` is
-what looking at images without a ranking would find. `found_in_first_3` is the share of the wrong labels among the first
-3 % of the images. `listed` is the number of images in `label_errors.csv`, without regard to the ranking. Writes
-benchmarks/results/label_errors.csv.
+label confident learning contradicts directly (off-diagonal of the confident joint). `found_in_first_3` is the share of
+the wrong labels among the first 3 % of the images. `listed` is the number of images in `label_errors.csv`, and
+`listed_wrong` how many of them have a wrong label. Writes benchmarks/results/label_errors.csv.
 """
 
 import tempfile
@@ -111,7 +110,6 @@ def _rankings(predictions: NDArray[np.floating], labels: NDArray[np.int64]) -> d
         "probability of the label": np.argsort(own, kind="stable"),
         "margin": np.argsort(own - others.max(axis=1), kind="stable"),
         "confident joint, probability": np.lexsort((own, ~contradicted)),
-        "shuffled": np.random.default_rng(0).permutation(len(labels)),
     }
 
 

@@ -69,7 +69,7 @@ def test_label_errors(results: Path, overrides: list[str], tmp_path: Path, unit:
     overrides = [one for one in overrides if not one.startswith("training.epochs")]
     run(label_errors.app, "--unit", unit, "--seed", "1", *overrides, f"data.processed_dir={tmp_path / 'processed'}")
     rows = {row["ranking"]: row for row in environment.read_results("label_errors")}
-    assert rows.keys() == {"probability of the label", "margin", "confident joint, probability", "shuffled"}
+    assert rows.keys() == {"probability of the label", "margin", "confident joint, probability"}
     row = rows["probability of the label"]
     assert (row["unit"], row["seed"], row["images"], row["wrong"]) == (unit, "1", "80", "2" if unit == "image" else "4")
     assert float(row["found_in_first_3"]) >= 0.5
