@@ -144,7 +144,7 @@ def data_sheet(c: Context, override: list[str]) -> None:
 
 @command("label-errors", **OVERRIDE)
 def data_label_errors(c: Context, override: list[str]) -> None:
-    """List images with a doubtful label; trains five models."""
+    """List images whose label is doubtful."""
     _hydra(c, "evaluation.label_errors", *override)
 
 

@@ -167,9 +167,11 @@ def test_settings_of_the_training(flipped: MakeConfig, checkpoint: Path, epochs:
 def test_large_data_is_trained_on_for_fewer_epochs(
     flipped: MakeConfig, epochs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.mlops.evaluation.label_errors.STEPS", 8)
+    monkeypatch.setattr("src.mlops.evaluation.label_errors.STEPS", 12)
     label_errors(flipped())
-    assert len(epochs) == 5 * 2  # 64 training images are four steps
+    assert len(epochs) == 5 * 3  # 64 training images are four steps
+    label_errors(flipped("training.epochs=30"))
+    assert len(epochs) == 5 * 3 + 5 * 5  # a sixth
 
 
 def test_no_doubtful_label(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
