@@ -48,12 +48,12 @@ def label_errors(config: Config) -> pd.DataFrame:
     """Lists the images whose label the models of the other folds contradict, and writes a table and a figure.
 
     Args:
-        config: `data` says where the images are, `model` and `training` how the models are trained. A sixth of
-            `training.epochs` is enough for large data; `training.start_from` and `training.drawn` are not used. `run_dir` is the folder for
-            the results of finished folds; null: `models/label_errors`.
+        config: `data` says where the images are, `model` and `training` how the models are trained, except that
+            `training.start_from` and `training.drawn` are not used, and that there are fewer epochs, see `SHARE`.
+            `run_dir` is the folder for the results of finished folds; null: `models/label_errors`.
 
     Returns:
-        The content of `label_errors.csv`, the most suspicious image first: `rank`, `path`, `class_id` and `name` of
+        The content of `label_errors.csv`, the most doubtful image first: `rank`, `path`, `class_id` and `name` of
         the label, `predicted_class` and `predicted_name` of the suggested label, and the probabilities of both,
         `label_probability` and `predicted_probability`.
 
@@ -74,7 +74,7 @@ def label_errors(config: Config) -> pd.DataFrame:
     folds = divide(arrays.labels, merge_tracks(pack.index().loc[arrays.rows]).to_numpy(), config.seed)
     started = time.perf_counter()
     probabilities = out_of_fold(config, pack, arrays, folds, device)
-    found = _suspicious(arrays, probabilities, _checkable(arrays.labels, folds, pack.classes), pack.classes)
+    found = _doubtful(arrays, probabilities, _checkable(arrays.labels, folds, pack.classes), pack.classes)
     table = found.reset_index(drop=True)
     try:
         write_atomically(file, table.to_csv(index=False).encode())
@@ -210,7 +210,7 @@ def _checkable(labels: NDArray[np.int64], folds: NDArray[np.int64], classes: Cla
     return ~np.isin(labels, alone)
 
 
-def _suspicious(
+def _doubtful(
     arrays: SplitArrays, probabilities: NDArray[np.floating], checkable: NDArray[np.bool_], classes: ClassList
 ) -> pd.DataFrame:
     """Returns the doubtful images in the columns of `label_errors`, with their positions as the index."""

@@ -113,18 +113,18 @@ def draw_mistakes(predictions: pd.DataFrame, arrays: SplitArrays, classes: Class
     _draw_gallery(worst, title if len(worst) else "No image was misclassified.", arrays, classes, path)
 
 
-def draw_label_errors(suspicious: pd.DataFrame, arrays: SplitArrays, classes: ClassList, path: Path) -> None:
+def draw_label_errors(doubtful: pd.DataFrame, arrays: SplitArrays, classes: ClassList, path: Path) -> None:
     """Draws the images whose label is probably wrong.
 
     Args:
-        suspicious: The most suspicious image first, with the position of each image in `arrays` as the index:
+        doubtful: The most doubtful image first, with the position of each image in `arrays` as the index:
             `class_id`, `predicted_class` and `predicted_probability`.
         arrays: The images.
         classes: The class list.
         path: The PNG file.
     """
-    shown = suspicious.head(_LABEL_ERRORS).rename(columns={"predicted_probability": "probability"})
-    title = f"The first {len(shown)} of {len(suspicious)} images with a doubtful label: label → predicted class"
+    shown = doubtful.head(_LABEL_ERRORS).rename(columns={"predicted_probability": "probability"})
+    title = f"The first {len(shown)} of {len(doubtful)} images with a doubtful label: label → predicted class"
     _draw_gallery(shown, title if len(shown) else "No label is doubtful.", arrays, classes, path)
 
 
