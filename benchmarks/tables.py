@@ -186,6 +186,29 @@ def _unknown() -> str:
     return _table(head, rows) + known + _where(results)
 
 
+def _label_errors() -> str:
+    results = read_results("label_errors")
+    rows = []
+    notes = []
+    for unit, trials in _groups("label_errors", "unit"):
+        for ranking in dict.fromkeys(row["ranking"] for row in trials):
+            group = [row for row in trials if row["ranking"] == ranking]
+            shares = (
+                _spread([float(row[f"found_in_first_{first}"]) for row in group], percent=True, digits=1)
+                for first in (1, 2, 3)
+            )
+            rows.append([f"single {unit}s" if unit == "image" else f"complete {unit}s", ranking, *shares])
+        trial = [row for row in trials if row["ranking"] == trials[0]["ranking"]]
+        listed, wrong, right = (sum(int(row[key]) for row in trial) for key in ("listed", "wrong", "listed_wrong"))
+        notes.append(
+            f"With wrong labels of {rows[-1][0]}, `label_errors.csv` lists {listed / len(trial):,.0f} images: "
+            f"{100 * right / wrong:.1f} % of the {wrong / len(trial):,.0f} with a wrong label, and "
+            f"{(listed - right) / len(trial):,.0f} others. It takes {_median(trial, 'seconds')} s ({_seeds(trial)})."
+        )
+    head = "labels that are wrong|ranking|found in the first 1 %, %|found in the first 2 %, %|found in the first 3 %, %"
+    return _table(head, rows) + "".join(f"\n{note}\n" for note in notes) + _where(results)
+
+
 def _serving() -> str:
     text = ""
     for model, group in _groups("serving", "model"):
@@ -236,6 +259,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": _step,
     "variants": _variants,
     "unknown": _unknown,
+    "label_errors": _label_errors,
     "batch_prediction": _batch_prediction,
     "serving": _serving,
     "soak": _soak,

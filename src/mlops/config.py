@@ -108,6 +108,7 @@ class DataConfig(_Section):
     path_column: str | None = None  # checkpoints of earlier releases have none
     label_column: str | None = None
     on_bad_image: Literal["stop", "skip"]
+    exclude: RepoPath | None = None  # checkpoints of earlier releases have none
     split: SplitConfig
     synthetic: SyntheticConfig | None
 

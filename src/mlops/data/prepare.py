@@ -20,6 +20,7 @@ from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks
 from src.mlops.data.classes import CLASSES_FILE
+from src.mlops.data.exclude import exclude, read_exclusion, require_known
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
 from src.mlops.data.near_duplicates import find_near_duplicates
 from src.mlops.data.packing import (
@@ -77,6 +78,7 @@ def _prepare(data: DataConfig) -> Pack:
         return pack
     _require_no_raw_images(data.processed_dir, raw_dir)
     raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir)
+    require_known(read_exclusion(data.exclude), pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))
     signatures = _signatures(data, raw_dir, raw)  # before packing, so the next run detects changes made during it
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
@@ -139,6 +141,7 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
         "processed_url": None,
         "path_column": None,
         "label_column": None,
+        "exclude": None,
     }
     return prepare(data.model_copy(update=own))
 
@@ -176,6 +179,7 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
                 "did not record which. Set data.raw_dir to prepare the images again."
             )
         return
+    recorded = {"data.exclude": "null", **recorded}  # earlier releases could not exclude images
     changed = {key: value for key, value in recorded.items() if value != settings.get(key)}
     if changed:
         raise DataError(
@@ -188,7 +192,7 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
 def _settings(data: DataConfig) -> dict[str, Any]:
     """Returns the settings that decide which images are in which split."""
     split = {f"data.split.{key}": value for key, value in data.split.model_dump().items()}
-    return split | {"data.on_bad_image": data.on_bad_image}
+    return split | {"data.on_bad_image": data.on_bad_image, "data.exclude": str(read_exclusion(data.exclude))}
 
 
 def _listed(settings: dict[str, Any]) -> str:
@@ -216,6 +220,8 @@ def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]
 
 def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[str]) -> str:
     settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": unlisted}
+    if data.exclude:  # packs of earlier releases are reused otherwise
+        settings["exclude"] = read_exclusion(data.exclude).paths
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     return hashlib.sha256(to_json(settings).encode() + rows).hexdigest()
 
@@ -230,7 +236,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
         checks.require_clean(findings)
-    assigned = assign_splits(table, findings, data.split)
+    assigned = exclude(assign_splits(table, findings, data.split), table["path"], read_exclusion(data.exclude))
     checks.require_training_images(table, assigned, raw.classes, findings)
     table["split"] = assigned
     counts = assigned.value_counts()

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from src.mlops.data.checks import Findings
+from src.mlops.data.exclude import EXCLUDED
 from src.mlops.data.layouts import RawData
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def build_report(
 
     Args:
         raw: The raw data.
-        table: All images with their `split`: train, val, test, `bad` or `leak`.
+        table: All images with their `split`: train, val, test, `bad`, `leak` or `excluded`.
         findings: The results of the checks.
         near_duplicates: From `find_near_duplicates`.
     """
@@ -51,6 +52,7 @@ def build_report(
             name: int(np.quantile(sizes, level)) if len(sizes) else 0
             for name, level in (("min", 0), ("median", 0.5), ("max", 1))
         },
+        "excluded_images": int((table["split"] == EXCLUDED).sum()),
         "bad_images": _records(findings.bad),
         "leaks": [
             {f"{leak['split']}_path": leak["path"], f"{leak['kept_split']}_path": leak["kept_path"]}
@@ -80,6 +82,7 @@ def summarise(report: dict[str, Any]) -> str:
         + (f" ({sum(dropped.values())} images of their tracks were dropped)" if dropped else ""),
         f"- Groups of identical images: {len(report['duplicates'])}",
         f"- Held-out images that are nearly the same as another image (not dropped): {near['images']}",
+        f"- Images left out by data.exclude: {report.get('excluded_images', 0)}",
         *([_skipped(report)] if "skipped_files" in report else []),
         *([f"- Classes that are not in all splits: {len(small)}. {RULE}"] if small else []),
         *(f"    - {entry['name']} ({entry['groups']}): not in {' and '.join(entry['missing'])}" for entry in small),

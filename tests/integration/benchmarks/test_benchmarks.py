@@ -6,7 +6,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import accuracy, environment, loader, step, time_to_accuracy, uploads
+from benchmarks import accuracy, environment, label_errors, loader, step, time_to_accuracy, uploads
 from tests.helpers.tiny import tiny_overrides
 
 
@@ -62,6 +62,18 @@ def test_step(results: Path, device: str) -> None:
         ("fp32", "24", device), ("bf16", "24", device),
     ]  # fmt: skip
     assert all(float(row["ms_per_step"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("unit", ["image", "track"])
+def test_label_errors(results: Path, overrides: list[str], tmp_path: Path, unit: str) -> None:
+    overrides = [one for one in overrides if not one.startswith("training.epochs")]
+    run(label_errors.app, "--unit", unit, "--seed", "1", *overrides, f"data.processed_dir={tmp_path / 'processed'}")
+    rows = {row["ranking"]: row for row in environment.read_results("label_errors")}
+    assert rows.keys() == {"probability of the label", "margin", "confident joint, probability"}
+    row = rows["probability of the label"]
+    assert (row["unit"], row["seed"], row["images"], row["wrong"]) == (unit, "1", "80", "2" if unit == "image" else "4")
+    assert float(row["found_in_first_3"]) >= 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "processed", "results"}
 
 
 def test_uploads(results: Path) -> None:
