@@ -118,7 +118,11 @@ def _from_here(path: str) -> str:
 # --- data
 
 
-@command("prepare", raw_dir="folder of the raw images; relative paths start at the repository root", **OVERRIDE)
+@command(
+    "prepare",
+    raw_dir="folder, .zip or .tar of the raw images, in a layout of docs/data.md; relative to the repository root",
+    **OVERRIDE,
+)
 def data_prepare(c: Context, override: list[str], raw_dir: str = "") -> None:
     """Check, split and pack the raw images into data/processed."""
     _hydra(c, "data.prepare", *_option("data.raw_dir", raw_dir), *override)
@@ -341,7 +345,7 @@ def loadtest(
 @command("serve-bento", port="port to listen on")
 def serve_bento(c: Context, port: int = 3000) -> None:
     """Start the same classifier as a BentoML service."""
-    service = "src.mlops.serving.bentoml_service:SignClassifier"
+    service = "src.mlops.serving.bentoml_service:ImageClassifier"
     _run(c, "uv", "run", "--group", "bento", "bentoml", "serve", service, "-p", str(port))
 
 

@@ -24,6 +24,7 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ConfigError
 from src.mlops.io.progress import progress_bar
 from src.mlops.model import build_model, choose_device
+from src.mlops.training.schedules import size_of_epoch
 from src.mlops.training.train_loop import State, train_step
 
 app = new_app()
@@ -57,7 +58,8 @@ def main(
     chosen = {name: own for name, own in VARIANTS.items() if name in (variant or VARIANTS)}
     rows: list[Row] = []
     config = load_config(overrides)
-    for size in sorted({config.data.image_size, *(size for size, _ in config.training.size_schedule)}):
+    training = config.training
+    for size in sorted({size_of_epoch(epoch, training, config.data.image_size) for epoch in range(training.epochs)}):
         torch.compiler.reset()  # otherwise a network compiled for one size may be used for the next
         states = {name: _state(name, [*own, *overrides]) for name, own in chosen.items()}
         first = {name: _seconds(state, size) for name, state in states.items()}

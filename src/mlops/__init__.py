@@ -1,4 +1,4 @@
-"""From raw images of German traffic signs to a monitored service."""
+"""From raw images to a monitored service that classifies images; the example is German traffic signs."""
 
 from pathlib import Path
 

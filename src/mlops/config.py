@@ -72,6 +72,8 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's global generator and Optuna's samplers take no larger seeds
 Strength = Annotated[float, Field(ge=0, le=10)]
 Pixels = Annotated[int, Field(ge=24, le=512)]
+ImageSide = Annotated[float, Field(gt=0, le=1)] | Pixels
+"""A side of an image: a share of `data.image_size`, or a number of pixels."""
 
 
 class _Section(BaseModel):
@@ -103,6 +105,8 @@ class DataConfig(_Section):
     processed_url: BucketUrl | None
     processed_dir: RepoPath
     image_size: Pixels
+    path_column: str | None = None  # checkpoints of earlier releases have none
+    label_column: str | None = None
     on_bad_image: Literal["stop", "skip"]
     split: SplitConfig
     synthetic: SyntheticConfig | None
@@ -169,7 +173,7 @@ class TrainingConfig(_Section):
     label_smoothing: Share
     class_weights: Literal["balanced"] | None = None  # checkpoints of earlier releases have none
     ema_decay: Share
-    size_schedule: list[tuple[Pixels, Annotated[float, Field(gt=0, le=1)]]]
+    size_schedule: list[tuple[ImageSide, Annotated[float, Field(gt=0, le=1)]]]
     early_stopping: Annotated[int, Field(ge=0)]
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None

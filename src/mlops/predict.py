@@ -1,6 +1,6 @@
 """Classifies images: `python -m src.mlops.predict FOLDER --out predictions.parquet`.
 
-`python -m src.mlops explain sign.png` writes a saliency map of one image.
+`python -m src.mlops explain image.png` writes a saliency map of one image.
 """
 
 import logging
@@ -22,6 +22,7 @@ from src.mlops.inference.classifier import Classifier
 from src.mlops.inference.engines import Row, local_rows, ray_rows
 from src.mlops.inference.explain import explain as explain_image
 from src.mlops.modelfile.locate import LATEST, locate_model
+from src.mlops.project import load_project
 
 app, explaining = new_app(), new_app()
 logger = logging.getLogger("src.mlops.predict")
@@ -70,12 +71,13 @@ def explain(
     except OSError as error:
         raise DataError(f"Cannot write {target}: {error}.") from error
     prediction = explanation.prediction
-    unknown = ", probably not a known sign" if prediction.is_unknown else ""
+    unknown = f", probably not a known {load_project().image_title}" if prediction.is_unknown else ""
     logger.info("%s (%.1f%%)%s: %s", prediction.class_name, 100 * prediction.probability, unknown, target)
 
 
 def _show(rows: Iterator[Row]) -> tuple[int, int]:
-    table = Table(Column("image", overflow="fold"), "class", "sign", "probability", "note")
+    item = load_project().image_title
+    table = Table(Column("image", overflow="fold"), "class", escape(item), "probability", "note")
     done = failed = 0
     for row in rows:
         done += 1
@@ -85,9 +87,9 @@ def _show(rows: Iterator[Row]) -> tuple[int, int]:
         if row["error"] is not None:
             table.add_row(escape(row["path"]), "", "", "", f"[red]{escape(row['error'])}[/red]")
         else:
-            note = "[yellow]probably not a known sign[/yellow]" if row["is_unknown"] else ""
-            cells = (row["predicted_class"], row["class_name"], f"{row['probability']:.4f}", note)
-            table.add_row(escape(row["path"]), *map(str, cells))
+            note = f"[yellow]probably not a known {escape(item)}[/yellow]" if row["is_unknown"] else ""
+            name, probability = escape(row["class_name"]), f"{row['probability']:.4f}"
+            table.add_row(escape(row["path"]), str(row["predicted_class"]), name, probability, note)
     Console().print(table)
     if done > SHOWN:
         logger.info("%d more images are not shown; write all of them with --out", done - SHOWN)

@@ -7,6 +7,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from src.mlops.data.classes import ClassList
+from src.mlops.io.files import to_json
+
 
 def rewritten(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
     """Writes a changed copy of an ONNX file, and returns its path."""
@@ -30,6 +33,16 @@ def preprocessed(nodes: Sequence[NodeProto], **constants: Sequence[float]) -> Ca
             graph.graph.node.insert(place, node)
 
     return change
+
+
+def with_classes(source: Path, target: Path, classes: ClassList) -> Path:
+    """Writes a copy of a model that calls its classes otherwise. `classes` has as many as the model."""
+
+    def change(graph: onnx.ModelProto) -> None:
+        [entry] = [entry for entry in graph.metadata_props if entry.key == "classes"]
+        entry.value = to_json(classes.to_dicts())
+
+    return rewritten(source, target, change)
 
 
 def with_wrong_reshape(source: Path, target: Path) -> Path:

@@ -4,6 +4,7 @@ from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import SECRET, TEMPLATES, Names
 from src.mlops.config import CloudConfig, Config
+from src.mlops.modelfile.store import model_name
 
 SERVICES = (
     "aiplatform",
@@ -47,8 +48,6 @@ ACTS_AS = (
     ("build", "build", "roles/iam.serviceAccountUser"),
     ("build", "build", "roles/iam.serviceAccountOpenIdTokenCreator"),
 )
-# Workflows of the main branch and of the registry's tags act as `build`, all other workflows as `report`.
-TRUSTED = "assertion.ref=='refs/heads/main' || assertion.ref.startsWith('refs/tags/gtsrb')"
 NO_SECRET = "none"  # noqa: S105 - placeholder until a key is added
 _POOL = "github"
 
@@ -161,13 +160,15 @@ def _github(gcloud: Gcloud, names: Names, repository: str) -> None:
         (*pools, "create", _POOL, "--location=global"),
     )
     pool = ("--location=global", f"--workload-identity-pool={_POOL}")
+    # Workflows of the main branch and of the registry's tags act as `build`, all other workflows as `report`.
+    trusted = f"assertion.ref=='refs/heads/main' || assertion.ref.startsWith('refs/tags/{model_name()}')"
     gcloud.ensure(
         "create the identity provider for GitHub",
         (*pools, "providers", "describe", _POOL, *pool),
         (
             *(*pools, "providers", "create-oidc", _POOL, *pool),
             "--issuer-uri=https://token.actions.githubusercontent.com",
-            f"--attribute-mapping=google.subject=assertion.sub,attribute.role={TRUSTED} ? 'build' : 'report'",
+            f"--attribute-mapping=google.subject=assertion.sub,attribute.role={trusted} ? 'build' : 'report'",
             f"--attribute-condition=assertion.repository=='{repository}'",
         ),
     )

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from src.mlops.errors import DataError, MissingFileError, UnreachableError
 from src.mlops.io.files import exclusive, to_json, write_atomically
@@ -25,6 +26,7 @@ MOST_ARCHIVES = 10
 LOOSE = "tables"  # the archive of files that are in no subfolder
 WHOLE = "images"  # the only archive if there are too many subfolders
 NOTE = "archives.json"
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 GROUND_TRUTH = "GT-final_test.csv"  # the benchmark has this file in a separate archive; it belongs in the folder GTSRB
 # NotImplementedError: an unknown compression; ValueError: a name that cannot be decoded.
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError)
@@ -72,28 +74,61 @@ def unpack_archives(folder: Path) -> Path:
     Raises:
         DataError: There is no archive, or an archive is corrupted.
     """
-    archives = sorted(folder.glob("*.zip"))
+    archives = sorted(path for path in folder.glob("*.zip") if not path.name.startswith("."))
     if not archives:
         raise DataError(
             f"No archives (.zip) in {folder}. Fetch them with `inv data.pull`, or pack a folder of images with "
             "`inv data.pack --raw-dir FOLDER`."
         )
-    target = folder.with_name(f"{folder.name}_unpacked")
+    return _unpack(archives, folder.with_name(f"{folder.name}_unpacked"))
+
+
+def unpack_archive(path: Path) -> Path:
+    """Unpacks one archive (`SUFFIXES`) into a folder next to it, unless it is already unpacked and unchanged.
+
+    Returns:
+        The folder, named like the archive: `signs_unpacked` for `signs.zip`.
+
+    Raises:
+        DataError: The file is not an archive or is corrupted, the folder cannot be written, or its name is taken.
+    """
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise DataError(f"{path} is neither a folder nor an archive with one of the suffixes {', '.join(SUFFIXES)}.")
+    return _unpack([path], path.with_name(f"{path.name[: -len(suffix)]}_unpacked"))
+
+
+def _unpack(archives: list[Path], target: Path) -> Path:
+    """Replaces the content of a folder by that of archives if they have changed."""
     note = target / NOTE
-    facts = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in archives}
+    if target.is_dir() and any(target.iterdir()) and not (note.is_file() or (target / ".lock").is_file()):
+        raise DataError(
+            f"Cannot unpack {archives[0]}: the folder {target} already exists and contains other files. Set "
+            "data.raw_dir to this folder, or rename it."
+        )
     try:
-        with exclusive(folder.parent):
-            if not (note.is_file() and json.loads(note.read_text()) == facts):
-                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as work:
+        facts = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in archives}
+        with exclusive(target):
+            if _read_note(note) != facts:
+                for leftover in target.glob(".work-*"):  # from processes that were killed
+                    shutil.rmtree(leftover)
+                with tempfile.TemporaryDirectory(dir=target, prefix=".work-") as work:
                     extract(archives, Path(work))
-                    shutil.rmtree(target, ignore_errors=True)
-                    target.mkdir()
-                    for entry in list(Path(work).iterdir()):
-                        entry.rename(target / entry.name)
+                    _replace(target, Path(work))
                 write_atomically(note, to_json(facts).encode())
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot unpack {folder} into {target}: {error}.") from error
+    except OSError as error:
+        raise DataError(f"Cannot unpack {archives[0]} into {target}: {error}.") from error
     return target
+
+
+def _replace(target: Path, work: Path) -> None:
+    """Moves the files in `work` to `target`, which must not contain any others. Without a note, they are incomplete."""
+    (target / NOTE).unlink(missing_ok=True)
+    kept = {work.name, ".lock"}
+    for old in [entry for entry in target.iterdir() if entry.name not in kept]:
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for entry in [entry for entry in work.iterdir() if entry.name not in {NOTE, *kept}]:
+        entry.rename(target / entry.name)
 
 
 def extract(archives: Iterable[Path], into: Path) -> None:
@@ -105,7 +140,7 @@ def extract(archives: Iterable[Path], into: Path) -> None:
     for path in archives:
         logger.info("Unpacking %s", path.name)
         try:
-            if path.suffix == ".zip":
+            if path.suffix.lower() == ".zip":
                 with zipfile.ZipFile(path) as archive:
                     _require_plain(archive, path)
                     archive.extractall(into)  # noqa: S202 - its names are checked above
@@ -121,7 +156,7 @@ def extract(archives: Iterable[Path], into: Path) -> None:
 
 
 def _extract_tar(path: Path, into: Path) -> None:
-    opener = open if path.suffix == ".tar" else gzip.open
+    opener = open if path.suffix.lower() == ".tar" else gzip.open
     with opener(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         archive.extractall(into, filter="data")
         # tarfile takes a damaged header for the end of the archive, and gzip has its checksum behind the last byte.
@@ -196,7 +231,7 @@ def _groups(raw_dir: Path) -> dict[str, list[Path]]:
     return groups if len(groups) <= MOST_ARCHIVES else {WHOLE: files}
 
 
-def _read_note(path: Path) -> dict[str, str]:
+def _read_note(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

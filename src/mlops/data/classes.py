@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from src.mlops.errors import DataError
+from src.mlops.io.csv_text import read_csv_text
 
 CLASSES_FILE = "classes.csv"
 COLUMNS = ("id", "name", "number", "shape", "mirror")  # of `classes.csv`
@@ -167,18 +168,14 @@ def natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {path}: {error}. It must be a CSV file in UTF-8.") from error
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
+    text, separator = read_csv_text(path)
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
     columns = [(name or "").strip() for name in reader.fieldnames or []]
     known = {*COLUMNS, "label"}
     if "name" not in columns or not known.issuperset(columns) or len(set(columns)) < len(columns):
         raise DataError(
             f"{path} must have the column name, and can have {', '.join(sorted(known - {'name'}))}, but its first line "
-            f"is {header.strip()!r}."
+            f"is {text.partition(chr(10))[0].strip()!r}."
         )
     reader.fieldnames = columns
     rows = []

@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig, SyntheticConfig
-from src.mlops.data import checks, splits
+from src.mlops.data import checks
 from src.mlops.data.classes import CLASSES_FILE
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
+from src.mlops.data.near_duplicates import find_near_duplicates
 from src.mlops.data.packing import (
     IMAGES,
     INDEX,
@@ -30,13 +32,17 @@ from src.mlops.data.packing import (
     pack_images,
     preprocessing_version,
 )
+from src.mlops.data.raw_files import list_files
+from src.mlops.data.report import build_report, describe_small_classes, summarise
 from src.mlops.data.sources import locate_raw
+from src.mlops.data.splits import assign_splits
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.io.files import exclusive, same_place, sha256, to_json, write_atomically
 from src.mlops.io.storage import open_storage
 
 logger = logging.getLogger(__name__)
 REPORT = "report.json"
+DRAWN = "drawn"  # subfolder of the processed folder for additional synthetic images
 SETTINGS = "settings"  # key in the manifest
 PUBLISHED = ".published"  # file in the processed folder with the URL of its copy
 SPLIT_FILES = {"train": "train_split.csv", "val": "val_split.csv", "test": "test.csv"}
@@ -69,12 +75,8 @@ def _prepare(data: DataConfig) -> Pack:
         pack = open_pack(data.processed_dir)
         _require_same_settings(pack, data)
         return pack
-    if any(same_place(data.processed_dir, folder) for folder in (raw_dir, raw_dir / "GTSRB")):
-        raise ConfigError(
-            f"data.processed_dir={data.processed_dir} is a folder of raw images, and its files would be mistaken for "
-            "theirs. Choose another folder."
-        )
-    raw = read_layout(raw_dir)
+    _require_no_raw_images(data.processed_dir, raw_dir)
+    raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir)
     signatures = _signatures(data, raw_dir, raw)  # before packing, so the next run detects changes made during it
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
@@ -84,6 +86,20 @@ def _prepare(data: DataConfig) -> Pack:
             return _reuse(data, signatures) or _prepare_from_raw(data, raw_dir, raw, signatures)
     except OSError as error:
         raise DataError(f"Cannot write the prepared data to {data.processed_dir}: {error}.") from error
+
+
+def _require_no_raw_images(processed_dir: Path, raw_dir: Path) -> None:
+    """Raises an error if prepared data would be written next to raw images."""
+    below = processed_dir.is_dir() and processed_dir.resolve().is_relative_to(raw_dir.resolve())
+    if same_place(processed_dir, raw_dir) or (
+        below
+        and not (processed_dir / MANIFEST).is_file()
+        and any(not path.startswith(f"{DRAWN}/") for path in list_files(processed_dir).images)
+    ):
+        raise ConfigError(
+            f"data.processed_dir={processed_dir} is a folder of raw images, and its files would be mistaken for "
+            "theirs. Choose another folder."
+        )
 
 
 def publish(pack: Pack, url: str) -> str:
@@ -113,8 +129,8 @@ def publish(pack: Pack, url: str) -> str:
 
 
 def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
-    """Renders additional synthetic images for training and prepares them in the subfolder `drawn`."""
-    folder = data.processed_dir / "drawn"
+    """Renders additional synthetic images for training and prepares them in the subfolder `DRAWN`."""
+    folder = data.processed_dir / DRAWN
     own = {
         "source": "synthetic",
         "raw_dir": folder / "raw",
@@ -187,11 +203,12 @@ def _prepare_from_raw(data: DataConfig, raw_dir: Path, raw: RawData, signatures:
 
 
 def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]:
-    table = pd.concat([raw.train, raw.test], ignore_index=True)
+    table = pd.concat([raw.train, raw.val, raw.test], ignore_index=True)
+    given = [raw.classes.to_dicts(), len(raw.train), len(raw.val), len(raw.test), raw.unlabelled]
     return {
         "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
         "settings_signature": _settings_signature(data, table, raw.unlisted),
-        "classes_signature": hashlib.sha256(to_json(raw.classes.to_dicts()).encode()).hexdigest(),
+        "given_signature": hashlib.sha256(to_json(given).encode()).hexdigest(),
     }
 
 
@@ -203,27 +220,33 @@ def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[st
 
 def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[str, Any]:
     """Packs, checks and splits the images into the folder `work` and returns the manifest of its files."""
-    table = pd.concat([raw.train, raw.test], ignore_index=True)
+    tables = {"train": raw.train, "val": raw.val, "test": raw.test}
+    table = pd.concat([part.assign(split=split) for split, part in tables.items()], ignore_index=True)
     facts = pack_images(raw_dir, list(table["path"]), data.image_size, work / IMAGES)
     table = pd.concat([table, facts], axis=1)
-    findings = checks.check(table[: len(raw.train)], table[len(raw.train) :], raw.unlisted)
+    problem = checks.NO_CLASS_FOLDER if raw.layout == "class folders" else checks.UNLISTED
+    findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
         checks.require_clean(findings)
-    table["split"] = assign_splits(table, len(raw.train), findings, data)
+    checks.require_training_images(table, raw.classes, findings)
+    table["split"] = assign_splits(table, findings, data.split)
     counts = table["split"].value_counts()
     if not (counts.get("train") and counts.get("val")):
         raise DataError(
             f"Training and validation both need images, but the images in {raw_dir} are split into {counts.to_dict()}. "
-            "Nothing was written. A class needs at least two tracks, that is two physical signs, to be validated."
+            "Nothing was written. A class needs at least two groups of images, such as two tracks, to be validated."
         )
-    report = checks.build_report(raw.layout, raw.classes, table, findings)
+    near_duplicates = find_near_duplicates(np.load(work / IMAGES, mmap_mode="r"), table)
+    report = build_report(raw, table, findings, near_duplicates)
+    _log_findings(report)
 
-    table.drop(columns=["problem", "found_width", "found_height"]).to_csv(work / INDEX, index=False)
+    columns = [*COLUMNS, "content_hash", "split"]
+    table[columns].to_csv(work / INDEX, index=False)
     raw.classes.write(work / CLASSES_FILE)
     for split, name in SPLIT_FILES.items():
         write_csv(table[table["split"] == split], work / name)
-    (work / REPORT).write_text(to_json(report, indent=2, ensure_ascii=False) + "\n")
-    (work / "report.md").write_text(checks.summarise(report))
+    (work / REPORT).write_text(to_json(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (work / "report.md").write_text(summarise(report), encoding="utf-8")
     files = {path.name: sha256(path) for path in sorted(work.iterdir())}
     content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
     return {
@@ -234,22 +257,22 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     }
 
 
-def assign_splits(table: pd.DataFrame, train_rows: int, findings: checks.Findings, data: DataConfig) -> pd.Series:
-    """Returns the split of each image: train, val or test, or `bad` or `leak` for images that are dropped.
-
-    If the raw data has no test images, complete tracks are held out for the test set first, then for validation.
-    """
-    split = pd.Series("train", index=table.index)
-    split[train_rows:] = "test"
-    split[:train_rows] = split[:train_rows].mask(table["track_id"].isin(findings.leaked_tracks), "leak")
-    split = split.mask(table["path"].isin(findings.bad["path"]), "bad")
-    held_out = ["val"] if (split == "test").any() else ["test", "val"]
-    for name in held_out:
-        candidates = table[split == "train"]
-        candidates = candidates.assign(group=checks.merge_tracks(candidates))
-        chosen = splits.hold_out(candidates, test_size=data.split.test_size, seed=data.split.seed)
-        split[chosen.index[chosen]] = name
-    return split
+def _log_findings(report: dict[str, Any]) -> None:
+    """Logs what people should know about good data, one line per topic."""
+    skipped = report["skipped_files"]
+    if report["unlabelled_images"] or any(skipped.values()):
+        logger.info(
+            "Not used: %d images without labels (to predict only), %d images in folders without any listed image, "
+            "%d hidden or system files, %d other files",
+            report["unlabelled_images"], skipped["unused_images"], skipped["hidden"], skipped["other"],
+        )  # fmt: skip
+    if report["small_classes"]:
+        logger.warning("%s. See report.md", describe_small_classes(report["small_classes"]))
+    if count := report["near_duplicates"]["images"]:
+        logger.warning(
+            "%d held-out images are nearly the same as a training image. They are kept, and report.md lists the first",
+            count,
+        )
 
 
 def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:

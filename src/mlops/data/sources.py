@@ -10,7 +10,7 @@ import httpx2 as httpx
 from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from src.mlops.config import DataConfig, SyntheticConfig
-from src.mlops.data.archives import extract, fetch_archives, unpack_archives
+from src.mlops.data.archives import extract, fetch_archives, unpack_archive, unpack_archives
 from src.mlops.data.synthetic.generate import generate
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.io import files
@@ -47,7 +47,7 @@ def locate_raw(data: DataConfig) -> Path | None:
         ConfigError: A setting of the source is missing.
     """
     if data.source == "local":
-        return data.raw_dir
+        return unpack_archive(data.raw_dir) if data.raw_dir and data.raw_dir.is_file() else data.raw_dir
     if data.raw_dir is None:
         raise ConfigError(
             f"data.source={data.source} needs data.raw_dir, the folder to write images to, but it is null."

@@ -1,43 +1,75 @@
-"""Track-grouped, class-stratified splits.
+"""Splits by group, within each class.
 
-About 30 frames show the same physical sign. If they were on both sides of a split, validation would reward memorising
-signs. Therefore, complete tracks are held out, class by class.
+The images of a group belong together. In GTSRB, a group is a track: about 30 frames that show the same physical sign.
+If they were on both sides of a split, validation would reward memorising signs. Therefore, complete groups are held
+out, class by class.
 """
 
-import logging
+from collections import Counter, defaultdict
 
+import numpy as np
 import pandas as pd
 
-logger = logging.getLogger(__name__)
+from src.mlops.config import SplitConfig
+from src.mlops.data.checks import Findings, merge_tracks
+
+
+def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig) -> pd.Series:
+    """Returns the split of each image: train, val or test, or `bad` or `leak` for images that are dropped.
+
+    Given splits are kept. If the raw data has no test images, complete groups are held out of the training images for
+    the test set first, and then for validation if there are no validation images.
+
+    Args:
+        table: All images with their given `split`.
+        findings: The results of the checks.
+        settings: Share and seed of the images to hold out.
+    """
+    leaked = set(zip(findings.leaks["split"], findings.leaks["track_id"], strict=True))
+    keys = zip(table["split"], table["track_id"], strict=True)
+    split = table["split"].mask(np.array([key in leaked for key in keys]), "leak")
+    split = split.mask(table["path"].isin(findings.bad["path"]), "bad")
+    for name in [name for name in ("test", "val") if not (split == name).any()]:
+        candidates = table[split == "train"]
+        candidates = candidates.assign(group=merge_tracks(candidates))
+        chosen = hold_out(candidates, test_size=settings.test_size, seed=settings.seed)
+        split[chosen.index[chosen]] = name
+    return split
 
 
 def hold_out(table: pd.DataFrame, *, test_size: float, seed: int) -> pd.Series:
-    """Holds out a share of the tracks of each class.
+    """Holds out a share of the groups of each class.
 
     Args:
-        table: Frame with `class_id` and `group`. The images of a group stay together.
+        table: Frame with `class_id` and `group`. The images of a group stay together, also if it has several classes.
         test_size: Share of each class's groups to hold out, above 0 and below 1. At least one group is held out, and
             never all.
         seed: Seed of the random choice.
 
     Returns:
-        Boolean series, True for held-out rows. A class with a single group is not held out, and a warning is logged.
+        Boolean series, True for held-out rows. A class with a single group is not held out.
     """
     # Imported here, because the import takes longer than checking that a prepared data set can be reused.
     from sklearn.model_selection import GroupShuffleSplit
 
-    held_out = pd.Series(False, index=table.index)
-    for class_id, rows in table.groupby("class_id", sort=True):
+    classes_of: dict[int, list[int]] = defaultdict(list)
+    for class_id, group in table[["class_id", "group"]].drop_duplicates().itertuples(index=False):
+        classes_of[group].append(class_id)
+    left = Counter(class_id for classes in classes_of.values() for class_id in classes)  # groups not held out
+    held_out: set[int] = set()
+    shared: set[int] = set()  # groups with several classes among them
+    for _, rows in table.groupby("class_id", sort=True):
         groups = rows["group"].nunique()
-        if groups < 2:
-            logger.warning(
-                "Class %s has a single track, so all its images are used for training and none for validation", class_id
-            )
+        open_rows = rows[~rows["group"].isin(shared)] if shared else rows
+        count = min(max(round(test_size * groups), 1), groups - 1) - (groups - open_rows["group"].nunique())
+        if count < 1:
             continue
-        # Keep at least one group on each side, also with an extreme test_size.
-        count = min(max(round(test_size * groups), 1), groups - 1)
         splitter = GroupShuffleSplit(n_splits=1, test_size=count, random_state=seed)
-        _, chosen = next(splitter.split(rows, groups=rows["group"]))
-        held_out.loc[rows.index[chosen]] = True
-    # If a group spans several classes (an image under two classes), one held-out row holds out the complete group.
-    return table["group"].isin(set(table.loc[held_out, "group"]))
+        _, chosen = next(splitter.split(open_rows, groups=open_rows["group"]))
+        for group in open_rows["group"].iloc[chosen].unique():
+            if all(left[other] > 1 for other in classes_of[group]):
+                held_out.add(group)
+                left.subtract(classes_of[group])
+                if len(classes_of[group]) > 1:
+                    shared.add(group)
+    return table["group"].isin(held_out)

@@ -110,7 +110,7 @@ def _shift(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
 
 
 def _scale(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
-    """Shrinks the sign to at most half its size, as if the crop were too large."""
+    """Shrinks the object to at most half its size, as if the crop were too large."""
     return _moved(images, np.eye(2) * (1 + 0.2 * severity), np.zeros(2))
 
 

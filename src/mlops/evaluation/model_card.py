@@ -5,36 +5,26 @@ The cards follow Mitchell et al., "Model Cards for Model Reporting", 2019, and G
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
-from src.mlops.data.checks import summarise
 from src.mlops.data.prepare import REPORT, prepare
+from src.mlops.data.report import summarise
+from src.mlops.data.statements import Statements, statements_of
 from src.mlops.errors import DataError
 from src.mlops.evaluation.measurements import read_json, read_measurements
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
 from src.mlops.modelfile.calibration import Calibration
-from src.mlops.modelfile.metadata import INTENDED_USE
+from src.mlops.project import load_project
 
 logger = logging.getLogger("src.mlops.evaluation.model_card")
 MODEL_CARD = "model_card.md"
 DATA_CARD = "data_card.md"
-# Source, collection, personal data and licence of the images
-_GTSRB = (
-    'German Traffic Sign Recognition Benchmark, Stallkamp et al., "Man vs. computer", 2012',
-    "video from a car on German roads, 2010; each physical sign is a track of about 30 frames",
-    "none intended; the edge of a frame can show a car or a passer-by",
-    "that of the benchmark's authors; the images are not part of this repository",
-)
-_DRAWN = (
-    "synthetic: rendered by this repository's code",
-    "none; `src/mlops/data/synthetic/` renders the signs and simulates a camera",
-    "none",
-    "MIT",
-)
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~$]")  # characters with a meaning in Markdown
 
 
 def write_cards(config: Config) -> tuple[Path, Path]:
@@ -45,6 +35,7 @@ def write_cards(config: Config) -> tuple[Path, Path]:
 
     Raises:
         CheckpointError: There is no exported model.
+        ConfigError: pyproject.toml has no valid names of the project.
         DataError: The results of the evaluation are missing, cannot be read or belong to another model, or the cards
             cannot be written.
     """
@@ -53,11 +44,10 @@ def write_cards(config: Config) -> tuple[Path, Path]:
     metrics, robustness = read_measurements(config, classifier)
     pack = prepare(config.data)
     report = read_json(pack.directory / REPORT, "inv data.prepare")
+    about = statements_of(pack.classes, synthetic=config.data.source == "synthetic")
     try:
         write_atomically(folder / MODEL_CARD, model_card(classifier, metrics, robustness).encode())
-        write_atomically(
-            folder / DATA_CARD, data_card(report, pack.fingerprint, drawn=config.data.source == "synthetic").encode()
-        )
+        write_atomically(folder / DATA_CARD, data_card(report, pack.fingerprint, about).encode())
     except OSError as error:
         raise DataError(f"Cannot write the cards to {folder}: {error}.") from error
     logger.info("Wrote %s and %s", folder / MODEL_CARD, folder / DATA_CARD)
@@ -74,8 +64,11 @@ def model_card(classifier: Classifier, metrics: dict[str, Any], robustness: dict
     """
     info = classifier.info
     calibration, origin, training = info.calibration, info.provenance, info.config["training"]
-    worst = sorted(metrics["classes"], key=lambda row: float(row["f1"]))
-    return f"""# Model card: German traffic signs
+    worst = [
+        row | {"name": _plain(row["name"])} for row in sorted(metrics["classes"], key=lambda row: float(row["f1"]))
+    ]
+    about = statements_of(info.classes)
+    return f"""# Model card: {_plain(load_project().title)}
 
 | | |
 |---|---|
@@ -90,7 +83,7 @@ on {" and ".join(origin["trained_on"])} |
 
 ## Intended use
 
-{INTENDED_USE}
+{about.intended_use}
 
 ## Accuracy on {metrics["images"]:,} images of the split `{metrics["split"]}`
 
@@ -102,7 +95,7 @@ on {" and ".join(origin["trained_on"])} |
 | prediction sets | {100 * metrics["prediction_set_coverage"]:.2f} % contain the true class (target: \
 {100 * calibration.coverage:g} %, attained by calibration: {100 * calibration.attained_coverage:.4g} %), \
 {metrics["prediction_set_size"]:.2f} classes on average |
-| false-positive rate: real signs flagged as unknown | {100 * metrics["called_unknown"]:.2f} % |
+| false-positive rate: images of known classes flagged as unknown | {100 * metrics["called_unknown"]:.2f} % |
 
 ![Confusion matrix](figures/confusion_matrix.png)
 ![Reliability](figures/reliability.png)
@@ -125,34 +118,31 @@ Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_thres
 
 ## Limits
 
-- The model knows 43 German signs in their design of about 2010. It does not know newer designs or signs of other
-  countries.
-- The images are from one camera, by day and at dusk. Signs at night, under snow or with graffiti are rare.
-- Validation and test images have the same source as the training images. Results with another camera can differ.
-- Unknown signs and other out-of-distribution images are detected by their energy only. `docs/trust.md` shows how
-  reliable this is for each kind of image.
+{about.limits}- The results are for images from the same source as the training images. Results with another camera can
+  differ.
+- Unknown classes and other out-of-distribution images are detected by their energy only. `docs/trust.md` shows how
+  reliable this is for traffic signs and several kinds of image.
 """
 
 
-def data_card(report: dict[str, Any], fingerprint: str, *, drawn: bool = False) -> str:
+def data_card(report: dict[str, Any], fingerprint: str, about: Statements) -> str:
     """Returns the data card as Markdown.
 
     Args:
         report: Content of report.json of the prepared data.
         fingerprint: Fingerprint of the prepared data.
-        drawn: Whether the images are synthetic.
+        about: Statements about the data.
     """
-    source, collection, people, licence = _DRAWN if drawn else _GTSRB
     return f"""# Data card
 
 | | |
 |---|---|
-| source | {source}; layout {report["layout"]} |
+| source | {_cell(about.data_source)} |
+| layout | {report["layout"]} |
 | fingerprint | {fingerprint} |
-| collection | {collection} |
 | splits | by track: {report["tracks"]["train"]:,} tracks for training, {report["tracks"]["val"]:,} for validation |
-| personal data | {people} |
-| licence | {licence} |
+| personal data | {_cell(about.personal_data)} |
+| licence | {_cell(about.licence)} |
 
 {summarise(report).replace("# Data report", "## Results of the data checks")}"""
 
@@ -175,9 +165,9 @@ def _robustness(results: dict[str, Any] | None) -> str:
     if results["direction"] is not None:
         share = 100 * results["direction"]
         mirrored = (
-            f"When a sign is mirrored and its mirror image is another sign, {share:.2f} % are classified as that sign. "
+            f"When the mirror image of an image belongs to another class, {share:.2f} % are classified as that class. "
         )
-    weakest = ", ".join(f"{row['name']} ({100 * row['accuracy']:.1f} %)" for row in results["worst_classes"])
+    weakest = ", ".join(f"{_plain(row['name'])} ({100 * row['accuracy']:.1f} %)" for row in results["worst_classes"])
     return f"""On {results["images"]:,} images: {100 * results["clean"]:.2f} % correct without corruption, \
 {100 * results["mean"]:.2f} % on average over all corruptions and severities.
 
@@ -189,6 +179,16 @@ With 10 % more or less light, the predicted class stays the same for {100 * resu
 {mirrored}Weakest classes: {weakest}.
 
 ![Accuracy by corruption](figures/robustness.png)"""
+
+
+def _plain(name: str) -> str:
+    """Returns a name whose characters have no meaning in Markdown."""
+    return _SPECIAL.sub(r"\\\g<0>", name)
+
+
+def _cell(text: str) -> str:
+    """Returns Markdown that fits in the cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _lines(template: str, rows: list[dict[str, Any]]) -> str:

@@ -70,7 +70,7 @@ def parity(config: Config) -> dict[str, tuple[int, float]]:
     return found
 
 
-BENTO = [sys.executable, "-m", "bentoml", "serve", "src.mlops.serving.bentoml_service:SignClassifier", "-p", "{port}"]
+BENTO = [sys.executable, "-m", "bentoml", "serve", "src.mlops.serving.bentoml_service:ImageClassifier", "-p", "{port}"]
 
 
 def images_of(config: Config) -> list[Path]:

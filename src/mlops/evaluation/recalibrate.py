@@ -45,7 +45,7 @@ def calibrate(config: Config) -> Calibration:
             f"{config.ckpt_path} was not trained on the splits in {pack.directory} and may have seen these "
             "validation images. Use the data that it was trained on."
         )
-    # As in the training: the thresholds for unknown signs must not depend on signs that the model does not know.
+    # As in the training: the threshold for unknown images must not depend on classes that the model does not know.
     arrays = without(pack.load("val"), checkpoint.config["training"].get("leave_out", []))
     logits = checkpoint.logits(Batches(arrays, config.evaluation.batch_size).epoch())
     warn_about_coverage(len(arrays.rows), config.calibration.coverage)

@@ -58,8 +58,8 @@ class Prediction:
         probability: Calibrated probability of this class, 0 to 1.
         top_k: The most probable classes, best first.
         prediction_set: Classes that cannot be ruled out, in ascending order. The set contains the true class for the
-            share `calibration.attained_coverage` (by default 99.9 %) of signs that resemble the validation images.
-        is_unknown: True if the image does not look like any known sign. Do not trust the class in this case.
+            share `calibration.attained_coverage` (by default 99.9 %) of images that resemble the validation images.
+        is_unknown: True if the image does not look like any known class. Do not trust the class in this case.
         model_version: First twelve digits of the model file's SHA-256.
     """
 
@@ -83,7 +83,7 @@ class Outputs(NamedTuple):
     Attributes:
         probabilities: Calibrated, float32 [N, C].
         embedding: Penultimate features, float32 [N, D].
-        energy: Energy score, float32 [N]. A higher value means that the image looks less like a known sign.
+        energy: Energy score, float32 [N]. A higher value means that the image looks less like a known class.
         evidence: Contribution of each position to the logit of each class, float32 [N, C, h, w]. None if the network
             has another layer between its feature maps and its last layer.
     """

@@ -1,4 +1,4 @@
-"""Calibration of a model: temperature, prediction sets and the threshold for unknown signs.
+"""Calibration of a model: temperature, prediction sets and the threshold for unknown images.
 
 All numbers are fitted on validation images and stored in the model file. Applying them needs NumPy only.
 """
@@ -23,13 +23,13 @@ PENALTY = 0.005
 
 @dataclass(frozen=True)
 class Calibration:
-    """The numbers that turn logits into probabilities, prediction sets and the decision that a sign is unknown.
+    """The numbers that turn logits into probabilities, prediction sets and the decision that an image is unknown.
 
     Attributes:
         temperature: Divisor of the logits (Guo et al., "On Calibration of Modern Neural Networks", 2017).
         set_threshold: The prediction set contains the classes whose cumulative score does not exceed this value: RAPS
             (Angelopoulos et al., "Uncertainty Sets for Image Classifiers using Conformal Prediction", 2021).
-        energy_threshold: A sign is unknown if the energy of its image, -T log Σ exp(logit / T), is above this value
+        energy_threshold: An image is unknown if its energy, -T log Σ exp(logit / T), is above this value
             (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
         coverage: Requested share of images whose prediction set contains the true class, as given to `fit`.
         penalty: Added to the score of each class beyond the first.
@@ -57,7 +57,7 @@ class Calibration:
             logits: float32 [N, C].
             labels: int64 [N].
             coverage: Share of images whose prediction set must contain the true class, above 0 and below 1.
-            false_alarms: Target false-positive rate on known signs, above 0 and below 1.
+            false_alarms: Target false-positive rate on images of known classes, above 0 and below 1.
 
         Returns:
             The fitted calibration.

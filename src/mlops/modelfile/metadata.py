@@ -18,12 +18,6 @@ MAX_FILE_BYTES = 1_000_000_000  # the state of a run with the widest SignNet has
 MAX_METADATA_CHARACTERS = 4_000_000  # keys and values of an ONNX file; a real file has about 5,000
 FORMAT_VERSION = 3  # format 1 normalised over the whole image; format 2 had other prediction sets
 
-INTENDED_USE = """\
-Classifies the traffic sign in an image that is cropped to one German sign with a margin of about 10 %, as in the
-[GTSRB](https://benchmark.ini.rub.de/) benchmark. It does not detect signs in a scene. Do not act on a prediction with
-`is_unknown` true, or with more than one class in `prediction_set`, unless another source confirms it. The model alone
-is not certified for any safety function."""
-
 
 @dataclass(frozen=True)
 class ModelInfo:

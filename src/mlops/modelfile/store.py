@@ -21,9 +21,9 @@ from src.mlops import ROOT
 from src.mlops.errors import MissingFileError, RegistryError, StorageError, UnreachableError
 from src.mlops.io.files import sha256, to_json, write_atomically
 from src.mlops.io.storage import BUCKET, Folder, Storage, open_storage, split_url
+from src.mlops.project import load_project
 
 logger = logging.getLogger(__name__)
-NAME = "gtsrb"
 STAGES = ("staging", "production")
 SCHEME = "models:/"
 STORE = ("MLOPS_MODEL_STORE", "models/registry")  # environment variable, and its default
@@ -64,6 +64,11 @@ class Stage:
     version: str
     digest: str
     tag: str | None
+
+
+def model_name() -> str:
+    """Returns the name of the model in references and tags, such as `gtsrb`."""
+    return load_project().registry
 
 
 def is_reference(name: str) -> bool:
@@ -192,10 +197,10 @@ def _locate(reference: str) -> tuple[Storage, str]:
             return open_storage(reference), SERVED
         url, name = split_url(reference)
         return open_storage(url), name
-    found = _REFERENCE.fullmatch(reference)
-    if not found or found["name"] != NAME:
+    found, name = _REFERENCE.fullmatch(reference), model_name()
+    if not found or found["name"] != name:
         raise RegistryError(
-            f"{reference!r} does not name a model. Use a name such as {SCHEME}{NAME}@production or {NAME}@v3, "
+            f"{reference!r} does not name a model. Use a name such as {SCHEME}{name}@production or {name}@v3, "
             f"a {BUCKET} URL, or a path."
         )
     what = found["what"]

@@ -1,4 +1,4 @@
-"""OOD detection: a sign is unknown if the energy of its image is above a threshold.
+"""OOD detection: an image is unknown if its energy is above a threshold.
 
 Liu et al., "Energy-based Out-of-distribution Detection", 2020. Needs NumPy only.
 """
@@ -17,13 +17,13 @@ def energy(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float6
         temperature: The calibrated temperature T.
 
     Returns:
-        The energies, float64 [N]. The lower the energy, the more the image looks like a known sign.
+        The energies, float64 [N]. The lower the energy, the more the image looks like a known class.
     """
     return -temperature * logsumexp(logits.astype(np.float64) / temperature)
 
 
 def fit_threshold(energies: NDArray[np.float64], false_alarms: float) -> float:
-    """Returns the energy that a given share of known signs exceeds.
+    """Returns the energy that a given share of images of known classes exceeds.
 
     Args:
         energies: Energies of images that the model was not trained on, float64 [N].
@@ -33,7 +33,7 @@ def fit_threshold(energies: NDArray[np.float64], false_alarms: float) -> float:
 
 
 def is_unknown(energies: NDArray[np.floating[Any]], threshold: float) -> NDArray[np.bool_]:
-    """Returns for each energy, float [N], whether the sign is unknown, bool [N]."""
+    """Returns for each energy, float [N], whether the image is unknown, bool [N]."""
     return np.asarray(energies > threshold)
 
 

@@ -88,11 +88,10 @@ def run_gate(
     ]
     if production:
         rival = Classifier.load(production / SERVED)
-        same = _same_classes(model, rival)
-        checks.insert(0, same)
-        if same.passed:
+        checks.insert(0, _same_classes(model, rival))
+        if checks[0].passed:  # otherwise their answers cannot be compared
             pack.require_fit(rival.image_size, rival.info.classes)
-            checks.insert(1, not_worse(answers.right, _answer(rival, arrays).right, limits.significance))
+            checks.insert(0, not_worse(answers.right, _answer(rival, arrays).right, limits.significance))
     return checks
 
 

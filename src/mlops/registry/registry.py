@@ -37,11 +37,11 @@ from src.mlops.io.storage import Storage, open_storage
 from src.mlops.modelfile.store import (
     FILES,
     MANIFEST,
-    NAME,
     SERVED,
     STAGES,
     Stage,
     Version,
+    model_name,
     number_of,
     read_stage,
     read_version,
@@ -87,7 +87,7 @@ def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> 
         version = _claim(storage, repository, undo)
         info = classifier.info
         manifest = {
-            "name": NAME,
+            "name": model_name(),
             "version": version,
             "created": now(),
             "commit": git(repository, "rev-parse", "HEAD"),
@@ -111,10 +111,14 @@ def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> 
             "accuracy": metrics["Accuracy"],
             **{name: entry["sha256"] for name, entry in hashes.items()},
         }
-        add_tag(repository, f"{NAME}@{version}.0.0", "HEAD", facts, undo, push=push)
+        add_tag(repository, f"{model_name()}@{version}.0.0", "HEAD", facts, undo, push=push)
     publish_model(config, version, list(files.values()), manifest)
     logger.info(
-        "Registered %s@%s with an accuracy of %.2f%% in %s", NAME, version, 100 * metrics["Accuracy"], storage.url
+        "Registered %s@%s with an accuracy of %.2f%% in %s",
+        model_name(),
+        version,
+        100 * metrics["Accuracy"],
+        storage.url,
     )
     return version
 
@@ -175,7 +179,11 @@ def promote(
     _delete_old_records(storage, stage)
     publish_model(config, name, [], version.manifest, stage)
     logger.info(
-        "%s@%s is in %s%s", NAME, name, stage, f", although these checks failed: {', '.join(failed)}" if failed else ""
+        "%s@%s is in %s%s",
+        model_name(),
+        name,
+        stage,
+        f", although these checks failed: {', '.join(failed)}" if failed else "",
     )
     return name, checks
 
@@ -202,7 +210,7 @@ def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool 
         _write_stage(storage, stage, tag, before.state)
     _delete_old_records(storage, stage)
     publish_model(config, version.name, [], version.manifest, stage)
-    logger.info("Rolled %s back to %s@%s from %s", stage, NAME, version.name, before.version)
+    logger.info("Rolled %s back to %s@%s from %s", stage, model_name(), version.name, before.version)
     return version.name
 
 
@@ -251,7 +259,7 @@ def pull(config: Config, wanted: str | None = None, repository: Path = ROOT) -> 
         _fetch(storage, version, Path(work))
         for name in version.manifest["files"]:
             Path(work, name).replace(folder / name)
-    logger.info("%s@%s is in %s", NAME, version.name, folder)
+    logger.info("%s@%s is in %s", model_name(), version.name, folder)
     return folder
 
 
@@ -314,7 +322,7 @@ def _require_clean(repository: Path) -> None:
             f"Uncommitted changes in {files}. Commit them first: the version must be reproducible from its commit."
         )
     head = git(repository, "rev-parse", "HEAD")
-    if there := git(repository, "tag", "--points-at", head, "--list", f"{NAME}@v*"):
+    if there := git(repository, "tag", "--points-at", head, "--list", f"{model_name()}@v*"):
         raise RegistryError(
             f"Commit {head[:8]} already has the version {there}. A commit can have only one version: commit the "
             "changes that led to this model, such as dvc.lock or a setting, and run the command again."
@@ -325,8 +333,9 @@ def _require_new(storage: Storage, hashes: dict[str, dict[str, Any]]) -> None:
     for name in versions(storage):
         if read_version(storage, name).manifest["files"][SERVED]["sha256"] == hashes[SERVED]["sha256"]:
             raise RegistryError(
-                f"This model file is already registered as {name}. If that registration was killed and no clone has "
-                f"the tag {NAME}@{name}.0.0, delete versions/{name} in {storage.url} and run this command again."
+                f"This model file is already registered as {name}. If that registration was killed and no clone "
+                f"has the tag {model_name()}@{name}.0.0, delete versions/{name} in {storage.url} and run this command "
+                "again."
             )
 
 
@@ -354,8 +363,8 @@ def _registered(storage: Storage, repository: Path, wanted: str | None) -> Versi
     name = version_of(repository, wanted) if wanted else known[-1]
     if name not in tags:
         raise RegistryError(
-            f"{NAME}@{name} has no tag in this clone. Fetch the tags with `git fetch --tags`, or use one of the "
-            f"registered versions: {', '.join(known)}."
+            f"{model_name()}@{name} has no tag in this clone. Fetch the tags with `git fetch --tags`, or use one of "
+            f"the registered versions: {', '.join(known)}."
         )
     version = read_version(storage, name)
     if tags[name].digest != version.digest:

@@ -14,7 +14,7 @@ from typing import Any
 from src.mlops.errors import GitError, MlopsError, RegistryError
 from src.mlops.io.files import to_json
 from src.mlops.io.git import git
-from src.mlops.modelfile.store import NAME, Version, number_of
+from src.mlops.modelfile.store import Version, model_name, number_of
 
 logger = logging.getLogger(__name__)
 REMOTE = "origin"
@@ -39,12 +39,12 @@ class Tag:
 
 def version_tags(repository: Path) -> dict[str, Tag]:
     """Returns a mapping from each version to its tag."""
-    return {tag.version: tag for tag in _read(repository, f"{NAME}@v*")}
+    return {tag.version: tag for tag in _read(repository, f"{model_name()}@v*")}
 
 
 def stage_tags(repository: Path, stage: str) -> list[Tag]:
     """Returns the promotions and rollbacks of a stage, oldest first. The last one has the current version."""
-    return list(_read(repository, f"{NAME}#{stage}#[0-9]*"))
+    return list(_read(repository, f"{model_name()}#{stage}#[0-9]*"))
 
 
 def version_of(repository: Path, name: str) -> str:
@@ -57,8 +57,8 @@ def version_of(repository: Path, name: str) -> str:
     Raises:
         RegistryError: There is no such tag, or the name has another form.
     """
-    if not name.startswith(f"{NAME}#"):
-        return f"v{number_of(name.removeprefix(f'{NAME}@'))}"
+    if not name.startswith(f"{model_name()}#"):
+        return f"v{number_of(name.removeprefix(f'{model_name()}@'))}"
     for tag in _read(repository, name):
         return tag.version
     raise RegistryError(f"No valid tag {name} in {repository}. Fetch the tags with `git fetch --tags`.")
@@ -85,7 +85,7 @@ def tag_stage(
     Raises:
         RegistryError: Git cannot create the tag, or cannot push it.
     """
-    numbers = re.findall(r"#(\d+)$", git(repository, "tag", "--list", f"{NAME}#*"), re.MULTILINE)
+    numbers = re.findall(r"#(\d+)$", git(repository, "tag", "--list", f"{model_name()}#*"), re.MULTILINE)
     record = {
         "version": version.name,
         "manifest_sha256": version.digest,
@@ -93,8 +93,8 @@ def tag_stage(
         "id": uuid.uuid4().hex,  # differs from the record of another clone
         **facts,
     }
-    name = f"{NAME}#{stage}#{1 + max(map(int, numbers), default=0)}"
-    add_tag(repository, name, f"{NAME}@{version.name}.0.0^{{commit}}", record, undo, push=push)
+    name = f"{model_name()}#{stage}#{1 + max(map(int, numbers), default=0)}"
+    add_tag(repository, name, f"{model_name()}@{version.name}.0.0^{{commit}}", record, undo, push=push)
     return Tag(name, version.name, version.digest, record)
 
 

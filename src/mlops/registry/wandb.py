@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.mlops.config import Config
-from src.mlops.modelfile.store import NAME
+from src.mlops.modelfile.store import model_name
 from src.mlops.training.tracking import first_line
 
 logger = logging.getLogger(__name__)
@@ -35,16 +35,17 @@ def publish_model(
         if os.environ.get("WANDB_MODE", "online") != "online" or not wandb.login(prompt=False):
             logger.info("W&B is offline: %s is only in the registry", version)
             return
-        alias = f"{NAME}-{version}"
+        name = model_name()
+        alias = f"{name}-{version}"
         if files:
             metadata = {key: facts[key] for key in ("commit", "data_fingerprint", "files", "created")}
-            artifact = wandb.Artifact(NAME, type="model", metadata=metadata)
+            artifact = wandb.Artifact(name, type="model", metadata=metadata)
             for file in files:
                 artifact.add_file(str(file))
             with wandb.init(project=config.tracking.project, entity=config.tracking.entity, job_type="register") as run:
                 run.log_artifact(artifact, aliases=[alias])
         else:
-            where = "/".join(filter(None, [config.tracking.entity, config.tracking.project, f"{NAME}:{alias}"]))
+            where = "/".join(filter(None, [config.tracking.entity, config.tracking.project, f"{name}:{alias}"]))
             found = wandb.Api().artifact(where)
             found.aliases.append(str(stage))
             found.save()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, params
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 from pydantic_core import to_json
@@ -19,39 +19,39 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from src.mlops.errors import ConfigError, ImageError, MlopsError, NoSaliencyError
+from src.mlops.project import Project, load_project
 from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin, RequireKey
 from src.mlops.serving.batcher import Batcher
-from src.mlops.serving.middleware import STRICT, Limits, RequestContext, too_large
+from src.mlops.serving.middleware import Limits, RequestContext, too_large
 from src.mlops.serving.model_holder import ModelHolder
+from src.mlops.serving.pages import PAGE, page_routes
 from src.mlops.serving.rate_limit import RateLimit
-from src.mlops.serving.schemas import EXAMPLE, REFUSED_EXAMPLE, Answer, BatchAnswer, Health, ModelAnswer, Refused
+from src.mlops.serving.schemas import REFUSED_EXAMPLE, Answer, BatchAnswer, Health, ModelAnswer, Refused, example
 from src.mlops.serving.settings import Settings
 from src.mlops.serving.shared import request_reload
 from src.mlops.serving.shutdown import Shutdown
 from src.mlops.serving.uploads import Upload, Uploads, documented_request
 
 AT_ONCE = 4  # images of one batch request that can be in the queue at the same time
-PAGE = Path(__file__).parent / "page"
-_PAGE_POLICY = f"{STRICT}; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
-# Swagger UI uses inline styles and `data:` icons.
-_DOCS_POLICY = (
-    f"{STRICT}; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
-)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, project: Project | None = None) -> FastAPI:
     """Builds the application. It loads the model at startup.
 
     Routes that are added to the application later need an API key like all others, if keys are configured.
 
     Args:
         settings: The settings of the service; None reads them from the environment.
+        project: The names of the project; None reads them from pyproject.toml.
 
     Returns:
         The application.
+
+    Raises:
+        ConfigError: The names of the project are missing or invalid.
     """
-    settings = settings or Settings()
+    settings, project = settings or Settings(), project or load_project()
     models = ModelHolder(settings)
     batcher = Batcher(settings, models)
     shutdown = Shutdown()
@@ -67,8 +67,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         batcher.close()
 
     app = FastAPI(
-        title="German traffic signs",
-        description="Classifies an image of one traffic sign into the 43 classes of GTSRB and detects unknown signs.",
+        title=project.title,
+        description=project.description,
         version="1",
         lifespan=lifespan,
         docs_url=None,  # a public route serves Swagger UI without files from other hosts
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # OpenTelemetry's standard variables set the target of traces and metrics. Without them nothing is exported.
         telemetry={"auto_configure": True, "operation_spans": False, "logs": False},
     )
-    app.openapi = _with_problem_schema(app.openapi)  # type: ignore[method-assign]
+    app.openapi = _completed(app.openapi, models)  # type: ignore[method-assign]
     app.router.default = _ignore_trailing_slash(app)
     errors.install(app)
     app.add_middleware(Limits, settings=settings)  # the middleware added last is the outermost
@@ -101,6 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # Added first and to the application itself: routes are tried in this order, and routers cost time.
     _add_model_routes(app, settings, models, batcher, protection)
     app.include_router(_public_routes(models))
+    app.include_router(page_routes(project))
     app.include_router(_admin_routes(settings, models))
     app.mount("/static/swagger", StaticFiles(directory=_swagger()))
     app.mount("/static", StaticFiles(directory=PAGE))
@@ -130,7 +131,7 @@ def _add_model_routes(
         "/cv_model/",
         operation_id="classify",  # the name of the function in generated clients
         response_model=Answer,
-        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 503, success=_example(EXAMPLE)),
+        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 503),
         openapi_extra=documented_request("file", several=False),
         dependencies=protection,
     )
@@ -145,9 +146,7 @@ def _add_model_routes(
         "/cv_model/batch",
         operation_id="classify_several",
         response_model=BatchAnswer,
-        responses=errors.documented(
-            400, 401, 408, 413, 415, 422, 429, 431, 500, 503, success=_example({"results": [EXAMPLE, REFUSED_EXAMPLE]})
-        ),
+        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 503),
         openapi_extra=documented_request("files", several=True),
         dependencies=[*protection, Depends(models.require)],
     )
@@ -209,16 +208,6 @@ def _public_routes(models: ModelHolder) -> APIRouter:
         """Returns the metrics in Prometheus' text format."""
         return Response(prometheus.exposition(), media_type=prometheus.CONTENT_TYPE)
 
-    @router.get("/", include_in_schema=False)
-    async def page() -> Response:
-        """Returns the web page for trying the model."""
-        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
-
-    @router.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        """Returns the API documentation."""
-        return FileResponse(PAGE / "docs.html", headers={"Content-Security-Policy": _DOCS_POLICY})
-
     return router
 
 
@@ -252,10 +241,6 @@ def _json(answer: Any) -> Response:
     return Response(to_json(answer), media_type="application/json")
 
 
-def _example(value: Any) -> dict[str, Any]:
-    return {"application/json": {"example": value}}
-
-
 def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
     """Returns the application for paths without a route: it tries the same path with or without a slash at its end."""
 
@@ -272,12 +257,16 @@ def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
     return other_form
 
 
-def _with_problem_schema(generate: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Adds the schema of error responses, whose media type FastAPI cannot generate."""
+def _completed(generate: Callable[[], dict[str, Any]], models: ModelHolder) -> Callable[[], dict[str, Any]]:
+    """Adds what FastAPI cannot generate: the schema of error responses, and examples with the classes of the model."""
 
     def complete() -> dict[str, Any]:
         document = generate()
         document["components"]["schemas"]["Problem"] = errors.SCHEMA
+        answer = example(models.classifier.info.classes if models.classifier else None)
+        for path, value in [("/cv_model/", answer), ("/cv_model/batch", {"results": [answer, REFUSED_EXAMPLE]})]:
+            success = document["paths"][path]["post"]["responses"]["200"]
+            success["content"]["application/json"]["example"] = value
         return document
 
     return complete

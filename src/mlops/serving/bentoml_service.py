@@ -8,18 +8,19 @@ from fastapi import FastAPI, UploadFile
 
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.locate import LATEST, locate_model
+from src.mlops.project import load_project
 from src.mlops.serving import errors
 
 # FastAPI reads the upload, mounted as in https://docs.bentoml.com/en/latest/build-with-bentoml/asgi.html. An API of
 # BentoML would download the URL in a part without a file name (server-side request forgery), and uses the client's file
 # name for a temporary file, which fails for long names.
-app = FastAPI(title="sign_classifier", docs_url=None, redoc_url=None)
+app = FastAPI(title=load_project().title, docs_url=None, redoc_url=None)
 errors.install(app)
 
 
-@bentoml.service(name="sign_classifier", traffic={"timeout": 30})
+@bentoml.service(name=load_project().registry, traffic={"timeout": 30})
 @bentoml.asgi_app(app)
-class SignClassifier:
+class ImageClassifier:
     """Answers `POST /cv_model/` in the same way as `src.mlops.api`. `MLOPS_MODEL` selects the model."""
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from src.mlops.cli import new_app
 from src.mlops.errors import ServiceError, describe
+from src.mlops.project import load_project
 from src.mlops.serving.logs import start_logging
 from src.mlops.serving.server import run
 from src.mlops.serving.settings import Settings
@@ -28,5 +29,6 @@ def serve(
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise ServiceError(f"{'; '.join(describe(error))}. docs/serving.md lists all settings.") from error
+    load_project()  # reports an error here, and not once in each worker
     start_logging(settings)
     run(settings)

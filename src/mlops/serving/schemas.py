@@ -3,24 +3,36 @@
 from dataclasses import dataclass
 from typing import Any
 
+from src.mlops.data.classes import ClassList
+from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.statements import statements_of
 from src.mlops.inference.classifier import Classifier, Prediction
-from src.mlops.modelfile.metadata import INTENDED_USE
 
-_RANKED = [
-    {"class_id": 14, "class_name": "Stop", "probability": 0.9993},
-    {"class_id": 17, "class_name": "No entry", "probability": 0.0002},
-]
-EXAMPLE = {
-    "predicted_class": 14,
-    "class_name": "Stop",
-    "sign_number": "206",
-    "probability": 0.9993,
-    "top_k": _RANKED,
-    "prediction_set": [14],
-    "is_unknown": False,
-    "model_version": "5f2c0a9b7d31",
-    "filename": "sign.png",
-}
+
+def example(classes: ClassList | None = None) -> dict[str, Any]:
+    """Returns an example of an answer.
+
+    Args:
+        classes: The class list of the loaded model; None if there is no model.
+    """
+    classes = classes or SIGNS
+    is_gtsrb = classes.difference(SIGNS) is None
+    first, second = (classes[14], classes[17]) if is_gtsrb else classes[:2]  # Stop and No entry
+    ranked = [(first, 0.9993), (second, 0.0002)]
+    return {
+        "predicted_class": first.class_id,
+        "class_name": first.name,
+        "sign_number": first.number,
+        "probability": ranked[0][1],
+        "top_k": [
+            {"class_id": entry.class_id, "class_name": entry.name, "probability": share} for entry, share in ranked
+        ],
+        "prediction_set": [first.class_id],
+        "is_unknown": False,
+        "model_version": "5f2c0a9b7d31",
+        "filename": "sign.png" if is_gtsrb else "image.png",
+    }
+
 
 REFUSED_EXAMPLE = {
     "filename": "notes.txt",
@@ -35,6 +47,8 @@ class Answer(Prediction):
 
     Attributes:
         filename: The file name that the client sent; empty if the image was the body.
+
+    `sign_number` is the number of the class in a catalogue, such as `206`; null if it has none.
     """
 
     filename: str
@@ -97,7 +111,7 @@ class ModelAnswer:
         info = classifier.info
         return cls(
             model_version=classifier.version,
-            intended_use=INTENDED_USE,
+            intended_use=statements_of(info.classes).intended_use,
             architecture=info.config["model"],
             image_size=classifier.image_size,
             classes=info.classes.to_dicts(),

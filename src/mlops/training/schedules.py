@@ -5,6 +5,8 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from src.mlops.config import TrainingConfig
 
+SMALLEST = 24  # px; the networks need this
+
 
 def build_scheduler(optimizer: Optimizer, training: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
     """Returns the learning rate schedule over all steps: one cycle (Smith 2018), or constant.
@@ -34,8 +36,8 @@ def size_of_epoch(epoch: int, training: TrainingConfig, image_size: int) -> int:
         image_size: Side of the packed images.
     """
     end = 0
-    for size, share in training.size_schedule:
+    for side, share in training.size_schedule:
         end += round(share * training.epochs)
         if epoch < end:
-            return size
+            return max(round(side * image_size), SMALLEST) if side <= 1 else round(side)
     return image_size

@@ -79,10 +79,10 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
 def _require_usable(config: Config) -> None:
     """Raises an error if settings that are valid on their own cannot be used together."""
     training = config.training
-    largest = max((size for size, _ in training.size_schedule), default=0)
+    largest = max((side for side, _ in training.size_schedule), default=0)
     if largest > config.data.image_size:
         raise ConfigError(
-            f"training.size_schedule has {largest} px, but the images only have data.image_size="
+            f"training.size_schedule has {largest:g} px, but the images only have data.image_size="
             f"{config.data.image_size} px. Use smaller sizes, or training.size_schedule=[]."
         )
     if training.batch_size < distributed.processes():
@@ -132,9 +132,7 @@ def _train(
     earlier = _earlier_sketch(config, pack, validation.arrays)
     images = len(batches.arrays.rows)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
-        logger.info(
-            "No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md"
-        )
+        logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
     if config.training.batch_size > images:
         logger.warning(
             "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",

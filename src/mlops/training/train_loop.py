@@ -184,7 +184,8 @@ class State:
         if training.epochs == epochs:
             return
         before = training.model_copy(update={"epochs": epochs})
-        sizes = [[size_of_epoch(epoch, one, 0) for epoch in range(stored["epoch"])] for one in (training, before)]
+        side = self.config.data.image_size
+        sizes = [[size_of_epoch(epoch, one, side) for epoch in range(stored["epoch"])] for one in (training, before)]
         if training.schedule != "constant" or sizes[0] != sizes[1] or training.epochs < stored["epoch"]:
             raise ConfigError(
                 f"Cannot resume a run of {epochs} epochs with training.epochs={training.epochs}, because this would "

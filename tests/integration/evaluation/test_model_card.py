@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,20 @@ import pytest
 from numpy.typing import NDArray
 
 from src.mlops.config import Config
+from src.mlops.data.classes import ClassInfo, ClassList
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import prepare
+from src.mlops.data.statements import statements_of
 from src.mlops.errors import CheckpointError, DataError
 from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from src.mlops.evaluation.evaluate import evaluate
-from src.mlops.evaluation.model_card import write_cards
+from src.mlops.evaluation.model_card import data_card, model_card, write_cards
 from src.mlops.evaluation.robustness import robustness
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
+from src.mlops.project import load_project
+from tests.helpers.graphs import with_classes
 from tests.helpers.tiny import quick_config, tiny_overrides
 
 
@@ -72,6 +78,27 @@ class TestReports:
         write_cards(config)
         assert f"{100 * measured['mean']:.2f} %" in model_card.read_text()
         assert re.search("^## .*checks", data_card.read_text(), re.MULTILINE)
+
+    def test_cards_of_other_classes_say_nothing_about_signs(
+        self, trained: Path, exported: Path, tmp_path: Path
+    ) -> None:
+        names = [f"pipe | <b>bold</b> *{place}*" for place in range(len(SIGNS))]
+        classes = ClassList(ClassInfo(place, name) for place, name in enumerate(names))
+        classifier = Classifier.load(with_classes(exported, tmp_path / "other.onnx", classes))
+        results = evaluate(config_of(trained, tmp_path))
+        rows = [row | {"name": names[row["class_id"]]} for row in results["classes"]]
+        text = model_card(classifier, results | {"classes": rows}, None)
+        assert text.startswith(f"# Model card: {load_project().title}\n")
+        assert "Not stated. Set `intended_use` in `[tool.mlops]`" in text
+        assert f"only these {len(SIGNS)} classes" in text
+        assert r"| 0 | pipe \| \<b\>bold\</b\> \*0\* |" in text
+        assert not re.search("German|GTSRB", text.partition("\n")[2])
+        report = json.loads((trained / "processed" / "report.json").read_text())
+        about = replace(statements_of(classes), data_source="a camera |\nin a hall")
+        data = data_card(report, "f" * 8, about)
+        assert r"| source | a camera \| in a hall |" in data
+        assert "| licence | Not stated. Set `licence` in" in data
+        assert not re.search("German|car |sign", data.partition("## ")[0])
 
     def test_cards_reject_results_of_another_model(self, trained: Path, exported: Path, tmp_path: Path) -> None:
         config = config_of(trained, tmp_path)

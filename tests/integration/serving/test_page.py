@@ -22,11 +22,16 @@ import pytest
 from PIL import Image
 
 from src.mlops import ROOT
+from src.mlops.data.classes import ClassInfo, ClassList
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph, scenery
 from src.mlops.data.synthetic.drawing import draw_sign
+from src.mlops.io.files import to_json
 from src.mlops.io.service_process import running
 from src.mlops.modelfile.locate import BUNDLED
+from src.mlops.project import Project
 from src.mlops.serving.settings import Settings
+from tests.helpers.graphs import with_classes
 from tests.helpers.images import encode
 
 if TYPE_CHECKING:
@@ -63,6 +68,17 @@ GIVE = """([kind, files]) => {
     : new ClipboardEvent(kind, { ...options, clipboardData: given }));
 }"""
 
+# Serves with settings and names from the command line.
+RENAMED = """
+import json, sys, uvicorn
+from src.mlops.project import Project
+from src.mlops.serving.app import create_app
+from src.mlops.serving.settings import Settings
+given = json.loads(sys.argv[1])
+app = create_app(Settings(**given["settings"]), Project(**given["project"]))
+uvicorn.run(app, port=int(sys.argv[2]))
+"""
+
 
 def chromium() -> str | None:
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -97,6 +113,16 @@ def service(**environment: str) -> Iterator[str]:
     command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}"]
     settings = {"MLOPS_MODEL": BUNDLED, "MLOPS_API_KEYS": "", **environment}
     with running(command, "/health/ready", settings) as client:
+        yield str(client.base_url)
+
+
+@contextmanager
+def renamed_service(folder: Path, project: Project, names: list[str], **settings: Any) -> Iterator[str]:
+    """Starts the service for another project: with the bundled model, but other names. Yields its address."""
+    classes = ClassList(ClassInfo(place, name) for place, name in enumerate(names))
+    model = with_classes(ROOT / BUNDLED, folder / "renamed.onnx", classes)
+    given = to_json({"settings": {"model": str(model), **settings}, "project": project.model_dump()})
+    with running([sys.executable, "-c", RENAMED, given, "{port}"], "/health/ready", {"MLOPS_API_KEYS": ""}) as client:
         yield str(client.base_url)
 
 
@@ -183,7 +209,7 @@ def one_image_is_answered(page: Page) -> None:
         image = page.get_by_role("img", name=name)
         expect(image).to_be_visible()
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") >= 120
-    expect(page.get_by_text("43 signs")).to_be_hidden()
+    expect(page.get_by_text("43 classes")).to_be_hidden()
 
 
 def test_one_image(opened: Open, address: str) -> None:
@@ -264,12 +290,12 @@ def test_unknown(opened: Open, address: str) -> None:
     with opened(address) as page:
         choose(page, wall())
         headline(page, "Not a known sign")
-        expect(page.get_by_text("43 signs")).to_be_visible()
+        expect(page.get_by_text("none of the 43 classes that")).to_be_visible()
         expect(page.get_by_role("status")).to_have_text("Not a known sign.")
-        expect(page.get_by_role("list", name="similar known signs").get_by_role("listitem")).to_have_count(5)
+        expect(page.get_by_role("list", name="Most similar classes").get_by_role("listitem")).to_have_count(5)
         choose(page, file("sign.png", sign(STOP)))
         headline(page, "Stop")
-        expect(page.get_by_text("43 signs")).to_be_hidden()
+        expect(page.get_by_text("43 classes")).to_be_hidden()
 
 
 def test_several_images(opened: Open, address: str) -> None:
@@ -291,7 +317,7 @@ def test_several_images(opened: Open, address: str) -> None:
         expect(page.get_by_role("rowheader").first).to_have_text("stop.png")
         with page.expect_download() as download:
             page.get_by_role("button", name="Download as CSV").click()
-        assert download.value.suggested_filename == "signs.csv"
+        assert download.value.suggested_filename == "predictions.csv"
         content = Path(download.value.path()).read_text("utf-8-sig")
     found = list(csv.DictReader(io.StringIO(content, newline="")))
     assert [row["file"] for row in found] == [
@@ -403,6 +429,95 @@ def test_a_missing_saliency_map(opened: Open, address: str) -> None:
         expect(page.get_by_text("this network has no map")).to_be_visible()
 
 
+def test_the_number_of_classes_is_asked_once_for_each_model(opened: Open, address: str) -> None:
+    with opened(address) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        for _ in range(2):
+            choose(page, wall())
+            expect(page.get_by_text("none of the 43 classes that")).to_be_visible()
+            choose(page, file("sign.png", sign(STOP)))
+            headline(page, "Stop")
+        assert asked.count(f"{address}/model") == 1
+
+
+def test_the_number_of_classes_is_left_out_if_the_service_does_not_say(opened: Open, address: str) -> None:
+    with opened(address, expected_errors="429") as page:
+        page.route("**/model", lambda route: route.fulfill(status=429, json={"detail": "too many"}))
+        choose(page, wall())
+        expect(page.get_by_text("looks like none of the classes that the model knows")).to_be_visible()
+
+
+SCREWS = Project(
+    title="Screws & <b>bolts</b>",
+    registry="screws",
+    page_title='Which "screw" is this?',
+    image_title="screw or bolt",
+    description="Classifies screws.",
+)
+
+
+def test_names_of_another_project(opened: Open, tmp_path: Path) -> None:
+    names = [f"Hexagon screw, <i>steel</i>, number {place}" for place in range(len(SIGNS))]
+    with renamed_service(tmp_path, SCREWS, names, api_keys=KEY) as address:
+        with opened(address, expected_errors="401") as page:
+            assert page.title() == 'Which "screw" is this?'
+            expect(page.get_by_role("heading", level=1)).to_have_text('Which "screw" is this?')
+            expect(page.get_by_role("banner")).to_contain_text("Screws & <b>bolts</b>: choose an image of one screw or")
+            choose(page, file("a.png", sign(STOP)))
+            page.get_by_label("API key").fill(KEY)
+            page.keyboard.press("Enter")
+            headline(page, names[STOP])
+            expect(page.get_by_role("status")).to_have_text(re.compile(rf"^{names[STOP]}, 9\d\.\d %\.$"))
+            expect(page.get_by_role("term")).to_have_text(["Class", "Probability", "Answered in", "Model"])
+            choose(page, wall())
+            headline(page, "Not a known screw or bolt")
+            expect(page.get_by_text(f"none of the {len(SIGNS)} classes that")).to_be_visible()
+            choose(page, file("a.png", sign(STOP)), wall())
+            expect(page.get_by_role("columnheader")).to_have_text(["Image", "File", "Screw or bolt", "Probability"])
+            expect(page.get_by_role("row").nth(1)).to_have_text(re.compile(rf"a\.png{names[STOP]}9\d\.\d %$"))
+            expect(page.get_by_role("row").nth(2)).to_contain_text("Not a known screw or bolt")
+            with page.expect_download() as download:
+                page.get_by_role("button", name="Download as CSV").click()
+            [row, _] = csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"), newline=""))
+            assert (row["name"], row["number"]) == (names[STOP], "")
+            assert not re.search(r"\bsigns?\b|German", page.locator("body").inner_text())
+        with opened(f"{address}/docs") as page:
+            assert page.title() == "Screws & <b>bolts</b>: API"
+            expect(page.get_by_role("heading", name="Screws & <b>bolts</b>")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [390, 1000])
+@pytest.mark.parametrize(
+    "name",
+    ["Donaudampfschifffahrtsgesellschaft" * 5, "قف ممنوع الدخول (stop)", "止まれ🚦" * 12],
+    ids=["long", "rtl", "cjk"],
+)
+def test_names_fit_on_the_page(opened: Open, tmp_path: Path, name: str, width: int) -> None:
+    text = name[:90]
+    other = Project(title=text, registry="a", page_title=text, image_title=text, description=text)
+    names = [f"{name} {place}" for place in range(len(SIGNS))]
+    widest = "document.documentElement.scrollWidth"
+    with (
+        renamed_service(tmp_path, other, names) as address,
+        opened(address, viewport={"width": width, "height": 800}) as page,
+    ):
+        assert page.evaluate(widest) == width
+        choose(page, file("a.png", sign(STOP)))
+        headline(page, names[STOP])
+        # Names start at the left, as all other texts of the page do, in whatever direction they are written.
+        aligned = "all => all.map((one) => getComputedStyle(one).textAlign)"
+        assert set(page.locator("#name, #ranking span[dir]").evaluate_all(aligned)) == {"left"}
+        assert page.evaluate(widest) == width
+        choose(page, wall())
+        headline(page, f"Not a known {text}")
+        assert page.evaluate(widest) == width
+        choose(page, file("a.png", sign(STOP)), wall())
+        headline(page, re.compile("^2 images"))
+        assert page.evaluate(widest) == width
+        assert page.get_by_role("rowheader").first.evaluate("cell => cell.offsetWidth") >= 40
+
+
 def test_the_page_asks_for_the_key(opened: Open) -> None:
     with service(MLOPS_API_KEYS=f"another,{KEY}") as address, opened(address, expected_errors="401") as page:
         field = page.get_by_label("API key")
@@ -479,7 +594,7 @@ def test_colours_have_enough_contrast(opened: Open, address: str, scheme: Any) -
         assert (luminance(paper) > 0.5) == (scheme == "light")
         bad = file("bad.png", b"bad")
         for files, seen in [
-            ([wall()], "43 signs"),
+            ([wall()], "43 classes"),
             ([file("a.png", sign(STOP))], "most probable"),
             ([wall(), bad], "similar:"),
             ([bad], "TIFF, WEBP"),
@@ -540,10 +655,10 @@ def test_screen_readers(opened: Open, address: str) -> None:
                 - figure /Saliency map/:
                   - img "Saliency map"
                 - heading "Stop" [level=2]
-                - term: Sign number
+                - term: Number
                 - definition: "206"
-                - heading "Five most probable signs" [level=3]
-                - list "Five most probable signs":
+                - heading "Most probable classes" [level=3]
+                - list "Most probable classes":
                   - listitem: /Stop/
             - contentinfo:
               - link "API documentation"

@@ -1,5 +1,6 @@
 """Tests the preparation of good and bad raw data with `prepare` and `read_layout`."""
 
+import itertools
 import json
 import os
 import re
@@ -155,11 +156,11 @@ class TestLayouts:
         assert [len(pack.load(split).rows) for split in ("train", "val", "test")] == [12, 4, 4]
 
     def test_class_folders_with_a_test_folder(self, tmp_path: Path) -> None:
-        for split in ("train", "test"):
-            (tmp_path / split / "00003").mkdir(parents=True)
-            make_image(3).save(tmp_path / split / "00003" / "a.png")
+        for split, name in itertools.product(("train", "test"), ("3", "4")):
+            (tmp_path / split / name).mkdir(parents=True)
+            make_image(3).save(tmp_path / split / name / "a.png")
         raw = read_layout(tmp_path)
-        assert (raw.layout, len(raw.train), len(raw.test)) == ("class folders", 1, 1)
+        assert (raw.layout, len(raw.train), len(raw.test)) == ("class folders", 2, 2)
 
     def test_kaggle_with_lower_case_names(self, raw_dir: Path) -> None:
         (raw_dir / "Train.csv").rename(raw_dir / "train.csv")
@@ -173,19 +174,14 @@ class TestLayouts:
             read_layout(raw_dir)
 
     def test_prepared_data_between_class_folders(self, tmp_path: Path) -> None:
-        for number in range(10):
-            path = tmp_path / "0" / f"sign{number}.png"
+        for number in range(20):
+            path = tmp_path / str(number % 2) / f"sign{number}.png"
             path.parent.mkdir(exist_ok=True)
             make_image(0, number).save(path)
+        (tmp_path / "p").mkdir()
+        (tmp_path / "p" / ".lock").touch()  # from a preparation that failed
         config = quick_config([f"data.raw_dir={tmp_path}", f"data.processed_dir={tmp_path}/p", "data.image_size=24"])
         assert prepare(config.data).fingerprint == prepare(config.data).fingerprint
-
-    def test_class_folders_with_a_name(self, tmp_path: Path) -> None:
-        for name in ("0", "stop"):
-            (tmp_path / name).mkdir()
-            make_image(0).save(tmp_path / name / "a.png")
-        with pytest.raises(DataError, match=rf"{re.escape(str(tmp_path))} .*0 to 42\): stop\."):
-            read_layout(tmp_path)
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
     @pytest.mark.parametrize("layout", ["Kaggle", "class folders"])
@@ -217,12 +213,12 @@ class TestLayouts:
 
     def test_unknown_layout_lists_the_content(self, tmp_path: Path) -> None:
         (tmp_path / "holiday.jpg").touch()
-        with pytest.raises(DataError, match=r"holiday\.jpg.*Train\.csv.*Final_Training"):
+        with pytest.raises(DataError, match=r"holiday\.jpg.*one folder per class.*Final_Training"):
             read_layout(tmp_path)
 
     def test_csv_without_a_column(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: table.drop(columns="ClassId"))
-        with pytest.raises(DataError, match=r"Train\.csv: ClassId\."):
+        with pytest.raises(DataError, match=r"Train\.csv has no column .* labels; .*'Roi\.X1'.*data\.label_column"):
             read_layout(raw_dir)
 
     def test_csv_that_is_not_a_table(self, raw_dir: Path) -> None:
@@ -232,17 +228,17 @@ class TestLayouts:
 
     def test_class_id_43(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: table.assign(ClassId=[43, *table["ClassId"][1:]]))
-        with pytest.raises(DataError, match=r"Train/0/00000_00000_00000\.png .*43.*0 to 42"):
+        with pytest.raises(DataError, match=r"Train/0/00000_00000_00000\.png .*'43'.*0 to 42.*classes\.csv"):
             read_layout(raw_dir)
 
     def test_class_id_that_is_not_a_number(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: table.astype({"ClassId": str}).replace({"ClassId": "0"}, "stop"))
-        with pytest.raises(DataError, match=r"(?i)line 2 .*Train\.csv.*ClassId"):
+        with pytest.raises(DataError, match=r"Train/0/00000_00000_00000\.png .*'stop'.*0 to 42"):
             read_layout(raw_dir)
 
     def test_image_listed_twice(self, raw_dir: Path) -> None:
         edit_csv(raw_dir / "Train.csv", lambda table: pd.concat([table, table.head(1)]))
-        with pytest.raises(DataError, match=r"Train\.csv .*Train/0/00000_00000_00000\.png"):
+        with pytest.raises(DataError, match=r"Train\.csv.* lists Train/0/00000_00000_00000\.png more than once"):
             read_layout(raw_dir)
 
 
@@ -292,7 +288,7 @@ class TestBadData:
 
     def test_same_image_under_two_classes(self, make_config: MakeConfig, raw_dir: Path) -> None:
         shutil.copy(raw_dir / BAD, raw_dir / "Train/1/00001_00000_00000.png")
-        with pytest.raises(DataError, match=f"2 bad images.*{BAD}: .*classes 0, 1"):
+        with pytest.raises(DataError, match=f"2 bad images.*{BAD}: .*class 0 \\(Speed limit 20 km/h\\) and class 1 "):
             prepare(make_config().data)
 
     def test_failure_keeps_the_prepared_data(self, make_config: MakeConfig, raw_dir: Path) -> None:
@@ -403,7 +399,7 @@ def test_single_track_is_used_for_training_and_logged(tmp_path: Path, caplog: py
     config = quick_config([f"data.raw_dir={raw}", f"data.processed_dir={tmp_path}/p", "data.image_size=24"])
     pack = prepare(config.data)
     assert set(pack.load("val").labels) == {0}
-    assert re.search("[Cc]lass 1 .*single track", caplog.text)
+    assert "too few groups of images to be in all splits: 3 ('Speed limit 30 km/h', " in caplog.text
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -9,6 +9,7 @@ import pytest
 from src.mlops.errors import RegistryError
 from src.mlops.io.storage import Storage, open_storage
 from src.mlops.modelfile.store import fetch, number_of, read_stage, read_version, stage_file, versions
+from src.mlops.project import load_project
 
 MODEL = b"a network"
 
@@ -29,6 +30,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def promote(storage: Storage, version: str) -> None:
     record = {"tag": "gtsrb#production#1", "version": version, "manifest_sha256": read_version(storage, version).digest}
     storage.write(stage_file("production"), json.dumps(record).encode())
+
+
+def test_the_name_of_the_model_comes_from_the_project(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screws = load_project().model_copy(update={"registry": "screws"})
+    monkeypatch.setattr("src.mlops.modelfile.store.load_project", lambda: screws)
+    assert fetch("models:/screws@production") == store / "versions" / "v2" / "best_model.onnx"
+    with pytest.raises(RegistryError, match=r"models:/screws@production or screws@v3"):
+        fetch("gtsrb@production")
 
 
 def test_versions_are_sorted_by_number(store: Path) -> None:

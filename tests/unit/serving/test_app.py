@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, MutableMapping
@@ -21,15 +22,18 @@ from pydantic import SecretStr, ValidationError
 from starlette.requests import HTTPConnection
 
 from src.mlops import ROOT
+from src.mlops.data.classes import ClassInfo, ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import CheckpointError, describe
 from src.mlops.inference.classifier import Classifier
 from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import read_plain, write_content
+from src.mlops.project import Project
 from src.mlops.serving.app import create_app
 from src.mlops.serving.logs import start_logging
 from src.mlops.serving.rate_limit import RateLimit
 from src.mlops.serving.settings import Settings
+from tests.helpers.graphs import with_classes
 from tests.helpers.images import encode, make_image, png_header
 from tests.helpers.service import ADMIN, PNG, SNAPSHOT, asking, assert_problem, other_model, post, sample
 from tests.helpers.tiny import quick_config
@@ -507,7 +511,10 @@ def test_metrics(client: TestClient) -> None:
     after = [sample("mlops_requests_total", route="/cv_model/", status=status) for status in ("200", "415")]
     assert [new - old for new, old in zip(after, before, strict=True)] == [2, 1]
     assert f'mlops_model_info{{version="{answer["model_version"]}"}} 1.0' in text
-    assert f'mlops_predictions_total{{class_id="{answer["predicted_class"]}"}}' in text
+    assert (
+        f'mlops_predictions_total{{class_id="{answer["predicted_class"]}",class_name="{answer["class_name"]}"}} '
+        in text
+    )
     assert 'route="other"' in text
     assert "/nowhere" not in text  # unknown paths add no time series
     assert "mlops_queue_depth 0.0" in text
@@ -577,6 +584,53 @@ def test_logs_contain_the_request_id_and_no_image(client: TestClient, capsys: py
 def test_openapi_document_equals_the_snapshot() -> None:
     """A difference is a change of the API. `python -m tests.unit.serving.test_app` overwrites the snapshot."""
     assert create_app(Settings(model="none")).openapi() == json.loads(SNAPSHOT.read_text())
+
+
+SCREWS = Project(
+    title="Screws <b>",
+    registry="screws",
+    page_title='Which "screw" & co?',
+    image_title="'screw'",
+    description="Classifies $screws.",
+)
+
+
+def test_pages_and_openapi_have_the_names_of_the_project() -> None:
+    with TestClient(create_app(Settings(model="none"), SCREWS)) as client:
+        page, docs = client.get("/"), client.get("/docs")
+        assert page.headers["content-type"] == docs.headers["content-type"] == "text/html; charset=utf-8"
+        assert "<title>Which &quot;screw&quot; &amp; co?</title>" in page.text
+        assert '<body data-item="&#x27;screw&#x27;">' in page.text
+        assert "<title>Screws &lt;b&gt;: API</title>" in docs.text
+        assert not re.search(r"\$|\bsigns?\b|German|43|<b>", page.text + docs.text)
+        info = client.get("/openapi.json").json()["info"]
+        assert (info["title"], info["description"]) == ("Screws <b>", "Classifies $screws.")
+
+
+def test_openapi_examples_have_the_classes_of_the_model(exported: Path, tmp_path: Path) -> None:
+    classes = ClassList(ClassInfo(place, f"screw {place}") for place in range(len(SIGNS)))
+    model = tmp_path / "model.onnx"
+    shutil.copy(exported, model)
+    settings = Settings(model=str(model), admin_token=SecretStr("secret"), allow_other_classes=True)
+    with TestClient(create_app(settings, SCREWS)) as client:
+
+        def example_name() -> str:
+            paths = client.get("/openapi.json").json()["paths"]
+            one, several = (
+                paths[path]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+                for path in ("/cv_model/", "/cv_model/batch")
+            )
+            assert several["results"][0] == one
+            assert one.keys() == post(client, PNG).json().keys()
+            return str(one["class_name"])
+
+        assert example_name() == "Stop"
+        assert "GTSRB" in client.get("/model").json()["intended_use"]
+        with_classes(exported, model, classes)
+        assert client.post("/admin/reload", headers=ADMIN).status_code == 200
+        assert example_name() == "screw 0"
+        assert post(client, PNG).json()["sign_number"] is None
+        assert "GTSRB" not in client.get("/model").json()["intended_use"]
 
 
 def test_the_documentation_lists_every_setting() -> None:

@@ -94,3 +94,5 @@ class TestOptimization:
     def test_sizes_of_the_record_schedule(self) -> None:
         training = quick_config(["training.epochs=18"]).training
         assert [size_of_epoch(epoch, training, 48) for epoch in range(18)] == [32] * 6 + [40] * 4 + [48] * 8
+        assert [size_of_epoch(epoch, training, 64) for epoch in (0, 6, 10)] == [43, 53, 64]
+        assert size_of_epoch(0, training, 24) == 24  # networks need at least this

@@ -3,11 +3,14 @@
 const PER_REQUEST = 16; // images per batch request; small, to show results step by step
 const LARGE = 1_500_000; // bytes; a larger JPEG image is scaled down before it is sent
 const SIDE = 1024; // longer side of a scaled image in px
+const { item } = document.body.dataset; // what one image shows, such as "sign"
+const UNKNOWN = `Not a known ${item}`;
 
 let waiting = []; // the current images
 let running; // aborts the requests for the current images
 let urls = []; // object URLs of the images on the page
 let table = []; // rows of the CSV file to download
+const classCounts = {}; // number of classes by model version
 
 const byId = (id) => document.getElementById(id);
 const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
@@ -28,6 +31,15 @@ function element(tag, content = "", kind = "") {
   made.className = kind;
   return made;
 }
+
+/** Returns an element with a name of any language, whose direction does not change that of the text around it. */
+function named(tag, name, kind = "") {
+  return Object.assign(element(tag, name, kind), { dir: "auto" });
+}
+
+/** Returns the number of a class in its catalogue, with `before`; nothing if it has none. */
+const numbered = (number, before = "") => (number == null ? "" : `${before}${item} ${number}`);
+const credentials = () => (kept.apiKey ? { "X-API-Key": kept.apiKey } : {});
 
 /** Shows a status message. The kind `heard` is for screen readers only, because the page already shows the text. */
 function say(words, kind = "") {
@@ -52,10 +64,9 @@ function turnTo(card) {
 async function send(path, part, files, signal, read) {
   const body = new FormData();
   for (const file of files) body.append(part, file);
-  const headers = kept.apiKey ? { "X-API-Key": kept.apiKey } : {};
   let response;
   try {
-    response = await fetch(path, { method: "POST", body, headers, signal });
+    response = await fetch(path, { method: "POST", body, headers: credentials(), signal });
     if (response.ok) return await response[read]();
   } catch {
     signal.throwIfAborted();
@@ -69,6 +80,19 @@ async function send(path, part, files, signal, read) {
   const problem = await response.json().catch(() => ({})); // an error of a proxy is not JSON
   const error = new Error(problem.detail ?? `The service returned HTTP status ${response.status}.`);
   throw Object.assign(error, { status: response.status });
+}
+
+/** Shows how many classes the model knows, if the service says so. */
+async function showClassCount(version, signal) {
+  byId("count").textContent = "";
+  try {
+    if (!classCounts[version]) {
+      const model = await (await fetch("model", { headers: credentials(), signal })).json();
+      classCounts[model.model_version] = model.classes.length;
+    }
+    const count = classCounts[version];
+    if (count && !signal.aborted) byId("count").textContent = `${count} `;
+  } catch { /* the sentence is also correct without the number */ }
 }
 
 /** Scales a large JPEG image down. It can exceed the service's limit, and the network's input is much smaller. */
@@ -112,27 +136,29 @@ async function showOne(file, signal) {
   byId("overlay").hidden = true;
   byId("overlay-note").textContent = "";
 
-  const name = answer.is_unknown ? "Not a known sign" : answer.class_name;
+  const name = answer.is_unknown ? UNKNOWN : answer.class_name;
   byId("name").textContent = name;
   byId("unknown").hidden = !answer.is_unknown;
+  if (answer.is_unknown) showClassCount(answer.model_version, signal);
   byId("facts").replaceChildren();
   const facts = { "Answered in": took, Model: answer.model_version };
-  const sign = { "Sign number": answer.sign_number, Class: answer.predicted_class, Probability: percent(answer.probability) };
-  for (const [fact, value] of Object.entries(answer.is_unknown ? facts : { ...sign, ...facts })) {
+  const known = { Number: answer.sign_number, Class: answer.predicted_class, Probability: percent(answer.probability) };
+  for (const [fact, value] of Object.entries(answer.is_unknown ? facts : { ...known, ...facts })) {
+    if (value == null) continue; // a class without a number
     const pair = element("div", element("dt", fact));
     pair.append(element("dd", String(value)));
     byId("facts").append(pair);
   }
-  byId("ranking-title").textContent = answer.is_unknown ? "Most similar known signs" : "Five most probable signs";
+  byId("ranking-title").textContent = answer.is_unknown ? "Most similar classes" : "Most probable classes";
   byId("ranking").classList.toggle("doubted", answer.is_unknown);
   byId("ranking").replaceChildren(...answer.top_k.map((entry) => {
-    const item = element("li", element("span", entry.class_name));
+    const row = element("li", named("span", entry.class_name));
     const fill = element("div");
     fill.style.width = `${100 * entry.probability}%`; // the security policy forbids inline styles in HTML
-    item.append(" ", element("span", percent(entry.probability), "share"), element("div", fill, "track"));
-    return item;
+    row.append(" ", element("span", percent(entry.probability), "share"), element("div", fill, "track"));
+    return row;
   }));
-  say(answer.is_unknown ? `${name}.` : `${name}, sign ${answer.sign_number}, ${percent(answer.probability)}.`, "heard");
+  say(answer.is_unknown ? `${name}.` : `${name}${numbered(answer.sign_number, ", ")}, ${percent(answer.probability)}.`, "heard");
   byId("answer").scrollIntoView({ block: "nearest" });
 
   try {
@@ -171,7 +197,7 @@ async function showSeveral(files, signal) {
     if (!done) {
       turnTo("several");
       byId("rows").replaceChildren();
-      table = [["file", "class", "sign", "number", "probability", "is_unknown", "error"]];
+      table = [["file", "class", "name", "number", "probability", "is_unknown", "error"]];
     }
     results.forEach((answer, place) => addRow(chunk[place], answer));
     byId("several-title").textContent = `${table.length - 1} images in ${milliseconds(started)}`;
@@ -187,13 +213,16 @@ function addRow(file, answer) {
   image.onerror = () => { image.hidden = true; };
   image.src = address(file);
   row.insertCell().append(image);
-  const head = element("th", file.name);
+  const head = named("th", file.name);
   head.scope = "row";
   row.append(head);
   const { class_name: name, sign_number: number } = answer;
   if (answer.error) row.insertCell().append(element("span", answer.error, "error"));
-  else if (answer.is_unknown) row.insertCell().append(element("strong", "Not a known sign", "warn"), element("span", `most similar: ${name}`, "small"));
-  else row.insertCell().append(element("strong", name), element("span", `sign ${number}`, "small"));
+  else if (answer.is_unknown) {
+    const similar = element("span", "most similar: ", "small");
+    similar.append(element("bdi", name));
+    row.insertCell().append(element("strong", UNKNOWN, "warn"), similar);
+  } else row.insertCell().append(named("strong", name), element("span", numbered(number), "small"));
   row.insertCell().append(answer.error ? "–" : percent(answer.probability));
   table.push([file.name, answer.predicted_class, name, number, answer.probability, answer.is_unknown, answer.error]);
 }
@@ -228,11 +257,11 @@ function askForKey() {
 
 function download() {
   // A spreadsheet would execute a cell that starts like a formula.
-  const quoted = (value = "") => `"${String(value).replace(/^(?=\s*[=+\-@\t\r＝＋－＠])/, "'").replaceAll('"', '""')}"`;
+  const quoted = (value) => `"${String(value ?? "").replace(/^(?=\s*[=+\-@\t\r＝＋－＠])/, "'").replaceAll('"', '""')}"`;
   const text = table.map((row) => row.map(quoted).join(",")).join("\r\n");
   const link = element("a");
   link.href = address(new Blob(["\ufeff", text, "\r\n"], { type: "text/csv" })); // Excel needs the byte order mark to read UTF-8
-  link.download = "signs.csv";
+  link.download = "predictions.csv";
   link.click();
 }
 

@@ -1,0 +1,129 @@
+"""The report on prepared data: `report.json` and `report.md`."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from src.mlops.data.checks import Findings
+from src.mlops.data.layouts import RawData
+
+SPLITS = ("train", "val", "test")
+SHOWN = 20  # near-duplicates that are listed
+RULE = (
+    "A class with fewer than three groups of images that belong together cannot be in all splits. One group is always "
+    "used for training, and a second one for the first split that is held out (test, then validation)."
+)
+
+
+def build_report(
+    raw: RawData, table: pd.DataFrame, findings: Findings, near_duplicates: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns the content of `report.json`.
+
+    Args:
+        raw: The raw data.
+        table: All images with their `split`: train, val, test, `bad` or `leak`.
+        findings: The results of the checks.
+        near_duplicates: From `find_near_duplicates`.
+    """
+    used = table[table["split"].isin(SPLITS)]
+    counts = pd.crosstab(used["class_id"], used["split"])
+    counts = counts.reindex(index=range(len(raw.classes)), columns=list(SPLITS), fill_value=0)
+    sizes = used[["found_width", "found_height"]].max(axis=1)
+    return {
+        "layout": raw.layout,
+        "classes_from": raw.classes_from,
+        "images": {split: int((used["split"] == split).sum()) for split in SPLITS},
+        "unlabelled_images": len(raw.unlabelled),
+        "skipped_files": raw.skipped,
+        "tracks": {split: int(used.loc[used["split"] == split, "track_id"].nunique()) for split in ("train", "val")},
+        "classes": [
+            {"class_id": entry.class_id, "number": entry.number, "name": entry.name}
+            | dict(zip(counts.columns, map(int, row), strict=True))
+            for entry, row in zip(raw.classes, counts.to_numpy(), strict=True)
+        ],
+        "small_classes": _small_classes(used, raw),
+        "size_px": {
+            name: int(np.quantile(sizes, level)) if len(sizes) else 0
+            for name, level in (("min", 0), ("median", 0.5), ("max", 1))
+        },
+        "bad_images": _records(findings.bad),
+        "leaks": [
+            {f"{leak['split']}_path": leak["path"], f"{leak['kept_split']}_path": leak["kept_path"]}
+            for leak in _records(findings.leaks)
+        ],
+        "leaked_tracks_dropped": table.loc[table["split"] == "leak", "track_id"].value_counts().to_dict(),
+        "duplicates": [list(group["path"]) for _, group in findings.duplicates.groupby("content_hash")],
+        "near_duplicates": {"images": len(near_duplicates), "first": near_duplicates[:SHOWN]},
+    }
+
+
+def summarise(report: dict[str, Any]) -> str:
+    """Renders the report as Markdown. Reports of earlier versions lack some of its content."""
+    images, sizes = report["images"], report["size_px"]
+    dropped = report["leaked_tracks_dropped"]
+    near = report.get("near_duplicates", {"images": 0, "first": []})
+    small = report.get("small_classes", [])
+    lines = [
+        "# Data report",
+        "",
+        f"Layout: {report['layout']}. Images: {images['train']:,} training, {images['val']:,} validation, "
+        f"{images['test']:,} test. Longer side: {sizes['min']} to {sizes['max']} px, median {sizes['median']} px.",
+        "",
+        *([f"- Class list: {report['classes_from']}"] if "classes_from" in report else []),
+        f"- Bad images dropped: {len(report['bad_images'])}",
+        f"- Images that are identical to a held-out image: {len(report['leaks'])}"
+        + (f" ({sum(dropped.values())} images of their tracks were dropped)" if dropped else ""),
+        f"- Groups of identical images: {len(report['duplicates'])}",
+        f"- Held-out images that are nearly the same as another image (not dropped): {near['images']}",
+        *([_skipped(report)] if "skipped_files" in report else []),
+        *([f"- Classes that are not in all splits: {len(small)}. {RULE}"] if small else []),
+        *(f"    - {entry['name']} ({entry['groups']}): not in {' and '.join(entry['missing'])}" for entry in small),
+        "",
+        *(f"- bad: `{bad['path']}`: {bad['problem']}" for bad in report["bad_images"]),
+        *(f"- leak: `{path}` is identical to `{kept}`" for path, kept in map(dict.values, report["leaks"])),
+        *(f"- near-duplicate: `{path}` and `{other}`" for path, other in map(dict.values, near["first"])),
+        "",
+        "| class | number | name | train | val | test |",
+        "|---:|---|---|---:|---:|---:|",
+        *(
+            f"| {c['class_id']} | {c['number'] or ''} | {c['name']} | {c['train']} | {c['val']} | {c['test']} |"
+            for c in report["classes"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def describe_small_classes(small: list[dict[str, Any]]) -> str:
+    """Returns one sentence on the classes that are not in all splits."""
+    names = ", ".join(repr(entry["name"]) for entry in small[:5])
+    more = f" and {len(small) - 5:,} more" if len(small) > 5 else ""
+    return f"Classes with too few groups of images to be in all splits: {len(small):,} ({names}{more})"
+
+
+def _small_classes(used: pd.DataFrame, raw: RawData) -> list[dict[str, Any]]:
+    """Lists the classes with training images of which nothing was held out for a split. Given splits are not listed."""
+    held_out = [split for split, given in (("val", raw.val), ("test", raw.test)) if given.empty]
+    present = {split: set(used.loc[used["split"] == split, "class_id"]) for split in SPLITS}
+    groups = used.groupby("class_id")["track_id"].nunique()
+    found = []
+    for class_id in sorted(present["train"]):
+        if missing := [split for split in held_out if class_id not in present[split]]:
+            entry = {"class_id": int(class_id), "name": raw.classes[class_id].name, "groups": int(groups[class_id])}
+            found.append(entry | {"missing": missing})
+    return found
+
+
+def _skipped(report: dict[str, Any]) -> str:
+    skipped = report["skipped_files"]
+    return (
+        f"- Not used: {report['unlabelled_images']} images without labels, to predict only; {skipped['unused_images']} "
+        f"images in folders without any listed image; {skipped['hidden']} hidden or system files; {skipped['other']} "
+        "other files"
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    return frame.to_dict("records")

@@ -1,0 +1,47 @@
+"""The web page for trying the model and the API documentation: HTML with the names of the project filled in."""
+
+import html
+from pathlib import Path
+from string import Template
+
+from fastapi import APIRouter, Response
+
+from src.mlops.project import Project
+from src.mlops.serving.middleware import STRICT
+
+PAGE = Path(__file__).parent / "page"
+_PAGE_POLICY = f"{STRICT}; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
+# Swagger UI uses inline styles and `data:` icons.
+_DOCS_POLICY = (
+    f"{STRICT}; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
+)
+
+
+def page_routes(project: Project) -> APIRouter:
+    """Returns the routes of the two pages, which never need an API key."""
+    router = APIRouter(include_in_schema=False)
+    index, documentation = _filled_in("index.html", project), _filled_in("docs.html", project)
+
+    @router.get("/")
+    async def page() -> Response:
+        """Returns the web page for trying the model."""
+        return Response(index, media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    @router.get("/docs")
+    async def docs() -> Response:
+        """Returns the API documentation."""
+        return Response(documentation, media_type="text/html", headers={"Content-Security-Policy": _DOCS_POLICY})
+
+    return router
+
+
+def _filled_in(file: str, project: Project) -> str:
+    item = project.image_title
+    names = {
+        "title": project.title,
+        "page_title": project.page_title,
+        "item": item,
+        "column": item[0].upper() + item[1:],
+    }
+    template = Template((PAGE / file).read_text(encoding="utf-8"))
+    return template.substitute({name: html.escape(value) for name, value in names.items()})
