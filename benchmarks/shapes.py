@@ -49,9 +49,10 @@ def draw_shape(shape: str, colour: str, digit: str, rng: np.random.Generator) ->
 
 
 def _background(rng: np.random.Generator, side: int) -> Image.Image:
-    """Returns a few blurred patches of random colours."""
-    patches = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return patches.resize((side, side), Image.Resampling.BICUBIC)
+    """Returns blurred patches of random brightness, slightly coloured."""
+    patches = rng.uniform(0, 255, (4, 4, 1)) + rng.normal(0, 20, (4, 4, 3))
+    image = Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
+    return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _outline(shape: str) -> NDArray[np.complex128]:
@@ -69,6 +70,7 @@ def _outline(shape: str) -> NDArray[np.complex128]:
 def _digit(digit: str, side: int, radius: float, centre: NDArray[np.float64], angle: float) -> Image.Image:
     """Returns the mask of a digit in the middle of a shape."""
     mask = Image.new("L", (side, side))
-    font = ImageFont.load_default(size=0.75 * radius)
-    ImageDraw.Draw(mask).text((centre[0], centre[1]), digit, 255, font, anchor="mm")
+    font = ImageFont.load_default(size=radius)
+    stroke = round(0.03 * radius)
+    ImageDraw.Draw(mask).text((centre[0], centre[1]), digit, 255, font, anchor="mm", stroke_width=stroke)
     return mask.rotate(-math.degrees(angle), center=(centre[0], centre[1]))

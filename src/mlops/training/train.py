@@ -40,6 +40,7 @@ from src.mlops.training.tracking import CsvTracker, Tracker, require_tracking, s
 from src.mlops.training.train_loop import State, run_epochs, seed_everything
 
 logger = logging.getLogger(__name__)
+FEW_STEPS = 8  # in an epoch
 
 
 def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None = None) -> dict[str, float]:
@@ -133,12 +134,7 @@ def _train(
     images = len(batches.arrays.rows)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
         logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
-    if config.training.batch_size > images:
-        logger.warning(
-            "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
-            config.training.batch_size,
-            images,
-        )
+    _warn_about_few_steps(config.training.batch_size, images)
     state = _open_state(config, device, batches, pack, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images of %d classes, validating on %s images, device %s, run folder %s",
@@ -180,6 +176,20 @@ def _train(
         if tracker:
             tracker.finish()
     return state.best
+
+
+def _warn_about_few_steps(batch_size: int, images: int) -> None:
+    """Warns if a small data set gives epochs of so few steps that the network may not learn its classes."""
+    better = max(images // FEW_STEPS, 4)
+    if batch_size > 2 * better:
+        logger.warning(
+            "The number of steps per epoch is only %d, because there are %d training images for training.batch_size=%d. "
+            "Set training.batch_size=%d, or the training may be too short",
+            -(-images // batch_size),
+            images,
+            batch_size,
+            better,
+        )
 
 
 def _initial_model(config: Config, classes: ClassList | None) -> Network:
