@@ -183,7 +183,7 @@ def _warn_about_few_steps(batch_size: int, images: int) -> None:
     better = max(images // FEW_STEPS, 4)
     if batch_size > 2 * better:
         logger.warning(
-            "The number of steps per epoch is only %d, because there are %d training images for training.batch_size=%d. "
+            "There are only %d steps per epoch, because there are %d training images for training.batch_size=%d. "
             "Set training.batch_size=%d, or the training may be too short",
             -(-images // batch_size),
             images,
