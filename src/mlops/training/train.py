@@ -183,11 +183,11 @@ def _warn_about_few_steps(batch_size: int, images: int) -> None:
     better = max(images // FEW_STEPS, 4)
     if batch_size > 2 * better:
         logger.warning(
-            "There are only %d steps per epoch, because there are %d training images for training.batch_size=%d. "
-            "Set training.batch_size=%d, or the training may be too short",
-            -(-images // batch_size),
-            images,
+            "training.batch_size=%d is large for %d training images, because an epoch has fewer than %d steps. Set "
+            "training.batch_size=%d, or the training may be too short",
             batch_size,
+            images,
+            FEW_STEPS,
             better,
         )
 
