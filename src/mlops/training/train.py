@@ -40,7 +40,7 @@ from src.mlops.training.tracking import CsvTracker, Tracker, require_tracking, s
 from src.mlops.training.train_loop import State, run_epochs, seed_everything
 
 logger = logging.getLogger(__name__)
-FEW_STEPS = 8  # in an epoch
+STEPS = 64  # per epoch that are enough for small data sets
 
 
 def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None = None) -> dict[str, float]:
@@ -134,7 +134,7 @@ def _train(
     images = len(batches.arrays.rows)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
         logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
-    _warn_about_few_steps(config.training.batch_size, images)
+    _suggest_batch_size(config.training.batch_size, images)
     state = _open_state(config, device, batches, pack, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images of %d classes, validating on %s images, device %s, run folder %s",
@@ -178,16 +178,15 @@ def _train(
     return state.best
 
 
-def _warn_about_few_steps(batch_size: int, images: int) -> None:
-    """Warns if a small data set gives epochs of so few steps that the network may not learn its classes."""
-    better = max(images // FEW_STEPS, 4)
+def _suggest_batch_size(batch_size: int, images: int) -> None:
+    """Logs a smaller batch size if the data set is so small that an epoch has few steps, see docs/own-data.md."""
+    better = 16 * max(round(images / STEPS / 16), 1)
     if batch_size > 2 * better:
         logger.warning(
-            "training.batch_size=%d is large for %d training images, because an epoch has fewer than %d steps. Set "
-            "training.batch_size=%d, or the training may be too short",
+            "training.batch_size=%d is large for %d training images. With training.batch_size=%d, training takes longer, "
+            "but has more steps, which often gives a better model",
             batch_size,
             images,
-            FEW_STEPS,
             better,
         )
 
