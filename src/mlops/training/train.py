@@ -36,6 +36,7 @@ from src.mlops.training.tracking import Tracker, require_tracking, start_trackin
 from src.mlops.training.train_loop import State, run_epochs
 
 logger = logging.getLogger(__name__)
+STEPS = 64  # per epoch that are enough for small data sets
 
 
 def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None = None) -> dict[str, float]:
@@ -101,12 +102,7 @@ def _train(
     images = len(batches.arrays.rows)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
         logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
-    if config.training.batch_size > images:
-        logger.warning(
-            "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
-            config.training.batch_size,
-            images,
-        )
+    _suggest_batch_size(config.training.batch_size, images)
     state = open_state(config, device, batches, pack, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images of %d classes, validating on %s images, device %s, run folder %s",
@@ -148,6 +144,19 @@ def _train(
         if tracker:
             tracker.finish()
     return state.best
+
+
+def _suggest_batch_size(batch_size: int, images: int) -> None:
+    """Logs a smaller batch size if the data set is so small that an epoch has few steps, see docs/own-data.md."""
+    better = 16 * max(round(images / STEPS / 16), 1)
+    if batch_size > 2 * better:
+        logger.warning(
+            "training.batch_size=%d is large for %d training images. With training.batch_size=%d, training takes "
+            "longer, but has more steps, which often gives a better model",
+            batch_size,
+            images,
+            better,
+        )
 
 
 def _training_batches(config: Config, arrays: SplitArrays, drawn: Pack | None) -> Batches:
