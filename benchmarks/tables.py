@@ -230,6 +230,29 @@ def _serving() -> str:
     return text + _where(read_results("serving"))
 
 
+def _own_data() -> str:
+    rows = []
+    for group in _grouped(read_results("own_data"), "data", "overrides").values():
+        first = group[0]
+        label = f"{first['data']}, `{first['overrides']}`" if first["overrides"] else first["data"]
+        images = f"{int(first['train_images']) + int(first['val_images']):,}"
+        other = [float(row["svc_accuracy"]) for row in group if row["svc_accuracy"]]
+        rows.append(
+            [
+                label,
+                first["classes"],
+                images,
+                f"{int(first['test_images']):,}",
+                _spread([float(row["test_accuracy"]) for row in group], percent=True),
+                _spread(other, percent=True) if other else "",
+                ", ".join(f"{float(row['train_seconds']):.0f}" for row in group),
+                str(len(group)),
+            ]
+        )
+    head = "images|classes|training and validation images|test images|test accuracy, %|SVC on the same pixels, %"
+    return _table(f"{head}|seconds of the training command, per trial|trials", rows) + _where(read_results("own_data"))
+
+
 def _count(row: dict[str, str]) -> str:
     return f"{float(row['images_per_second']):,.0f}"
 
@@ -264,14 +287,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": _serving,
     "soak": _soak,
     "uploads": _uploads,
+    "own_data": _own_data,
 }
 
 
 def _groups(name: str, column: str) -> list[tuple[str, _Rows]]:
-    groups: dict[str, _Rows] = defaultdict(list)
-    for row in read_results(name):
-        groups[row[column]].append(row)
-    return list(groups.items())
+    return [(key[0], rows) for key, rows in _grouped(read_results(name), column).items()]
+
+
+def _grouped(rows: _Rows, *columns: str) -> dict[tuple[str, ...], _Rows]:
+    groups: dict[tuple[str, ...], _Rows] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[column] for column in columns)].append(row)
+    return groups
 
 
 def _command(benchmark: str) -> str:

@@ -269,6 +269,8 @@ EFFECTS: dict[str, Effect] = {
     "data.processed_url": Effect(prepared, "data.processed_url=gs://bucket/prepared"),
     "data.processed_dir": Effect(prepared, "data.processed_dir={folder}/elsewhere"),
     "data.image_size": Effect(prepared, "data.image_size=32"),
+    "data.path_column": Effect(prepared, "data.path_column=file", refused=r"Train\.csv has no column 'file'"),
+    "data.label_column": Effect(prepared, "data.label_column=kind", refused=r"Train\.csv has no column 'kind'"),
     "data.on_bad_image": Effect(prepared, "data.on_bad_image=stop", refused=r"1 bad image.*extra\.png"),
     "data.exclude": Effect(prepared, "data.exclude={raw}/wrong.csv"),
     "data.split.test_size": Effect(prepared, "data.split.test_size=0.6"),

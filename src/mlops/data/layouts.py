@@ -77,7 +77,7 @@ def read_layout(
             f"data.raw_dir={raw_dir} is not an existing folder or archive. Set it to the folder of the images."
         )
     everything = list_files(raw_dir, skip)
-    if not everything.images:
+    if not everything.images and all(table.rpartition("/")[2] == CLASSES_FILE for table in everything.tables):
         found = sorted(path.name for path in raw_dir.iterdir())[:5]
         content = f"contains no images; it contains {', '.join(found)}" if found else "is an empty folder"
         raise DataError(f"{raw_dir} {content}. {EXPECTED}")
@@ -91,7 +91,9 @@ def read_layout(
         images = images.sort_values(["class_id", "path"], ignore_index=True)
     prefix = "" if files.root == raw_dir else f"{files.root.relative_to(raw_dir).as_posix()}/"
     images["path"] = prefix + images["path"]
-    images["track_id"] = [_track(*row) for row in zip(images["path"], images["class_id"], images["group"], strict=True)]
+    images["track_id"] = [
+        _track(*row) for row in zip(*(images[name].tolist() for name in ("path", "class_id", "group")), strict=True)
+    ]
     split = images["split"]
     _warn_about_groups(images, raw_dir)
     return RawData(

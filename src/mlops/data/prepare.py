@@ -34,7 +34,7 @@ from src.mlops.data.packing import (
     preprocessing_version,
 )
 from src.mlops.data.raw_files import list_files
-from src.mlops.data.report import build_report, describe_small_classes, summarise
+from src.mlops.data.report import build_report, log_report, summarise
 from src.mlops.data.sources import locate_raw
 from src.mlops.data.splits import assign_splits
 from src.mlops.errors import ConfigError, DataError
@@ -139,6 +139,8 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
         "processed_dir": folder,
         "synthetic": settings,
         "processed_url": None,
+        "path_column": None,
+        "label_column": None,
         "exclude": None,
     }
     return prepare(data.model_copy(update=own))
@@ -234,17 +236,20 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
         checks.require_clean(findings)
-    checks.require_training_images(table, raw.classes, findings)
-    table["split"] = exclude(assign_splits(table, findings, data.split), table["path"], read_exclusion(data.exclude))
-    counts = table["split"].value_counts()
-    if not (counts.get("train") and counts.get("val")):
+    assigned = exclude(assign_splits(table, findings, data.split), table["path"], read_exclusion(data.exclude))
+    checks.require_training_images(table, assigned, raw.classes, findings)
+    table["split"] = assigned
+    counts = assigned.value_counts()
+    needed = {"train", "val"} if raw.test.empty else {"train", "val", "test"}
+    if not needed <= set(counts.index):
         raise DataError(
-            f"Training and validation both need images, but the images in {raw_dir} are split into {counts.to_dict()}. "
-            "Nothing was written. A class needs at least two groups of images, such as two tracks, to be validated."
+            f"Training, validation and given test splits need images, but the images in {raw_dir} are split into "
+            f"{counts.to_dict()}. Nothing was written. To be validated, a class needs at least two groups of images, "
+            "such as two tracks."
         )
     near_duplicates = find_near_duplicates(np.load(work / IMAGES, mmap_mode="r"), table)
     report = build_report(raw, table, findings, near_duplicates)
-    _log_findings(report)
+    log_report(report)
 
     columns = [*COLUMNS, "content_hash", "split"]
     table[columns].to_csv(work / INDEX, index=False)
@@ -261,24 +266,6 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
         SETTINGS: _settings(data),
         "files": files,
     }
-
-
-def _log_findings(report: dict[str, Any]) -> None:
-    """Logs what people should know about good data, one line per topic."""
-    skipped = report["skipped_files"]
-    if report["unlabelled_images"] or any(skipped.values()):
-        logger.info(
-            "Not used: %d images without labels (to predict only), %d images in folders without any listed image, "
-            "%d hidden or system files, %d other files",
-            report["unlabelled_images"], skipped["unused_images"], skipped["hidden"], skipped["other"],
-        )  # fmt: skip
-    if report["small_classes"]:
-        logger.warning("%s. See report.md", describe_small_classes(report["small_classes"]))
-    if count := report["near_duplicates"]["images"]:
-        logger.warning(
-            "%d held-out images are nearly the same as a training image. They are kept, and report.md lists the first",
-            count,
-        )
 
 
 def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The report on prepared data: `report.json` and `report.md`."""
 
+import logging
 from collections.abc import Hashable
 from typing import Any
 
@@ -10,6 +11,7 @@ from src.mlops.data.checks import Findings
 from src.mlops.data.exclude import EXCLUDED
 from src.mlops.data.layouts import RawData
 
+logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 SHOWN = 20  # near-duplicates that are listed
 RULE = (
@@ -99,7 +101,25 @@ def summarise(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_small_classes(small: list[dict[str, Any]]) -> str:
+def log_report(report: dict[str, Any]) -> None:
+    """Logs what people should know about good data, one line per topic."""
+    skipped = report["skipped_files"]
+    if report["unlabelled_images"] or any(skipped.values()):
+        logger.info(
+            "Not used: %d images without labels (to predict only), %d images in folders without any listed image, "
+            "%d hidden or system files, %d other files",
+            report["unlabelled_images"], skipped["unused_images"], skipped["hidden"], skipped["other"],
+        )  # fmt: skip
+    if report["small_classes"]:
+        logger.warning("%s. See report.md", _describe_small_classes(report["small_classes"]))
+    if count := report["near_duplicates"]["images"]:
+        logger.warning(
+            "%d held-out images are nearly the same as another image. They are kept, and report.md lists the first",
+            count,
+        )
+
+
+def _describe_small_classes(small: list[dict[str, Any]]) -> str:
     """Returns one sentence on the classes that are not in all splits."""
     names = ", ".join(repr(entry["name"]) for entry in small[:5])
     more = f" and {len(small) - 5:,} more" if len(small) > 5 else ""

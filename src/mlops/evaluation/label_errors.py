@@ -145,8 +145,9 @@ def out_of_fold(
         DataError: The results of a fold cannot be written.
         TrainingError: The loss is not finite.
     """
-    smallest = min(np.count_nonzero(folds != number) for number in np.unique(folds))
-    steps_per_epoch = math.ceil(smallest / config.training.batch_size)
+    smallest = min(int(np.count_nonzero(folds != number)) for number in np.unique(folds))
+    batch_size = config.training.batch_size_for(smallest)
+    steps_per_epoch = math.ceil(smallest / batch_size)
     config = _of_fold(config, max(math.ceil(SHARE * config.training.epochs), math.ceil(STEPS / steps_per_epoch)))
     settings = {key: value for key, value in config.to_dict().items() if key in ("model", "training", "seed")}
     digest = hashlib.sha256(to_json([pack.fingerprint, len(pack.classes), settings]).encode())
@@ -162,7 +163,7 @@ def out_of_fold(
                 logger.info("Fold %d of %d, folder %s", number + 1, folds.max() + 1, folder)
                 training, held_out = (select(arrays, np.flatnonzero(part)) for part in (~inside, inside))
                 work = folder / f"fold_{number}"
-                batches = Batches(training, config.training.batch_size, seed=config.seed)
+                batches = Batches(training, batch_size, seed=config.seed)
                 network = fit(config, batches, pack, device, work)
                 _save(file, predict_logits(network, Batches(held_out, config.evaluation.batch_size).epoch()))
                 shutil.rmtree(work)

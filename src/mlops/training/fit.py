@@ -35,7 +35,7 @@ def require_trainable(config: Config) -> None:
             f"training.size_schedule has {largest:g} px, but the images only have data.image_size="
             f"{config.data.image_size} px. Use smaller sizes, or training.size_schedule=[]."
         )
-    if training.batch_size < distributed.processes():
+    if training.batch_size and training.batch_size < distributed.processes():
         raise ConfigError(
             f"training.batch_size must be at least the number of processes, {distributed.processes()}, but is "
             f"{training.batch_size}."

@@ -95,25 +95,24 @@ def _train(
     on_epoch: Callable[[dict[str, float]], object],
 ) -> dict[str, float]:
     leave_out = config.training.leave_out
-    batches = _training_batches(config, without(pack.load("train"), leave_out), drawn)
+    arrays = _training_images(without(pack.load("train"), leave_out), drawn)
+    images = len(arrays.rows)
+    batch_size = max(config.training.batch_size_for(images), distributed.processes())
+    config = config.replace({"training.batch_size": batch_size})  # the files of the run record it
+    batches = _batches(config, arrays)
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
-    images = len(batches.arrays.rows)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
         logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
-    if config.training.batch_size > images:
-        logger.warning(
-            "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
-            config.training.batch_size,
-            images,
-        )
     state = open_state(config, device, batches, pack, run_dir)
     logger.info(
-        "Training %s (%s parameters) on %s images of %d classes, validating on %s images, device %s, run folder %s",
+        "Training %s (%s parameters) on %s images of %d classes in batches of %d, validating on %s images, device %s, "
+        "run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
         f"{images:,}",
         len(pack.classes) - len(leave_out),
+        batch_size,
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
         run_dir,
@@ -135,7 +134,7 @@ def _train(
         final = None
         if config.training.final_fit:
             everything = without(pack.load("train", "val"), leave_out)
-            batches = _training_batches(config, everything, drawn)
+            batches = _batches(config, _training_images(everything, drawn))
             weights = _fit_all(config, batches, pack, device, run_dir / FINAL_FIT)
             final = weights, _image_sketch(batches.arrays, earlier)
         if tracker:
@@ -150,11 +149,14 @@ def _train(
     return state.best
 
 
-def _training_batches(config: Config, arrays: SplitArrays, drawn: Pack | None) -> Batches:
-    """Returns batches of the training images, and of all synthetic images if there are any."""
-    if drawn:
-        arrays = stack(arrays, drawn.load("train", "val", "test"))
-    return Batches(arrays, config.training.batch_size, seed=config.seed, shard=distributed.shard())
+def _training_images(arrays: SplitArrays, drawn: Pack | None) -> SplitArrays:
+    """Adds all synthetic images if there are any."""
+    return stack(arrays, drawn.load("train", "val", "test")) if drawn else arrays
+
+
+def _batches(config: Config, arrays: SplitArrays) -> Batches:
+    batch_size = config.training.batch_size_for(len(arrays.rows))
+    return Batches(arrays, batch_size, seed=config.seed, shard=distributed.shard())
 
 
 def _earlier_sketch(config: Config, pack: Pack, validation: SplitArrays) -> str | None:
