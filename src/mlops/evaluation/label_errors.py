@@ -40,7 +40,7 @@ logger = logging.getLogger("src.mlops.evaluation.label_errors")
 LABEL_ERRORS_FILE = "label_errors.csv"
 FOLDS = 5
 # A fold is trained for this share of `training.epochs`, and for at least this number of steps of the optimiser. For
-# GTSRB, both are three epochs, with which benchmarks/label_errors.py finds all wrong labels of single images.
+# GTSRB, both are three epochs, which are enough in benchmarks/label_errors.py.
 SHARE, STEPS = 1 / 6, 700
 
 
