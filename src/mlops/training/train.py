@@ -183,8 +183,8 @@ def _suggest_batch_size(batch_size: int, images: int) -> None:
     better = 16 * max(round(images / STEPS / 16), 1)
     if batch_size > 2 * better:
         logger.warning(
-            "training.batch_size=%d is large for %d training images. With training.batch_size=%d, training takes longer, "
-            "but has more steps, which often gives a better model",
+            "training.batch_size=%d is large for %d training images. training.batch_size=%d takes longer, but has more "
+            "steps, which often gives a better model",
             batch_size,
             images,
             better,
