@@ -103,8 +103,8 @@ def require_training_images(table: pd.DataFrame, split: pd.Series, classes: Clas
         bad = findings.bad.head(1).itertuples()
         example = next((f" The first bad image is {row.path}: {row.problem}." for row in bad), "")
         raise DataError(
-            f"All training images of {names} are bad, or their tracks contain copies of held-out images. Nothing was "
-            f"written.{example} Add other images, or remove the class."
+            f"All training images of {names} are bad, left out by data.exclude, or in tracks with copies of held-out "
+            f"images. Nothing was written.{example} Add other images, or remove the class."
         )
 
 

@@ -65,8 +65,8 @@ def require_known(exclusion: Exclusion, known: pd.Series) -> None:
     """
     if unknown := sorted(set(exclusion.paths) - set(known)):
         raise DataError(
-            f"data.exclude={exclusion.file} lists {len(unknown)} paths that are not in the raw data, for example "
-            f"{', '.join(unknown[:3])}. The data has paths such as {known.iloc[0]}. Remove or correct these lines."
+            f"data.exclude={exclusion.file} lists paths that are not in the raw data: {_first(unknown)}. The data has "
+            f"paths such as {known.iloc[0]}. Remove or correct these lines."
         )
 
 
@@ -87,10 +87,15 @@ def exclude(split: pd.Series, paths: pd.Series, exclusion: Exclusion) -> pd.Seri
     tested = paths[listed & (split == "test")]
     if len(tested):
         raise DataError(
-            f"data.exclude={exclusion.file} lists {len(tested)} test images, for example {tested.iloc[0]}, but only "
-            "images of training and validation can be left out. Remove these lines."
+            f"data.exclude={exclusion.file} lists test images: {_first(list(tested))}. Only images of training and "
+            "validation can be left out. Remove these lines."
         )
     return split.mask(listed & split.isin(["train", "val"]), EXCLUDED)
+
+
+def _first(paths: list[str]) -> str:
+    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
 
 
 def _digest(paths: list[str]) -> str:

@@ -77,14 +77,19 @@ def read_layout(
             f"data.raw_dir={raw_dir} is not an existing folder or archive. Set it to the folder of the images."
         )
     everything = list_files(raw_dir, skip)
-    if not everything.images and all(table.rpartition("/")[2] == CLASSES_FILE for table in everything.tables):
-        found = sorted(path.name for path in raw_dir.iterdir())[:5]
+    if not everything.images and all(map(_is_class_file, everything.tables)):
+        inside = (*everything.folders, *everything.tables, *everything.others, *everything.hidden)
+        found = sorted(path for path in inside if "/" not in path)[:5]
         content = f"contains no images; it contains {', '.join(found)}" if found else "is an empty folder"
         raise DataError(f"{raw_dir} {content}. {EXPECTED}")
     files, listing = _detect(everything, path_column, label_column)
     if not (listing.images["split"] == "train").any():
-        raise DataError(f"{files.root} has the layout {listing.layout}, but contains no training images. {EXPECTED}")
-    labels = find_classes(listing, files.root, [files.root / CLASSES_FILE, raw_dir / CLASSES_FILE])
+        loose = listing.unlisted[:1] if listing.layout == "class folders" else []
+        example = f" in class folders; {loose[0]} is in none" if loose else ""
+        raise DataError(
+            f"{files.root} has the layout {listing.layout}, but contains no training images{example}. {EXPECTED}"
+        )
+    labels = find_classes(listing, files.root, _class_file(files, everything))
 
     images = listing.images.assign(class_id=listing.images["label"].map(labels.ids).astype("int64"))
     if listing.layout == "class folders":
@@ -130,6 +135,20 @@ def _detect(files: RawFiles, path_column: str | None, label_column: str | None) 
             f"folders nor a CSV file with labels. {EXPECTED}"
         )
     return files, listing
+
+
+def _class_file(files: RawFiles, everything: RawFiles) -> Path | None:
+    """Returns the path of `classes.csv`, in any case: next to the images, or in the raw folder; None: there is none."""
+    found = [place.root / name for place in (files, everything) for name in place.top_tables if _is_class_file(name)]
+    if not found and (elsewhere := next(filter(_is_class_file, everything.tables), None)):
+        logger.warning(
+            "%s in %s is not used. Move it next to the folders of the classes or splits", elsewhere, everything.root
+        )
+    return next(iter(found), None)
+
+
+def _is_class_file(path: str) -> bool:
+    return path.rpartition("/")[2].lower() == CLASSES_FILE
 
 
 def _only_folder(files: RawFiles) -> str | None:

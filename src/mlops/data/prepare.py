@@ -21,6 +21,7 @@ from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks
 from src.mlops.data.classes import CLASSES_FILE
 from src.mlops.data.exclude import exclude, read_exclusion, require_known
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
 from src.mlops.data.near_duplicates import find_near_duplicates
 from src.mlops.data.packing import (
@@ -241,11 +242,16 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     table["split"] = assigned
     counts = assigned.value_counts()
     needed = {"train", "val"} if raw.test.empty else {"train", "val", "test"}
-    if not needed <= set(counts.index):
+    if missing := needed - set(counts.index):
+        advice = (
+            f"At least one class needs {3 if raw.test.empty else 2} groups of images, so that one can be held out for "
+            "each split. A group is one image, or all images of a track or with the same value in the column 'group'"
+            if missing == {"val"} and raw.val.empty
+            else f"Repair or add images for {' and '.join(sorted(missing))}"
+        )
         raise DataError(
             f"Training, validation and given test splits need images, but the images in {raw_dir} are split into "
-            f"{counts.to_dict()}. Nothing was written. To be validated, a class needs at least two groups of images, "
-            "such as two tracks."
+            f"{counts.to_dict()}. Nothing was written. {advice}."
         )
     near_duplicates = find_near_duplicates(np.load(work / IMAGES, mmap_mode="r"), table)
     report = build_report(raw, table, findings, near_duplicates)
@@ -260,6 +266,8 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     (work / "report.md").write_text(summarise(report), encoding="utf-8")
     files = {path.name: sha256(path) for path in sorted(work.iterdir())}
     content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
+    if raw.classes != SIGNS:  # so that the fingerprints of earlier releases, which had no other classes, stay the same
+        content += f" {files[CLASSES_FILE]}"
     return {
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
         "image_size": data.image_size,

@@ -10,6 +10,7 @@ import pandas as pd
 from src.mlops.data.checks import Findings
 from src.mlops.data.exclude import EXCLUDED
 from src.mlops.data.layouts import RawData
+from src.mlops.io.markdown import plain
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -85,7 +86,10 @@ def summarise(report: dict[str, Any]) -> str:
         f"- Images left out by data.exclude: {report.get('excluded_images', 0)}",
         *([_skipped(report)] if "skipped_files" in report else []),
         *([f"- Classes that are not in all splits: {len(small)}. {RULE}"] if small else []),
-        *(f"    - {entry['name']} ({entry['groups']}): not in {' and '.join(entry['missing'])}" for entry in small),
+        *(
+            f"    - {plain(entry['name'])} ({entry['groups']}): not in {' and '.join(entry['missing'])}"
+            for entry in small
+        ),
         "",
         *(f"- bad: `{bad['path']}`: {bad['problem']}" for bad in report["bad_images"]),
         *(f"- leak: `{path}` is identical to `{kept}`" for path, kept in map(dict.values, report["leaks"])),
@@ -94,7 +98,8 @@ def summarise(report: dict[str, Any]) -> str:
         "| class | number | name | train | val | test |",
         "|---:|---|---|---:|---:|---:|",
         *(
-            f"| {c['class_id']} | {c['number'] or ''} | {c['name']} | {c['train']} | {c['val']} | {c['test']} |"
+            f"| {c['class_id']} | {plain(c['number'] or '')} | {plain(c['name'])} | "
+            f"{c['train']} | {c['val']} | {c['test']} |"
             for c in report["classes"]
         ),
     ]

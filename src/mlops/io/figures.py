@@ -1,7 +1,6 @@
 """Writes figures."""
 
 import io
-import textwrap
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,5 +22,6 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 
 def label(name: str, width: int = 40) -> str:
-    """Returns the name of a class for a figure: shortened to `width` characters, with `$` as a plain character."""
-    return textwrap.shorten(name, width, placeholder="…").replace("$", r"\$") or f"{name[: width - 1]}…"
+    """Returns a name for a figure: shortened to `width` characters, with `$` as a plain character."""
+    shown = name if len(name) <= width else f"{name[: width - 1].rstrip()}…"
+    return shown.replace("$", r"\$")

@@ -68,13 +68,13 @@ def test_an_edited_file_prepares_the_data_again(make_config: MakeConfig, file: P
     [
         (
             "path\nTrain/0/missing.png\nTrain/9/x.png\n",
-            r"2 paths that are not .*Train/0/missing\.png.*such as Train/0/",
+            r"paths that are not .*: Train/0/missing\.png, Train/9/x\.png\. The data has paths such as Train/0/",
         ),
-        ("path\nTest/00000.png\n", r"1 test images, for example Test/00000\.png"),
+        ("path\nTest/00000.png\n", r"test images: Test/00000\.png"),
         ("Train/0/00000_00000_00000.png\n", r"column named path .*columns are 'Train/0/00000_00000_00000\.png'"),
         ("path\n", "lists no images"),
         ("path,note\n,\n", "lists no images"),
-        ("", "as a table"),
+        ("", "it is empty"),
         ("path,note\na,b,c\nd,e,f\n", "more values than the first line"),
         (b"path\n\xff\xfe\xfa\n", "neither UTF-8 nor UTF-16"),
         (None, "No such file"),
@@ -98,7 +98,7 @@ def test_images_that_are_held_out_for_the_test_set_cannot_be_excluded(make_confi
     tested = prepare(make_config(*overrides).data).load("test").paths[0]
     file = raw_dir.parent / "file.csv"
     file.write_text(f"path\n{tested}\n")
-    with pytest.raises(DataError, match="1 test images"):
+    with pytest.raises(DataError, match="lists test images"):
         prepare(make_config(*overrides, f"data.exclude={file}").data)
 
 

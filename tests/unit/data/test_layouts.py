@@ -129,11 +129,27 @@ class TestClassList:
         assert pack.classes.names == ["give way", "stop"]
         assert report["classes_from"] == "the names of the class folders"
 
+    @pytest.mark.parametrize("name", ["CLASSES.csv", "Classes.CSV"])
+    def test_the_case_of_classes_csv_does_not_matter(self, tmp_path: Path, name: str) -> None:
+        write_classes(tmp_path, "a", "b")
+        write_text(tmp_path / name, "name\nb\na\n")
+        assert read_layout(tmp_path).classes.names == ["b", "a"]
+
+    def test_a_list_elsewhere_is_not_ignored_silently(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write_classes(tmp_path, "a", "b", folder="train/")
+        write_text(tmp_path / "train/classes.csv", "name\nb\na\n")
+        read_layout(tmp_path)
+        assert "train/classes.csv" in caplog.text
+
     def test_another_name_prepares_again(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "raw", "0", "1")
+        fingerprints = set()
         for names in (["a", "b"], ["a", "c"]):
             write_text(tmp_path / "raw/classes.csv", "\n".join(["name", *names]))
-            assert prepared(tmp_path / "raw")[0].classes.names == names
+            pack = prepared(tmp_path / "raw")[0]
+            assert pack.classes.names == names
+            fingerprints.add(pack.fingerprint)  # it names the folder of published data, for example
+        assert len(fingerprints) == 2
 
 
 class TestFolders:
@@ -193,6 +209,15 @@ class TestFolders:
         with pytest.raises(DataError, match=r"1 bad image: logo\.png: .*in no class folder"):
             prepare(config_of(tmp_path / "raw").data)
         assert prepared(tmp_path / "raw", "data.on_bad_image=skip")[2]["bad_images"]
+
+    def test_names_are_plain_text_in_the_report(self, tmp_path: Path) -> None:
+        write_classes(tmp_path / "raw", "a|b", "<b>", "*c*")
+        write_classes(tmp_path / "raw", "$d$", count=1)
+        pack, _, _ = prepared(tmp_path / "raw")
+        text = (pack.directory / "report.md").read_text(encoding="utf-8")
+        assert r"| a\|b | 3 | 1 | 1 |" in text
+        assert r"\<b\> | 3 | 1 | 1 |" in text
+        assert r"- \$d\$ (1): not in val and test" in text
 
     def test_what_systems_leave_in_folders_is_counted(self, tmp_path: Path) -> None:
         raw = write_classes(tmp_path / "raw", "a", "b")
@@ -563,11 +588,20 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "names that differ in case": (lambda raw: write_classes(raw, "Über", "über"), r"'Über' and 'über' differ only"),
     "names that differ in form": (lambda raw: write_classes(raw, "Über", DECOMPOSED), r"two Unicode forms. Rename"),
     "name with a space at the end": (lambda raw: write_classes(raw, "c "), r"without spaces around it.*'c '"),
-    "classes.csv without a name": (classes_csv("name\na\n\"\"\n"), r"not a valid class list: a name must"),
-    "classes.csv without names": (classes_csv("id,title\n0,a\n1,b\n"), r"classes\.csv must have the column name"),
+    "classes.csv without a name": (classes_csv("name,number\na,1\n,2\n"), r"not a valid class list: a name must"),
+    "classes.csv without names": (classes_csv("id,title\n0,a\n1,b\n"), r"must have a column 'name'.*'title'"),
     "classes.csv with a name twice": (classes_csv("name\na\na\n"), r"'a' occurs more than once"),
     "classes.csv with a gap": (classes_csv("id,name\n0,a\n2,b\n"), r"without gaps, but class 1 is missing"),
     "classes.csv with an unknown mirror": (classes_csv("name,mirror\na,x\nb,\n"), r"name of a class, but is 'x'"),
+    "classes.csv with an id twice": (classes_csv("id,name\n0,a\n0,b\n"), r"the class id 0 occurs more than once"),
+    "classes.csv with a huge id": (classes_csv(f"id,name\n0,a\n{'9' * 5000},b\n"), r"the id of 'b' must be a whole"),
+    "classes.csv with a missing value": (classes_csv("name,number\na,1\nb\n"), r"Line 3 .*1 values, but must have 2"),
+    "classes.csv with a huge value": (classes_csv(f"name\n{'a' * 200_000}\n"), r"Cannot read line 2 of .*field"),
+    "empty classes.csv": (classes_csv("\n"), r"must have a column 'name', .* but it is empty"),
+    "link to no classes.csv": (lambda raw: (raw / "classes.csv").symlink_to("missing"), r"Cannot read .*classes\.csv"),
+    "ids with zeros before them": (
+        lambda raw: (only("0", "00", "1")(raw), classes_csv("name\na\nb\n")(raw)), r"'0' and '00' are the same number"
+    ),
     "label in no list": (classes_csv("name\na\nc\n"), r"classes\.csv does not contain all labels.*Missing: 'b'\."),
     "id in no list": (
         lambda raw: (only("0", "2")(raw), classes_csv("name\na\nc\n")(raw)), r"all labels.*Missing: '2'\."
@@ -576,7 +610,8 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "class only in test": (in_splits("train/a", "train/b", "test/c"), r"no training images, of class 'c'"),
     "class only in val": (in_splits("train/a", "train/b", "val/c"), r"no training images, of class 'c'"),
     "no training split": (in_splits("val/a", "test/b"), r"layout class folders, but contains no training images"),
-    "splits without classes": (in_splits("train", "test"), r"contains no training images"),
+    "splits without classes": (in_splits("train", "test"), r"no training images in class folders; train/0\.png is in"),
+    "two images per class": (lambda raw: (only()(raw), write_classes(raw, "a", "b", count=2)), r"needs 3 groups"),
     "two folders for a split": (in_splits("train/a", "val/a", "valid/a"), r"val and valid, which mean the same split"),
     "other folder next to splits": (in_splits("train/a", "train/b", "c"), r"images in c next to the splits train"),
     "GTSRB's columns with other ids": (gtsrb_with_other_ids, r"'43', .*are 0 to 42.*add classes\.csv"),
@@ -595,7 +630,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "size that is not a number": (csv_data("path,label,width\nimages/0.png,a,wide\n"), r"Line 2 .*'wide' in .*'width'"),
     "too many values": (csv_data("path,label\nimages/0.png,a,b,c\n"), r"labels\.csv as a table.*more values"),
     "too many values later": (csv_data(f"path,label\n{ROWS}a,b,c\n"), r"labels\.csv as a table.*line 4"),
-    "empty CSV": (csv_data("\n"), r"Cannot read .*labels\.csv"),
+    "empty CSV": (csv_data("\n"), r"Cannot read .*labels\.csv: it is empty"),
+    "CSV with null characters": (csv_data("path,label\nimages/0.png\0,a\n"), r"it contains null characters"),
+    "size that is too large": (csv_data("path,label,width\nimages/0.png,a,1e30\n"), r"Line 2 .*'1e30' in .*'width'"),
+    "label of 5,000 digits": (csv_data(f"path,label\n{ROWS}images/2.png,{'9' * 5000}\n"), r"1 to 200 characters"),
     "CSV in an old encoding": (
         lambda raw: (shutil.rmtree(raw), write_csv_data(raw, "path,label\nimages/0.png,Grün\n", encoding="cp1252")),
         r"labels\.csv: it is neither UTF-8 nor UTF-16",

@@ -199,5 +199,5 @@ def test_settings_that_do_not_fit_the_classes_are_refused_before_the_run_starts(
 
 def test_no_class_with_two_tracks_leaves_nothing_to_validate(tmp_path: Path) -> None:
     raw = write_kaggle(tmp_path / "raw", tracks=1)
-    with pytest.raises(DataError, match=r"'train': \d+.*two tracks"):
+    with pytest.raises(DataError, match=r"'train': \d+.*needs 2 groups"):
         train(quick_config(tiny_overrides(tmp_path, raw)))
