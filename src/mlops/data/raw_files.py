@@ -22,7 +22,8 @@ SPLIT_NAMES = {
 """Names of folders, CSV files and values of the column `split`, in lower case, and the split that they mean."""
 
 _TABLES = {".csv", ".tsv"}
-_OWN = {NOTE, ".lock"}  # files that this project writes to raw folders
+EXPLAINED = "_explained.png"  # end of the name of a saliency map, next to its image
+_OWN = {NOTE, ".lock"}  # files that this project writes to raw folders, besides saliency maps
 _SYSTEM = {  # in lower case; names that start with a dot are skipped anyway
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "system volume information",
     "lost+found", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__pycache__",
@@ -83,6 +84,7 @@ def list_files(root: Path, skip: Path | None = None) -> RawFiles:
         """Lists one folder, but does not enter the folders in `closed`, which include those that it is in."""
         with os.scandir(directory) as entries:
             listed = list(entries)
+        maps = _saliency_maps([entry.name for entry in listed])
         if prefix and any(entry.name == MANIFEST for entry in listed):
             return
         if prefix:
@@ -90,7 +92,7 @@ def list_files(root: Path, skip: Path | None = None) -> RawFiles:
         for entry in listed:
             path = prefix + entry.name
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - 45,000 Path objects would take a second
-            if path in _OWN:
+            if path in _OWN or entry.name in maps:
                 continue
             if _is_hidden(entry.name):
                 found.hidden.append(path)
@@ -116,6 +118,13 @@ def list_files(root: Path, skip: Path | None = None) -> RawFiles:
     for paths in (found.images, found.tables, found.folders, found.hidden, found.others):
         paths.sort()
     return found
+
+
+def _saliency_maps(names: list[str]) -> set[str]:
+    """Returns the names of the saliency maps that `inv explain` wrote next to their images."""
+    maps = {name for name in names if name.endswith(EXPLAINED)}
+    stems = {name.rpartition(".")[0] for name in names} if maps else set()
+    return {name for name in maps if name.removesuffix(EXPLAINED) in stems}
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

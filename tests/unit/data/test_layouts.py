@@ -210,6 +210,18 @@ class TestFolders:
             prepare(config_of(tmp_path / "raw").data)
         assert prepared(tmp_path / "raw", "data.on_bad_image=skip")[2]["bad_images"]
 
+    def test_what_this_project_writes_is_not_data(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write_classes(tmp_path, "a", "b")
+        write_images(tmp_path, "a/0_explained.png", "a/alone_explained.png")  # no image is called alone
+        paths = [path.as_posix() for path in tmp_path.rglob("*.png")]
+        lines = [f"{path},0,wrong {number % 2}" for number, path in enumerate(paths)]
+        write_text(tmp_path / "predictions.csv", "\n".join(["path,predicted_class,class_name", *lines]))
+        raw = read_layout(tmp_path)
+        assert set(labels(raw).values()) == {"a", "b"}
+        assert set(raw.train["path"]) - {"a/alone_explained.png"} == {f"{c}/{n}.png" for c in "ab" for n in range(5)}
+        assert "predictions.csv is not read" in caplog.text
+        assert set(labels(read_layout(tmp_path, label_column="class_name")).values()) == {"wrong 0", "wrong 1"}
+
     def test_names_are_plain_text_in_the_report(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "raw", "a|b", "<b>", "*c*")
         write_classes(tmp_path / "raw", "$d$", count=1)
