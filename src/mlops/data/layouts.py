@@ -100,7 +100,6 @@ def read_layout(
         _track(*row) for row in zip(*(images[name].tolist() for name in ("path", "class_id", "group")), strict=True)
     ]
     split = images["split"]
-    _warn_about_groups(images, raw_dir)
     return RawData(
         layout=listing.layout,
         classes=labels.classes,
@@ -114,6 +113,34 @@ def read_layout(
             "unused_images": len(listing.unused),
         },
     )
+
+
+def warn_about_groups(images: pd.DataFrame, raw_dir: Path) -> None:
+    """Warns if images are assigned to splits individually, or if groups cross the given splits.
+
+    Args:
+        images: All images with their given `split`.
+        raw_dir: The raw folder, for messages.
+    """
+    given = set(images["split"])
+    alone = (images["split"] == "train") & (images["track_id"] == images["path"])
+    if not {"val", "test"} <= given and alone.any():
+        logger.warning(
+            "Nothing says which of the images in %s belong together, for example because they show the same object or "
+            "scene: file names such as %s do not have the form TRACK_FRAME.png (example: 00003_00012.png), and no CSV "
+            "file has a column 'group'. These images are assigned to the splits individually, so the validation "
+            "accuracy will be inflated if several of them show the same thing",
+            raw_dir,
+            images["path"][alone].iloc[0],
+        )
+    crossing = images.groupby("track_id")["split"].nunique() > 1
+    if crossing.any():
+        logger.warning(
+            "Groups of images that belong together are in several of the given splits: %d, for example %s. They are "
+            "used as given, so the accuracy can be inflated",
+            crossing.sum(),
+            crossing.idxmax(),
+        )
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -173,26 +200,3 @@ def _track(path: str, class_id: int, group: str) -> str:
         return group
     frame = FRAME.fullmatch(path.rpartition("/")[2].rpartition(".")[0])
     return f"{class_id:05d}_{frame[1]}" if frame else path
-
-
-def _warn_about_groups(images: pd.DataFrame, raw_dir: Path) -> None:
-    """Warns if images are assigned to splits individually, or if groups cross the given splits."""
-    given = set(images["split"])
-    alone = (images["split"] == "train") & (images["track_id"] == images["path"])
-    if not {"val", "test"} <= given and alone.any():
-        logger.warning(
-            "Nothing says which of the images in %s belong together, for example because they show the same object or "
-            "scene: file names such as %s do not have the form TRACK_FRAME.png (example: 00003_00012.png), and no CSV "
-            "file has a column 'group'. These images are assigned to the splits individually, so the validation "
-            "accuracy will be inflated if several of them show the same thing",
-            raw_dir,
-            images["path"][alone].iloc[0],
-        )
-    crossing = images.groupby("track_id")["split"].nunique() > 1
-    if crossing.any():
-        logger.warning(
-            "%d groups of images that belong together are in several of the given splits, for example %s. They are "
-            "used as given, so the accuracy can be inflated",
-            crossing.sum(),
-            crossing.idxmax(),
-        )

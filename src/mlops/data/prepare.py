@@ -22,7 +22,7 @@ from src.mlops.data import checks
 from src.mlops.data.classes import CLASSES_FILE
 from src.mlops.data.exclude import exclude, read_exclusion, require_known
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
+from src.mlops.data.layouts import COLUMNS, RawData, read_layout, warn_about_groups, write_csv
 from src.mlops.data.near_duplicates import find_near_duplicates
 from src.mlops.data.packing import (
     IMAGES,
@@ -231,6 +231,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     """Packs, checks and splits the images into the folder `work` and returns the manifest of its files."""
     tables = {"train": raw.train, "val": raw.val, "test": raw.test}
     table = pd.concat([part.assign(split=split) for split, part in tables.items()], ignore_index=True)
+    warn_about_groups(table, raw_dir)
     facts = pack_images(raw_dir, list(table["path"]), data.image_size, work / IMAGES)
     table = pd.concat([table, facts], axis=1)
     problem = checks.NO_CLASS_FOLDER if raw.layout == "class folders" else checks.UNLISTED

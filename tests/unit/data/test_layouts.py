@@ -460,19 +460,22 @@ def test_torchvision(tmp_path: Path, raw_dir: str, caplog: pytest.LogCaptureFixt
 
 class TestGroups:
     def test_without_tracks_a_warning_says_what_to_do(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        read_layout(write_classes(tmp_path, "a", "b"))
+        raw = write_classes(tmp_path / "raw", "a", "b")
+        for _ in range(2):  # the second time, the prepared data is reused
+            prepared(raw)
+        assert len(re.findall("belong together", caplog.text)) == 1
         assert re.search(r"which of the images .* belong together.*TRACK_FRAME\.png.*'group'.*inflated", caplog.text)
 
     def test_no_warning_if_nothing_is_held_out(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         for split in ("train", "val", "test"):
-            write_classes(tmp_path, "a", "b", folder=f"{split}/")
-        read_layout(tmp_path)
+            write_classes(tmp_path / "raw", "a", "b", folder=f"{split}/")
+        prepared(tmp_path / "raw")
         assert not caplog.records
 
     def test_groups_across_given_splits(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        write_images(tmp_path, "train/a/00001_00000.png", "train/b/00001_00000.png", "val/a/00001_00001.png")
-        read_layout(tmp_path)
-        assert "1 groups of images that belong together are in several of the given splits" in caplog.text
+        images = ("train/a/00001_00000.png", "train/a/00002_00000.png", "train/b/00001_00000.png")
+        prepared(write_images(tmp_path / "raw", *images, "val/a/00001_00001.png"))
+        assert "Groups of images that belong together are in several of the given splits: 1, for example" in caplog.text
 
     def test_small_classes_are_reported_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         raw = write_classes(tmp_path / "raw", *(f"large {number}" for number in range(3)))
