@@ -239,7 +239,7 @@ class EvaluationConfig(_Section):
 
 
 class CalibrationConfig(_Section):
-    """Targets of prediction sets and of the detection of unknown signs, see `modelfile/calibration.py`."""
+    """Targets of prediction sets and of the detection of unknown images, see `modelfile/calibration.py`."""
 
     coverage: Annotated[float, Field(gt=0, lt=1)]
     false_alarms: Annotated[float, Field(gt=0, lt=1)]

@@ -109,7 +109,7 @@ def require_training_images(table: pd.DataFrame, split: pd.Series, classes: Clas
 
 
 def merge_tracks(table: pd.DataFrame) -> pd.Series:
-    """Puts tracks that share an image into one group, because they show the same physical sign.
+    """Puts tracks that share an image into one group, because they show the same object.
 
     Returns:
         The group number of each row.

@@ -104,7 +104,7 @@ def read_rows(
         rows[kind] = "" if column is None else frame[column]
     if (rows["path"] == "").any():
         raise DataError(f"Line {(rows['path'] == '').idxmax()} of {csv} has no path in the column {columns['path']!r}.")
-    if len(rows) and rows["label"].str.fullmatch(r"\d+\.0").all():  # pandas writes numbers like this if one is missing
+    if rows["label"].str.fullmatch(r"(\d+\.0)?").all():  # pandas writes numbers like this if one is missing
         rows["label"] = rows["label"].str.removesuffix(".0")
     for kind in SIZES:
         rows[kind] = _whole_numbers(frame, columns[kind], csv)

@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from src.mlops.data.classes import CLASSES_FILE, ClassInfo, ClassList, natural_order, read_classes
+from src.mlops.data.classes import CLASSES_FILE, ClassList, natural_order, read_classes
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.listing import Listing
 from src.mlops.errors import DataError
@@ -95,12 +95,12 @@ def _from_catalogue(listing: Listing, root: Path) -> Labels:
 
 
 def _from_labels(listing: Listing, root: Path) -> Labels:
-    ordered = sorted(listing.labels, key=natural_order)
     try:
-        classes = ClassList(ClassInfo(place, _nfc(label)) for place, label in enumerate(ordered))
+        classes = ClassList.of_names(map(_nfc, listing.labels))
     except ValueError as error:
         raise DataError(f"{_capital(listing.source)} in {root} cannot be used as classes: {error}.") from error
-    return Labels(classes, {label: place for place, label in enumerate(ordered)}, listing.source)
+    ids = {entry.name: entry.class_id for entry in classes}
+    return Labels(classes, {label: ids[_nfc(label)] for label in listing.labels}, listing.source)
 
 
 def _is_gtsrb(listing: Listing) -> bool:

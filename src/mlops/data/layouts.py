@@ -2,8 +2,8 @@
 
 A table is a pandas frame with the columns `COLUMNS` and one row per image: `path` relative to the raw folder, with `/`;
 `class_id`; `track_id`, the same for all images that belong together, such as the frames of one physical sign; `width`
-and `height` in px; the sign's bounding box `roi_x1 roi_y1 roi_x2 roi_y2` in px. Layouts without sizes and bounding
-boxes set these columns to 0.
+and `height` in px; the bounding box of the object, `roi_x1 roi_y1 roi_x2 roi_y2`, in px. Layouts without sizes and
+bounding boxes set these columns to 0.
 """
 
 import logging

@@ -383,6 +383,13 @@ class TestCsv:
         write_text(tmp_path / "labels.csv", "file,label\n1.png,3.0\n2.png,10.0\n")
         assert read_layout(tmp_path).classes.names == ["3", "10"]
 
+    def test_numbers_as_pandas_writes_them_if_a_label_is_missing(self, tmp_path: Path) -> None:
+        write_images(tmp_path, "1.png", "2.png", "3.png")
+        write_text(tmp_path / "labels.csv", "file,label,split\n1.png,3.0,train\n2.png,10.0,train\n3.png,,test\n")
+        raw = read_layout(tmp_path)
+        assert raw.classes.names == ["3", "10"]
+        assert raw.unlabelled == ["3.png"]
+
     def test_labels_that_look_like_missing_values(self, tmp_path: Path) -> None:
         write_images(tmp_path, "1.png", "2.png")
         write_text(tmp_path / "labels.csv", "file,label\n1.png,NA\n2.png,null\n")
