@@ -149,23 +149,9 @@ def _train(
     return state.best
 
 
-<<<<<<< HEAD
 def _training_images(arrays: SplitArrays, drawn: Pack | None) -> SplitArrays:
     """Adds all synthetic images if there are any."""
     return stack(arrays, drawn.load("train", "val", "test")) if drawn else arrays
-=======
-def _suggest_batch_size(batch_size: int, images: int) -> None:
-    """Logs a smaller batch size if the data set is so small that an epoch has few steps, see docs/own-data.md."""
-    better = 16 * max(round(images / STEPS / 16), 1)
-    if batch_size > 2 * better:
-        logger.warning(
-            "training.batch_size=%d is large for %d training images. training.batch_size=%d takes longer, but has more "
-            "steps, which often gives a better model",
-            batch_size,
-            images,
-            better,
-        )
->>>>>>> d7a6491d8797dbb8848ac2f16aa8a11450ba6fda
 
 
 def _batches(config: Config, arrays: SplitArrays) -> Batches:

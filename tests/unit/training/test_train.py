@@ -76,12 +76,7 @@ def test_more_processes_than_images_in_a_batch_are_refused(
 def test_settings_with_little_effect_are_warned_about(
     make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-<<<<<<< HEAD
     train(make_config("training.epochs=1", "training.profile=true"))
-=======
-    train(make_config("training.epochs=1", "training.batch_size=100", "training.profile=true"))
-    assert "=100 is large for 64 training images. training.batch_size=16 takes" in caplog.text
->>>>>>> d7a6491d8797dbb8848ac2f16aa8a11450ba6fda
     assert "training.profile=true writes nothing" in caplog.text
     assert not (tmp_path / "run" / "profile").exists()
 
