@@ -35,6 +35,7 @@ from benchmarks.environment import Overrides, Row, in_new_process, write_results
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.data.augment import augment
+from src.mlops.data.classes import CLASSES_FILE
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import IMAGES, INDEX, Pack
 from src.mlops.data.prepare import prepare
@@ -142,6 +143,7 @@ def _repeat(pack: Pack, folder: Path, times: int) -> Pack:
     for number in range(times):
         target[number * len(source) : (number + 1) * len(source)] = source
     target.flush()
+    pack.classes.write(folder / CLASSES_FILE)
     return Pack(folder, pack.manifest)
 
 

@@ -103,7 +103,7 @@ def _train(
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
-        logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
+        logger.info("No image is mirrored, because no class has a mirrored class, see docs/data.md")
     state = open_state(config, device, batches, pack, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images of %d classes in batches of %d, validating on %s images, device %s, "
