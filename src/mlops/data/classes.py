@@ -5,6 +5,7 @@ everything after the preparation reads it from there.
 """
 
 import csv
+import hashlib
 import io
 import re
 import unicodedata
@@ -99,6 +100,11 @@ class ClassList(tuple[ClassInfo, ...]):
     def numbered(self) -> bool:
         """Returns whether classes have numbers in a catalogue."""
         return any(entry.number for entry in self)
+
+    @property
+    def fingerprint(self) -> str:
+        """Returns 12 hex digits, which are equal for two lists with the same names in the same order."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:12]
 
     def difference(self, other: "ClassList") -> str | None:
         """Says how two lists differ in their names; None if images of the one can be compared with the other."""
