@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 _CHUNK_PIXELS = 20_000  # pixels at a time: larger intermediate arrays would get new pages from the system each time
+_SCALE = 8  # of the luma, see `_luma`
 _IMMERKAER = float(np.sqrt(np.pi / 2) / 6)  # makes the mean absolute response to white noise its standard deviation
 
 
 class Descriptors(NamedTuple):
     """The descriptors of N images, each float32 [N].
 
-    Y is the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), with values from 0 to 255.
+    Y is the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), with values from 0 to 255, with weights rounded to 1/256.
 
     Attributes:
         brightness: Mean of Y / 255, 0 to 1.
@@ -66,42 +67,59 @@ def describe_images(arrays: NDArray[np.uint8]) -> Descriptors:
 def _describe(arrays: NDArray[np.uint8]) -> Floats:
     """Returns the descriptors of a few images, float32 [8, N]."""
     red, green, blue = planes = np.ascontiguousarray(arrays.transpose(3, 0, 1, 2))
-    means = planes.mean((2, 3), dtype=np.float32)
-    luma = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    red_mean, green_mean, blue_mean = (_mean(plane) for plane in planes)
+    luma = _luma(red, green, blue)
+    luma_mean = _mean(luma)
     curved = _second_difference(luma)
-    laplacian = curved[:, 1:-1] + luma[:, 2:, 1:-1] - 2 * luma[:, 1:-1, 1:-1] + luma[:, :-2, 1:-1]
-    across, down = luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2], luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]
-    gradient = _mean_square(across) + _mean_square(down)
-    bend = _mean_square(laplacian) - laplacian.mean((1, 2)) ** 2
+    laplacian = curved[:, 1:-1] + luma[:, 2:, 1:-1]
+    laplacian += luma[:, :-2, 1:-1]
+    laplacian -= 2 * luma[:, 1:-1, 1:-1]
+    bend = _mean_square(laplacian) - _mean(laplacian) ** 2
+    gradient = _mean_square(luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2])
+    gradient += _mean_square(luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1])
     brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     saturation = np.divide(brightest - darkest, np.maximum(brightest, 1), dtype=np.float32)
     opponent = _second_difference(red.astype(np.int16) - green)
     return np.stack(
         [
-            luma.mean((1, 2)) / 255,
-            luma.std((1, 2)) / 255,
+            luma_mean / (255 * _SCALE),
+            np.sqrt(np.maximum(_mean_square(luma) - luma_mean**2, 0)) / (255 * _SCALE),
             np.divide(bend, gradient, out=np.zeros_like(bend), where=gradient > 0),
             saturation.mean((1, 2)),
-            (means[0] - means[1]) / 255,
-            ((means[0] + means[1]) / 2 - means[2]) / 255,
-            _noise(curved),
+            (red_mean - green_mean) / 255,
+            ((red_mean + green_mean) / 2 - blue_mean) / 255,
+            _noise(curved) / _SCALE,
             _noise(opponent),
         ]
     ).astype(np.float32)
 
 
-def _second_difference(values: NDArray[Any]) -> NDArray[Any]:
+def _luma(red: NDArray[np.uint8], green: NDArray[np.uint8], blue: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Returns 8 Y: integers of 16 bits take half the time of float32, and this is the largest scale that fits below."""
+    weighted = red * np.uint16(77)
+    weighted += green * np.uint16(150)
+    weighted += blue * np.uint16(29)
+    weighted += np.uint16(16)  # rounds the division by 32
+    weighted >>= 5
+    return weighted.view(np.int16)
+
+
+def _second_difference(values: NDArray[np.int16]) -> NDArray[np.int16]:
     """Returns the second difference along the rows, [N, H, W - 2]."""
-    difference: NDArray[Any] = values[:, :, 2:] - 2 * values[:, :, 1:-1] + values[:, :, :-2]
-    return difference
+    return np.diff(values, 2, axis=2)
 
 
-def _mean_square(values: Floats) -> Floats:
+def _mean(values: NDArray[Any]) -> NDArray[np.float64]:
     flat = values.reshape(len(values), -1)
-    return np.asarray(np.einsum("ij,ij->i", flat, flat) / flat.shape[1])
+    return np.asarray(flat.sum(1, dtype=np.int64) / flat.shape[1])
 
 
-def _noise(curved: NDArray[Any]) -> Floats:
+def _mean_square(values: NDArray[np.int16]) -> NDArray[np.float64]:
+    flat = values.reshape(len(values), -1).astype(np.float32)
+    return np.asarray(np.einsum("ij,ij->i", flat, flat) / np.float64(flat.shape[1]))
+
+
+def _noise(curved: NDArray[np.int16]) -> NDArray[np.float64]:
     """Returns Immerkær's estimate from the second difference along the rows: its mask is separable."""
-    response = curved[:, 2:] - 2 * curved[:, 1:-1] + curved[:, :-2]
-    return np.asarray(np.abs(response).mean((1, 2), dtype=np.float32) * _IMMERKAER, np.float32)
+    response = np.diff(curved, 2, axis=1)
+    return _mean(np.abs(response, out=response)) * _IMMERKAER
