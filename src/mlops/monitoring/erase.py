@@ -77,7 +77,7 @@ def _is_of(line: bytes, request_id: str) -> bool:
         return True  # a damaged line: better too few records than too many
 
 
-@app.command()
+@app.command("erase")
 def main(
     request_id: Annotated[str, typer.Argument(help="ID of the request, from its header X-Request-ID.")],
     log: Annotated[str, typer.Option(envvar="MLOPS_LOG_URL", help="Folder or gs:// URL of the prediction log.")],

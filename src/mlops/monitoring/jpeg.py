@@ -53,8 +53,11 @@ def jpeg_quality(content: bytes) -> int | None:
 @functools.lru_cache(maxsize=256)  # cameras and programs have few tables
 def _closest(segment: bytes) -> int | None:
     wide = segment[:1] > b"\x0f"  # 16 bits per entry
-    values = np.frombuffer(segment[1 : 129 if wide else 65], ">u2" if wide else np.uint8)
-    if values.size != _STANDARD.size or not values.all():
+    table = segment[1 : 129 if wide else 65]
+    if len(table) != _STANDARD.size * (2 if wide else 1):
+        return None
+    values = np.frombuffer(table, ">u2" if wide else np.uint8)
+    if not values.all():
         return None
     return 1 + int(np.abs(np.log(_tables()) - np.log(values)).sum(1).argmin())
 
