@@ -142,7 +142,7 @@ def _records(service: Service) -> dict[str, float]:
 def _cpu_seconds(service: Service) -> float:
     family = [service.process, *service.process.children(recursive=True)]
     times = [member.cpu_times() for member in family]
-    return sum(float(one.user + one.system) for one in times)
+    return sum((float(one.user) + float(one.system) for one in times), 0.0)
 
 
 def _row(name: str, pairs: list[dict[bool, Run]], seconds: int) -> Row:
