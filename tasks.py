@@ -142,6 +142,12 @@ def data_sheet(c: Context, override: list[str]) -> None:
     _hydra(c, "data.contact_sheet", *override)
 
 
+@command("label-errors", **OVERRIDE)
+def data_label_errors(c: Context, override: list[str]) -> None:
+    """List images whose label is doubtful."""
+    _hydra(c, "evaluation.label_errors", *override)
+
+
 @command("pack", raw_dir="folder of the raw images", **OVERRIDE)
 def data_pack(c: Context, override: list[str], raw_dir: str = "") -> None:
     """Pack raw images into archives and track them with DVC."""
@@ -479,7 +485,7 @@ def docs(c: Context, serve: bool = False) -> None:
 
 def _namespace() -> Collection:
     groups = {
-        "data": [data_prepare, data_report, data_sheet, data_pack, data_push, data_pull],
+        "data": [data_prepare, data_report, data_sheet, data_label_errors, data_pack, data_push, data_pull],
         "model": [
             model_export,
             model_recalibrate,

@@ -98,7 +98,7 @@ def train_baseline(config: Config, pack: Pack, workers: int) -> Iterator[tuple[f
     device = choose_device(config.device)
     model = build_model(config.model, len(pack.classes)).to(device)
     optimizer = build_optimizer(model, training)
-    loader = data_loader(train_files, training.batch_size, workers)
+    loader = data_loader(train_files, training.batch_size_for(len(train_files)), workers)
     validation_labels = pack.load("val").labels  # read before the clock starts
     started = time.perf_counter()
     for epoch in range(training.epochs):

@@ -66,7 +66,7 @@ def main(
     """Measures the speed of the methods alternately, then memory and scaling in new processes."""
     config = load_config(overrides)
     pack = prepare(config.data)
-    size = config.training.batch_size
+    size = config.training.batch_size_for(len(pack.load("train").rows))
     rows: list[Row] = []
     for name, rates in _rates(config, pack).items():
         rate = statistics.median(rates)
@@ -94,8 +94,8 @@ def _rates(config: Config, pack: Pack) -> dict[str, list[float]]:
     sources: dict[str, Source] = {
         "packed": lambda: _packed(config, pack),
         "packed + training step": lambda: _trained_on(config, pack),
-        "pillow": lambda: iter(data_loader(files, config.training.batch_size, workers=0)),
-        "pillow, 2 workers": lambda: iter(data_loader(files, config.training.batch_size, workers=2)),
+        "pillow": lambda: iter(data_loader(files, config.training.batch_size_for(len(files)), workers=0)),
+        "pillow, 2 workers": lambda: iter(data_loader(files, config.training.batch_size_for(len(files)), workers=2)),
     }
     rates: dict[str, list[float]] = {name: [] for name in sources}
     with progress_bar("trials", TRIALS * len(sources)) as bar:
@@ -113,7 +113,8 @@ def _rates(config: Config, pack: Pack) -> dict[str, list[float]]:
 
 
 def _packed(config: Config, pack: Pack) -> Iterator[Batch]:
-    batches = Batches(pack.load("train"), config.training.batch_size, seed=config.seed)
+    arrays = pack.load("train")
+    batches = Batches(arrays, config.training.batch_size_for(len(arrays.rows)), seed=config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     mirrors = torch.tensor(pack.classes.mirrors)
     for images, labels in batches.epoch(0):
@@ -147,7 +148,7 @@ def _repeat(pack: Pack, folder: Path, times: int) -> Pack:
 def _epoch(overrides: list[str], pack: Pack, repeated: int) -> Row:
     """Opens a pack and loads one epoch, or a tenth of an epoch if the images are repeated more than 10 times."""
     config = load_config(overrides)
-    size = config.training.batch_size
+    size = config.training.batch_size_for(len(pack.load("train").rows))
     process = psutil.Process()
     before = most = process.memory_info()
     started = time.perf_counter()

@@ -151,7 +151,7 @@ def _row(name: str, pairs: list[dict[bool, Run]], seconds: int) -> Row:
     rate = [pair[True].rate / pair[False].rate for pair in pairs]
 
     def median(runs: list[Run], figure: str) -> float:
-        return round(statistics.median(getattr(run, figure) for run in runs), 3)
+        return round(float(statistics.median(getattr(run, figure) for run in runs)), 3)
 
     return {
         "load": name,

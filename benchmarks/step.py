@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from benchmarks.environment import Overrides, Row, write_results
 from src.mlops.cli import new_app, typer_main
-from src.mlops.config import load_config
+from src.mlops.config import LARGEST_BATCH, load_config
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ConfigError
 from src.mlops.io.progress import progress_bar
@@ -89,7 +89,7 @@ def _state(name: str, overrides: list[str]) -> State:
 
 
 def _seconds(state: State, size: int) -> float:
-    images = torch.rand(state.config.training.batch_size, 3, size, size, device=state.device) * 255
+    images = torch.rand(LARGEST_BATCH, 3, size, size, device=state.device) * 255
     labels = torch.randint(0, len(SIGNS), (len(images),), device=state.device)
     if torch.accelerator.is_available():
         torch.accelerator.synchronize(state.device)  # the images above must not be created during the measurement

@@ -186,6 +186,29 @@ def _unknown() -> str:
     return _table(head, rows) + known + _where(results)
 
 
+def _label_errors() -> str:
+    results = read_results("label_errors")
+    rows = []
+    notes = []
+    for unit, trials in _groups("label_errors", "unit"):
+        for ranking in dict.fromkeys(row["ranking"] for row in trials):
+            group = [row for row in trials if row["ranking"] == ranking]
+            shares = (
+                _spread([float(row[f"found_in_first_{first}"]) for row in group], percent=True, digits=1)
+                for first in (1, 2, 3)
+            )
+            rows.append([f"single {unit}s" if unit == "image" else f"complete {unit}s", ranking, *shares])
+        trial = [row for row in trials if row["ranking"] == trials[0]["ranking"]]
+        listed, wrong, right = (sum(int(row[key]) for row in trial) for key in ("listed", "wrong", "listed_wrong"))
+        notes.append(
+            f"With wrong labels of {rows[-1][0]}, `label_errors.csv` lists {listed / len(trial):,.0f} images: "
+            f"{100 * right / wrong:.1f} % of the {wrong / len(trial):,.0f} with a wrong label, and "
+            f"{(listed - right) / len(trial):,.0f} others. It takes {_median(trial, 'seconds')} s ({_seeds(trial)})."
+        )
+    head = "labels that are wrong|ranking|found in the first 1 %, %|found in the first 2 %, %|found in the first 3 %, %"
+    return _table(head, rows) + "".join(f"\n{note}\n" for note in notes) + _where(results)
+
+
 def _serving() -> str:
     text = ""
     for model, group in _groups("serving", "model"):
@@ -205,6 +228,29 @@ def _serving() -> str:
         head += "|median ms with 1 connection|median ms with 32|95th percentile with 32, ms|99th percentile with 32, ms"
         text += _table(f"{head}|errors|RSS of the largest process, MB|seconds to first response", rows)
     return text + _where(read_results("serving"))
+
+
+def _own_data() -> str:
+    rows = []
+    for group in _grouped(read_results("own_data"), "data", "overrides").values():
+        first = group[0]
+        label = f"{first['data']}, `{first['overrides']}`" if first["overrides"] else first["data"]
+        images = f"{int(first['train_images']) + int(first['val_images']):,}"
+        other = [float(row["svc_accuracy"]) for row in group if row["svc_accuracy"]]
+        rows.append(
+            [
+                label,
+                first["classes"],
+                images,
+                f"{int(first['test_images']):,}",
+                _spread([float(row["test_accuracy"]) for row in group], percent=True),
+                _spread(other, percent=True) if other else "",
+                ", ".join(f"{float(row['train_seconds']):.0f}" for row in group),
+                str(len(group)),
+            ]
+        )
+    head = "images|classes|training and validation images|test images|test accuracy, %|SVC on the same pixels, %"
+    return _table(f"{head}|seconds of the training command, per trial|trials", rows) + _where(read_results("own_data"))
 
 
 def _count(row: dict[str, str]) -> str:
@@ -259,19 +305,25 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": _step,
     "variants": _variants,
     "unknown": _unknown,
+    "label_errors": _label_errors,
     "batch_prediction": _batch_prediction,
     "serving": _serving,
     "soak": _soak,
     "uploads": _uploads,
     "prediction_log": _prediction_log,
+    "own_data": _own_data,
 }
 
 
 def _groups(name: str, column: str) -> list[tuple[str, _Rows]]:
-    groups: dict[str, _Rows] = defaultdict(list)
-    for row in read_results(name):
-        groups[row[column]].append(row)
-    return list(groups.items())
+    return [(key[0], rows) for key, rows in _grouped(read_results(name), column).items()]
+
+
+def _grouped(rows: _Rows, *columns: str) -> dict[tuple[str, ...], _Rows]:
+    groups: dict[tuple[str, ...], _Rows] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[column] for column in columns)].append(row)
+    return groups
 
 
 def _command(benchmark: str) -> str:

@@ -108,6 +108,7 @@ class DataConfig(_Section):
     path_column: str | None = None  # checkpoints of earlier releases have none
     label_column: str | None = None
     on_bad_image: Literal["stop", "skip"]
+    exclude: RepoPath | None = None  # checkpoints of earlier releases have none
     split: SplitConfig
     synthetic: SyntheticConfig | None
 
@@ -153,13 +154,17 @@ def _positive_lr(optimizer: dict[str, Any]) -> dict[str, Any]:
     return optimizer
 
 
+LARGEST_BATCH = 128  # default images per step
+STEPS = 64  # per epoch that the default batch size aims at
+
+
 class TrainingConfig(_Section):
     """Optimiser, schedule and augmentation."""
 
     epochs: Count
     frozen_epochs: Annotated[int, Field(ge=0)]
     final_fit: bool
-    batch_size: Count
+    batch_size: Count | None
     resume: bool
     publish: bool
     export: bool
@@ -178,6 +183,16 @@ class TrainingConfig(_Section):
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None
     leave_out: list[Annotated[int, Field(ge=0)]]
+
+    def batch_size_for(self, images: int) -> int:
+        """Returns the images per step: `batch_size`, or by default 128, but fewer if there are few training images.
+
+        Small data sets need small batches: with few steps per epoch, the network learns too little.
+
+        Args:
+            images: Number of training images.
+        """
+        return self.batch_size or min(LARGEST_BATCH, 16 * max(round(images / STEPS / 16), 1))
 
     @model_validator(mode="after")
     def _left_out_means_unseen(self) -> Self:
@@ -224,7 +239,7 @@ class EvaluationConfig(_Section):
 
 
 class CalibrationConfig(_Section):
-    """Targets of prediction sets and of the detection of unknown signs, see `modelfile/calibration.py`."""
+    """Targets of prediction sets and of the detection of unknown images, see `modelfile/calibration.py`."""
 
     coverage: Annotated[float, Field(gt=0, lt=1)]
     false_alarms: Annotated[float, Field(gt=0, lt=1)]

@@ -1,8 +1,8 @@
 """The networks. They take packed images, and normalise the pixels in their first layer.
 
 `forward(images) -> logits`, `embed(images) -> embedding`: images are uint8 or float [N, 3, H, W] with values 0 to 255
-and sides of at least 24 px; logits are float [N, C], C being
-the number of classes; the embedding is the last layer's input, float [N, D].
+and sides of at least 24 px; logits are float [N, C], with C the number of classes; the embedding is the last layer's
+input, float [N, D].
 """
 
 import itertools
@@ -27,7 +27,7 @@ class Normalize(nn.Module):
     """Scales pixels of 0 to 255 to zero mean and about unit variance, float [N, 3, H, W].
 
     Mean and variance are computed per image over all channels. This compensates for exposure and keeps the colours.
-    Only the central three fifths of each side are measured, so a bright background does not affect a dark sign.
+    Only the central three fifths of each side are measured, so a bright background does not affect a dark object.
     """
 
     def forward(self, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from src.mlops.cli import new_app, typer_main
+from src.mlops.data.raw_files import EXPLAINED
 from src.mlops.errors import DataError
 from src.mlops.inference.batch import predict, predict_to
 from src.mlops.inference.classifier import Classifier
@@ -64,7 +65,7 @@ def explain(
 ) -> None:
     """Writes an image with its saliency map as an overlay."""
     explanation = explain_image(Classifier.load(locate_model(model)), image)
-    target = out.expanduser() if out else image.with_name(f"{image.stem}_explained.png")
+    target = out.expanduser() if out else image.with_name(f"{image.stem}{EXPLAINED}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(explanation.to_png())

@@ -75,7 +75,10 @@ def variant(model: Path, folder: Path, **changes: Any) -> Path:
 
 def other_classes(model: Path, folder: Path) -> Path:
     """Writes a model whose classes have other names."""
-    classes = [entry | {"name": f"other {entry['name']}"} for entry in load_checkpoint(model.with_suffix(".pth")).classes.to_dicts()]
+    classes = [
+        entry | {"name": f"other {entry['name']}"}
+        for entry in load_checkpoint(model.with_suffix(".pth")).classes.to_dicts()
+    ]
     return variant(model, folder, classes=classes)
 
 

@@ -23,7 +23,7 @@ def clone(tmp_path: Path) -> Path:
     """Returns a repository with the files that the pipeline needs."""
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in files.splitlines():
-        if name.startswith(("src/", "configshydra/", "dvc.yaml", ".dvc", ".gitignore", "tasks.py")):
+        if name.startswith(("src/", "configshydra/", "dvc.yaml", ".dvc", ".gitignore", "tasks.py", "pyproject.toml")):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)

@@ -1,4 +1,4 @@
-"""Runs the commands of the README, and checks the tasks that it mentions."""
+"""Runs the commands of the documentation, and checks the tasks that it mentions."""
 
 import json
 import re
@@ -16,10 +16,14 @@ from src.mlops.errors import ServiceError
 from src.mlops.quickstart import quickstart
 from tests.helpers.tiny import tiny_overrides
 
-README = (ROOT / "README.md").read_text()
-# Code blocks after `<!-- runnable -->` in the README are run without changes.
-RUNNABLE = re.findall(r"<!-- runnable -->\n```bash\n(.*?)```", README, flags=re.DOTALL)
-DOCS = "\n".join([README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))])
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+DOCS = "\n".join(PAGES.values())
+# Code blocks after `<!-- runnable -->` are run without changes, those of one page together.
+RUNNABLE = {
+    name: "".join(blocks)
+    for name, text in PAGES.items()
+    if (blocks := re.findall(r"<!-- runnable -->\n```bash\n(.*?)```", text, flags=re.DOTALL))
+}
 
 
 def run(command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,13 +33,13 @@ def run(command: str, folder: Path | None = None) -> subprocess.CompletedProcess
 
 
 def test_there_are_runnable_blocks() -> None:
-    assert len(RUNNABLE) >= 2
+    assert {"README.md", "own-data.md"} <= RUNNABLE.keys()
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
     """Returns a copy of the repository, so the commands do not change the working copy."""
-    folder = tmp_path_factory.mktemp("clone")
+    folder = tmp_path / "clone"
     listed = run("git ls-files --cached --others --exclude-standard").stdout.splitlines()
     for name in listed:
         if (ROOT / name).is_file():
@@ -45,12 +49,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", RUNNABLE)
-def test_runnable_block(block: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", RUNNABLE)
+def test_runnable_blocks(page: str, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # `uv run` uses the environment of the tests.
     monkeypatch.setenv("UV_PROJECT_ENVIRONMENT", sys.prefix)
     monkeypatch.setenv("UV_NO_SYNC", "1")
-    result = run(f"set -e\n{block}", clone)
+    result = run(f"set -e\n{RUNNABLE[page]}", clone)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

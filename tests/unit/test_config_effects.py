@@ -269,7 +269,10 @@ EFFECTS: dict[str, Effect] = {
     "data.processed_url": Effect(prepared, "data.processed_url=gs://bucket/prepared"),
     "data.processed_dir": Effect(prepared, "data.processed_dir={folder}/elsewhere"),
     "data.image_size": Effect(prepared, "data.image_size=32"),
+    "data.path_column": Effect(prepared, "data.path_column=file", refused=r"Train\.csv has no column 'file'"),
+    "data.label_column": Effect(prepared, "data.label_column=kind", refused=r"Train\.csv has no column 'kind'"),
     "data.on_bad_image": Effect(prepared, "data.on_bad_image=stop", refused=r"1 bad image.*extra\.png"),
+    "data.exclude": Effect(prepared, "data.exclude={raw}/wrong.csv"),
     "data.split.test_size": Effect(prepared, "data.split.test_size=0.6"),
     "data.split.seed": Effect(prepared, "data.split.seed=2"),
     **{
@@ -402,6 +405,7 @@ def places(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("effects")
     raw = write_kaggle(folder / "raw", tracks=4, frames=2, test_images=2)
     make_image(1, seed=5).save(raw / "Train/1/extra.png")  # an unlisted image, so on_bad_image matters
+    (raw / "wrong.csv").write_text("path\nTrain/0/00000_00000_00000.png\n")
     other = write_kaggle(folder / "other", tracks=3, frames=2, test_images=2)
     return {"trained": exported.parents[1], "raw": raw, "other": other}
 

@@ -36,7 +36,7 @@ def augment(
 
     Returns:
         Float images [N, 3, size, size] with values 0 to 255, and labels [N]. The label changes if mirroring turns the
-        image into another sign.
+        image into one of another class.
     """
     draw = _Draw(len(images), generator, images.device)
     labels, flip = (

@@ -85,25 +85,31 @@ def require_clean(findings: Findings) -> None:
     )
 
 
-def require_training_images(table: pd.DataFrame, classes: ClassList, findings: Findings) -> None:
-    """Raises an error if no image of a class is left for training when the bad images are dropped.
+def require_training_images(table: pd.DataFrame, split: pd.Series, classes: ClassList, findings: Findings) -> None:
+    """Raises an error if a class has lost all its training images.
+
+    Args:
+        table: All images with their given `split`.
+        split: The split of each image after bad images and leaks were dropped.
+        classes: The class list.
+        findings: The results of the checks.
 
     Raises:
         DataError: Names the classes.
     """
-    train = table[table["split"] == "train"]
-    left = train[~train["path"].isin(findings.bad["path"])]
-    empty = sorted(set(train["class_id"]) - set(left["class_id"]))
-    if empty and len(left):
-        names = ", ".join(repr(classes[class_id].name) for class_id in empty[:10])
+    lost = sorted(set(table.loc[table["split"] == "train", "class_id"]) - set(table.loc[split == "train", "class_id"]))
+    if lost and (split == "train").any():
+        names = ", ".join(repr(classes[class_id].name) for class_id in lost[:10])
+        bad = findings.bad.head(1).itertuples()
+        example = next((f" The first bad image is {row.path}: {row.problem}." for row in bad), "")
         raise DataError(
-            f"All training images of {len(empty)} classes are bad: {names}. Nothing was written. The first problem: "
-            f"{findings.bad['path'].iloc[0]}: {findings.bad['problem'].iloc[0]}. Repair them, or remove the classes."
+            f"All training images of {names} are bad, left out by data.exclude, or in tracks with copies of held-out "
+            f"images. Nothing was written.{example} Add other images, or remove the class."
         )
 
 
 def merge_tracks(table: pd.DataFrame) -> pd.Series:
-    """Puts tracks that share an image into one group, because they show the same physical sign.
+    """Puts tracks that share an image into one group, because they show the same object.
 
     Returns:
         The group number of each row.

@@ -21,6 +21,9 @@ from src.mlops.io.csv_text import read_csv_text
 CLASSES_FILE = "classes.csv"
 COLUMNS = ("id", "name", "number", "shape", "mirror")  # of `classes.csv`
 MAX_NAME = 200  # characters
+# `str.isprintable` would also refuse the joiners and spaces that many languages need.
+_CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, surrogates, separators of lines
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,15 @@ class ClassList(tuple[ClassInfo, ...]):
         """Checks the classes.
 
         Raises:
-            ValueError: There are fewer than two classes, ids have gaps, or names are empty or cannot be told apart.
+            ValueError: There are fewer than two classes, ids have gaps or occur twice, names are not valid or cannot be
+                told apart, or mirrored classes contradict each other.
         """
         found = super().__new__(cls, classes)
         if len(found) < 2:
             raise ValueError(f"at least 2 classes are needed, but there {'is' if found else 'are'} {len(found)}")
-        for position, entry in enumerate(found):
-            if entry.class_id != position:
-                raise ValueError(f"class ids must be 0, 1, 2, … without gaps, but class {position} is missing")
-            if entry.mirror is not None and not 0 <= entry.mirror < len(found):
-                raise ValueError(f"the mirrored class of {entry.name!r} must be a class, but is {entry.mirror}")
+        _require_consecutive([entry.class_id for entry in found])
         _require_distinct_names(found.names)
+        _require_symmetric_mirrors(found)
         return found
 
     @classmethod
@@ -95,11 +96,6 @@ class ClassList(tuple[ClassInfo, ...]):
     def mirrors(self) -> list[int]:
         """Returns the class of each class's mirrored image; -1 if there is none."""
         return [-1 if entry.mirror is None else entry.mirror for entry in self]
-
-    @property
-    def numbered(self) -> bool:
-        """Returns whether classes have numbers in a catalogue."""
-        return any(entry.number for entry in self)
 
     @property
     def fingerprint(self) -> str:
@@ -170,33 +166,45 @@ def natural_order(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Returns a sort key: numbers in names are compared by value, and letters without case and accents."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c))
     parts = re.findall(r"[0-9]+|[^0-9]+", plain)
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts], name
+    # Numbers are compared by their length first, because `int` refuses more than 4,300 digits.
+    return [
+        (False, len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (True, 0, part) for part in parts
+    ], name
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     text, separator = read_csv_text(path)
-    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
-    columns = [(name or "").strip() for name in reader.fieldnames or []]
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    try:
+        lines = [(reader.line_num, [value.strip() for value in values]) for values in reader]
+    except csv.Error as error:
+        raise DataError(f"Cannot read line {reader.line_num} of {path}: {error}.") from error
+    # Spreadsheets write rows and columns that were cleared as empty ones.
+    lines = [(number, values) for number, values in lines if any(values)]
+    width = max((place + 1 for _, values in lines for place, value in enumerate(values) if value), default=0)
+    columns = [column.lower() for column in lines[0][1][:width]] if lines else []
     known = {*COLUMNS, "label"}
     if "name" not in columns or not known.issuperset(columns) or len(set(columns)) < len(columns):
+        found = f"its columns are {', '.join(map(repr, columns))}" if columns else "it is empty"
         raise DataError(
-            f"{path} must have the column name, and can have {', '.join(sorted(known - {'name'}))}, but its first line "
-            f"is {text.partition(chr(10))[0].strip()!r}."
+            f"{path} must have a column 'name', and can have {', '.join(sorted(known - {'name'}))}, but {found}."
         )
-    reader.fieldnames = columns
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise DataError(f"Line {reader.line_num} of {path} must have {len(columns)} values, one for each column.")
-        rows.append({column: unicodedata.normalize("NFC", value.strip()) for column, value in row.items()})
-    return rows
+    for number, values in lines[1:]:
+        if len(values[:width]) != len(columns):
+            raise DataError(
+                f"Line {number} of {path} has {len(values)} values, but must have {len(columns)}, one for each column."
+            )
+    return [
+        {name: unicodedata.normalize("NFC", value) for name, value in zip(columns, values, strict=False)}
+        for _, values in lines[1:]
+    ]
 
 
 def _id(row: Mapping[str, str], place: int) -> int:
     if "id" not in row:
         return place
-    if not (row["id"].isascii() and row["id"].isdecimal()):
-        raise ValueError(f"the id in line {place + 2} must be a whole number, but is {row['id']!r}")
+    if not (row["id"].isascii() and row["id"].isdecimal() and len(row["id"]) < 10):
+        raise ValueError(f"the id of {row['name']!r} must be a whole number, but is {row['id'][:20]!r}")
     return int(row["id"])
 
 
@@ -226,17 +234,51 @@ def _plain(key: str, value: object) -> Any:
     return value
 
 
+def _require_consecutive(ids: list[int]) -> None:
+    if repeated := [class_id for class_id, count in Counter(ids).items() if count > 1]:
+        raise ValueError(f"the class id {repeated[0]} occurs more than once")
+    if missing := sorted(set(range(len(ids))) - set(ids)):
+        raise ValueError(f"class ids must be 0, 1, 2, … without gaps, but class {missing[0]} is missing")
+    if ids != sorted(ids):
+        raise ValueError("classes must be in the order of their ids")
+
+
+def _require_symmetric_mirrors(classes: ClassList) -> None:
+    for entry in classes:
+        if entry.mirror is None:
+            continue
+        if not 0 <= entry.mirror < len(classes):
+            raise ValueError(f"the mirrored class of {entry.name!r} must be a class, but is {entry.mirror}")
+        other = classes[entry.mirror]
+        if other.mirror not in {None, entry.class_id}:
+            raise ValueError(
+                f"the mirrored class of {entry.name!r} is {other.name!r}, so that of {other.name!r} must be "
+                f"{entry.name!r}, but is {classes.names[other.mirror]!r}"
+            )
+
+
 def _require_distinct_names(names: list[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        if not name.strip() or name != name.strip() or len(name) > MAX_NAME or not name.isprintable():
-            raise ValueError(
-                f"a name must have 1 to {MAX_NAME} printable characters, without spaces around it, but one is {name!r}"
-            )
         # Case and Unicode forms are not distinguished, because file systems of macOS and Windows do not.
-        folded = unicodedata.normalize("NFKC", name).casefold()
+        folded = _visible(unicodedata.normalize("NFKC", name).casefold())
+        if not folded or name != name.strip() or len(name) > MAX_NAME or any(map(_is_control, name)):
+            raise ValueError(
+                f"a name must have 1 to {MAX_NAME} characters, without spaces around it and without line breaks or "
+                f"other control characters, but one is {name[: MAX_NAME + 1]!r}"
+            )
         if folded in seen:
             same = f"the name {name!r} occurs more than once"
             alike = f"the names {seen[folded]!r} and {name!r} differ only in case or Unicode form"
             raise ValueError(same if seen[folded] == name else alike)
         seen[folded] = name
+
+
+def _visible(name: str) -> str:
+    """Removes characters that only join or separate others, such as those in Persian words and in emoji."""
+    return "".join(character for character in name if unicodedata.category(character) != "Cf")
+
+
+def _is_control(character: str) -> bool:
+    """Returns whether a character breaks a line or changes the direction of the text around it."""
+    return unicodedata.category(character) in _CONTROL or unicodedata.bidirectional(character) in _DIRECTIONS

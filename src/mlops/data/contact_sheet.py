@@ -30,7 +30,7 @@ def draw_data_sheet(pack: Pack, path: Path) -> None:
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).flat
     for entry, axes in zip(shown, panels, strict=False):
         members = np.flatnonzero(arrays.labels == entry.class_id)
-        number = f": {entry.number}" if entry.number else ""
+        number = f": {label(entry.number, 16)}" if entry.number else ""
         axes.set_title(f"{entry.class_id}{number}\n{label(entry.name, 22)}\n{len(members):,}", fontsize=6.5)
         if len(members):
             axes.imshow(arrays.images[arrays.rows[members[2 * len(members) // 3]]])

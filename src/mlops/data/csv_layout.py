@@ -1,5 +1,6 @@
 """Reads images that CSV files list: one file for all images, or one for each split. Kaggle's layout of GTSRB is one."""
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,8 @@ from src.mlops.data.csv_table import SIZES, find_column, is_gtsrb, no_column, re
 from src.mlops.data.listing import Listing
 from src.mlops.data.raw_files import SPLIT_NAMES, RawFiles
 from src.mlops.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def read_csv_layout(files: RawFiles, path_column: str | None, label_column: str | None) -> Listing | None:
@@ -30,6 +33,8 @@ def read_csv_layout(files: RawFiles, path_column: str | None, label_column: str 
         DataError: A CSV file is not valid, or there are several and it is not clear which one to read.
     """
     tables = {name: read_table(files.root / name) for name in files.top_tables if name.lower() != CLASSES_FILE}
+    if label_column is None:
+        _remove_predictions(tables, files)
     chosen = _choose(tables, files, path_column, label_column)
     if not chosen:
         return None
@@ -65,6 +70,17 @@ def read_csv_layout(files: RawFiles, path_column: str | None, label_column: str 
         unlabelled=unlabelled + without_table,
         unused=unused,
     )
+
+
+def _remove_predictions(tables: dict[str, pd.DataFrame], files: RawFiles) -> None:
+    """Removes what `inv predict` and `inv data.label-errors` write: predictions must not become labels by accident."""
+    for name in [name for name, frame in tables.items() if "predicted_class" in frame.columns]:
+        logger.warning(
+            "%s is not read, because it contains predictions. To use one of its columns as labels, set "
+            "data.label_column",
+            files.root / name,
+        )
+        del tables[name]
 
 
 def _choose(

@@ -4,7 +4,8 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
@@ -24,11 +25,6 @@ class ImagePaths:
     def __init__(self, files: RawFiles) -> None:
         self._root = files.root.resolve().as_posix()
         self._exact = {unicodedata.normalize("NFC", path): path for path in files.images}
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for path in self._exact:
-            name = PurePosixPath(path)
-            for key in {name.name, name.stem}:
-                self._by_name[key].append(path)
 
     def find(self, values: pd.Series, csv: Path) -> pd.Series:
         """Returns the paths of images relative to the root of the files, with `/`.
@@ -49,7 +45,7 @@ class ImagePaths:
         return pd.Series(
             [
                 self._exact.get(value) or self._find_one(path, start, f"line {line} of {csv}")
-                for (line, value), path in zip(values.items(), plain, strict=True)
+                for line, value, path in zip(values.index, values.tolist(), plain.tolist(), strict=True)
             ],
             index=values.index,
             dtype=str,
@@ -83,6 +79,16 @@ class ImagePaths:
                 f"{path!r} in {place} can be {ends[0]} or {ends[1]} in {self._root}. Write the complete path."
             )
         return self._exact[ends[0]] if ends else path
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """The images by their names, with and without the suffix."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in self._exact:
+            name = path.rpartition("/")[2]
+            for key in {name, name.rpartition(".")[0]}:
+                found[key].append(path)
+        return found
 
     def _start_of_absolute(self, paths: pd.Series) -> str:
         """Returns what all absolute paths have before the part that is a path below the root, with `/` at the end."""

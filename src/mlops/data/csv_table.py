@@ -12,6 +12,7 @@ from src.mlops.io.csv_text import read_csv_text
 
 SIZES = ("width", "height", "roi_x1", "roi_y1", "roi_x2", "roi_y2")
 GTSRB_COLUMNS = ("Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")
+_MAX_SIDE = 1_000_000  # px
 # Usual names of columns without case, spaces and punctuation; the first one in a file is used.
 _NAMES: dict[str, Sequence[str]] = {
     "path": (
@@ -32,6 +33,8 @@ def read_table(csv: Path) -> pd.DataFrame:
         DataError: The file cannot be read, is empty, or has lines with too many values.
     """
     text, separator = read_csv_text(csv)
+    if not text.strip():
+        raise DataError(f"Cannot read {csv}: it is empty.")
     shown = "a tab" if separator == "\t" else f"'{separator}'"
     try:
         frame = pd.read_csv(
@@ -101,7 +104,7 @@ def read_rows(
         rows[kind] = "" if column is None else frame[column]
     if (rows["path"] == "").any():
         raise DataError(f"Line {(rows['path'] == '').idxmax()} of {csv} has no path in the column {columns['path']!r}.")
-    if len(rows) and rows["label"].str.fullmatch(r"\d+\.0").all():  # pandas writes numbers like this if one is missing
+    if rows["label"].str.fullmatch(r"(\d+\.0)?").all():  # pandas writes numbers like this if one is missing
         rows["label"] = rows["label"].str.removesuffix(".0")
     for kind in SIZES:
         rows[kind] = _whole_numbers(frame, columns[kind], csv)
@@ -121,7 +124,7 @@ def _whole_numbers(frame: pd.DataFrame, column: str | None, csv: Path) -> pd.Ser
     if column is None:
         return 0
     numbers = pd.to_numeric(frame[column].where(frame[column] != "", "0"), errors="coerce")
-    bad = numbers.isna() | (numbers % 1 != 0)
+    bad = ~(numbers.between(-_MAX_SIDE, _MAX_SIDE) & (numbers % 1 == 0))
     if bad.any():
         line, value = next(frame.loc[bad, column].items())
         raise DataError(

@@ -2,11 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from src.mlops.data.classes import CLASSES_FILE, ClassInfo, ClassList, natural_order, read_classes
+from src.mlops.data.classes import CLASSES_FILE, ClassList, natural_order, read_classes
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.listing import Listing
 from src.mlops.errors import DataError
@@ -29,13 +28,13 @@ class Labels(NamedTuple):
     source: str
 
 
-def find_classes(listing: Listing, root: Path, class_files: Iterable[Path]) -> Labels:
+def find_classes(listing: Listing, root: Path, class_file: Path | None) -> Labels:
     """Returns the classes in `classes.csv`, or those of GTSRB if the images are from it, or one for each label.
 
     Args:
         listing: The labelled images.
         root: Folder of the images, for messages.
-        class_files: Paths where `classes.csv` can be; the first that exists is used.
+        class_file: Path of `classes.csv`; None if there is none.
 
     Raises:
         DataError: A class list is not valid, does not contain all labels, or has classes without training images.
@@ -47,7 +46,6 @@ def find_classes(listing: Listing, root: Path, class_files: Iterable[Path]) -> L
             raise DataError(
                 f"{_capital(listing.source)} in {root} contain {label!r} twice, in two Unicode forms. Rename one."
             )
-    class_file = next((path for path in class_files if path.is_file()), None)
     if class_file:
         labels = _from_file(listing, class_file)
     elif listing.gtsrb or _is_gtsrb(listing):
@@ -64,6 +62,7 @@ def _from_file(listing: Listing, class_file: Path) -> Labels:
     if known is None:
         known = {entry.name: entry.class_id for entry in classes}
         if not known.keys() >= set(given.values()) and all(_is_number(label) for label in given.values()):
+            _require_distinct_numbers(listing.labels, class_file)
             known = {label: int(label) for label in given.values() if int(label) < len(classes)}
     unknown = sorted((label for label, plain in given.items() if plain not in known), key=natural_order)
     if unknown:
@@ -72,6 +71,16 @@ def _from_file(listing: Listing, class_file: Path) -> Labels:
             "or a column 'label' if the images call their classes differently."
         )
     return Labels(classes, {label: known[plain] for label, plain in given.items()}, str(class_file))
+
+
+def _require_distinct_numbers(labels: list[str], class_file: Path) -> None:
+    spelled: dict[int, str] = {}
+    for label in labels:
+        if (other := spelled.setdefault(int(label), label)) != label:
+            raise DataError(
+                f"The labels {other!r} and {label!r} are the same number, so both would be class {int(label)} of "
+                f"{class_file}. Rename one, or add a column 'label'."
+            )
 
 
 def _from_catalogue(listing: Listing, root: Path) -> Labels:
@@ -86,12 +95,12 @@ def _from_catalogue(listing: Listing, root: Path) -> Labels:
 
 
 def _from_labels(listing: Listing, root: Path) -> Labels:
-    ordered = sorted(listing.labels, key=natural_order)
     try:
-        classes = ClassList(ClassInfo(place, _nfc(label)) for place, label in enumerate(ordered))
+        classes = ClassList.of_names(map(_nfc, listing.labels))
     except ValueError as error:
         raise DataError(f"{_capital(listing.source)} in {root} cannot be used as classes: {error}.") from error
-    return Labels(classes, {label: place for place, label in enumerate(ordered)}, listing.source)
+    ids = {entry.name: entry.class_id for entry in classes}
+    return Labels(classes, {label: ids[_nfc(label)] for label in listing.labels}, listing.source)
 
 
 def _is_gtsrb(listing: Listing) -> bool:
@@ -132,7 +141,7 @@ def _capital(words: str) -> str:
 
 
 def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdecimal()
+    return label.isascii() and label.isdecimal() and len(label) < 10
 
 
 def _nfc(label: str) -> str:

@@ -2,8 +2,8 @@
 
 A table is a pandas frame with the columns `COLUMNS` and one row per image: `path` relative to the raw folder, with `/`;
 `class_id`; `track_id`, the same for all images that belong together, such as the frames of one physical sign; `width`
-and `height` in px; the sign's bounding box `roi_x1 roi_y1 roi_x2 roi_y2` in px. Layouts without sizes and bounding
-boxes set these columns to 0.
+and `height` in px; the bounding box of the object, `roi_x1 roi_y1 roi_x2 roi_y2`, in px. Layouts without sizes and
+bounding boxes set these columns to 0.
 """
 
 import logging
@@ -77,23 +77,29 @@ def read_layout(
             f"data.raw_dir={raw_dir} is not an existing folder or archive. Set it to the folder of the images."
         )
     everything = list_files(raw_dir, skip)
-    if not everything.images:
-        found = sorted(path.name for path in raw_dir.iterdir())[:5]
+    if not everything.images and all(map(_is_class_file, everything.tables)):
+        inside = (*everything.folders, *everything.tables, *everything.others, *everything.hidden)
+        found = sorted(path for path in inside if "/" not in path)[:5]
         content = f"contains no images; it contains {', '.join(found)}" if found else "is an empty folder"
         raise DataError(f"{raw_dir} {content}. {EXPECTED}")
     files, listing = _detect(everything, path_column, label_column)
     if not (listing.images["split"] == "train").any():
-        raise DataError(f"{files.root} has the layout {listing.layout}, but contains no training images. {EXPECTED}")
-    labels = find_classes(listing, files.root, [files.root / CLASSES_FILE, raw_dir / CLASSES_FILE])
+        loose = listing.unlisted[:1] if listing.layout == "class folders" else []
+        example = f" in class folders; {loose[0]} is in none" if loose else ""
+        raise DataError(
+            f"{files.root} has the layout {listing.layout}, but contains no training images{example}. {EXPECTED}"
+        )
+    labels = find_classes(listing, files.root, _class_file(files, everything))
 
     images = listing.images.assign(class_id=listing.images["label"].map(labels.ids).astype("int64"))
     if listing.layout == "class folders":
         images = images.sort_values(["class_id", "path"], ignore_index=True)
     prefix = "" if files.root == raw_dir else f"{files.root.relative_to(raw_dir).as_posix()}/"
     images["path"] = prefix + images["path"]
-    images["track_id"] = [_track(*row) for row in zip(images["path"], images["class_id"], images["group"], strict=True)]
+    images["track_id"] = [
+        _track(*row) for row in zip(*(images[name].tolist() for name in ("path", "class_id", "group")), strict=True)
+    ]
     split = images["split"]
-    _warn_about_groups(images, raw_dir)
     return RawData(
         layout=listing.layout,
         classes=labels.classes,
@@ -107,6 +113,34 @@ def read_layout(
             "unused_images": len(listing.unused),
         },
     )
+
+
+def warn_about_groups(images: pd.DataFrame, raw_dir: Path) -> None:
+    """Warns if images are assigned to splits individually, or if groups cross the given splits.
+
+    Args:
+        images: All images with their given `split`.
+        raw_dir: The raw folder, for messages.
+    """
+    given = set(images["split"])
+    alone = (images["split"] == "train") & (images["track_id"] == images["path"])
+    if not {"val", "test"} <= given and alone.any():
+        logger.warning(
+            "Nothing says which of the images in %s belong together, for example because they show the same object or "
+            "scene: file names such as %s do not have the form TRACK_FRAME.png (example: 00003_00012.png), and no CSV "
+            "file has a column 'group'. These images are assigned to the splits individually, so the validation "
+            "accuracy will be inflated if several of them show the same thing",
+            raw_dir,
+            images["path"][alone].iloc[0],
+        )
+    crossing = images.groupby("track_id")["split"].nunique() > 1
+    if crossing.any():
+        logger.warning(
+            "Groups of images that belong together are in several of the given splits: %d, for example %s. They are "
+            "used as given, so the accuracy can be inflated",
+            crossing.sum(),
+            crossing.idxmax(),
+        )
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -128,6 +162,20 @@ def _detect(files: RawFiles, path_column: str | None, label_column: str | None) 
             f"folders nor a CSV file with labels. {EXPECTED}"
         )
     return files, listing
+
+
+def _class_file(files: RawFiles, everything: RawFiles) -> Path | None:
+    """Returns the path of `classes.csv`, in any case: next to the images, or in the raw folder; None: there is none."""
+    found = [place.root / name for place in (files, everything) for name in place.top_tables if _is_class_file(name)]
+    if not found and (elsewhere := next(filter(_is_class_file, everything.tables), None)):
+        logger.warning(
+            "%s in %s is not used. Move it next to the folders of the classes or splits", elsewhere, everything.root
+        )
+    return next(iter(found), None)
+
+
+def _is_class_file(path: str) -> bool:
+    return path.rpartition("/")[2].lower() == CLASSES_FILE
 
 
 def _only_folder(files: RawFiles) -> str | None:
@@ -152,26 +200,3 @@ def _track(path: str, class_id: int, group: str) -> str:
         return group
     frame = FRAME.fullmatch(path.rpartition("/")[2].rpartition(".")[0])
     return f"{class_id:05d}_{frame[1]}" if frame else path
-
-
-def _warn_about_groups(images: pd.DataFrame, raw_dir: Path) -> None:
-    """Warns if images are assigned to splits individually, or if groups cross the given splits."""
-    given = set(images["split"])
-    alone = (images["split"] == "train") & (images["track_id"] == images["path"])
-    if not {"val", "test"} <= given and alone.any():
-        logger.warning(
-            "Nothing says which of the images in %s belong together, for example because they show the same object or "
-            "scene: file names such as %s do not have the form TRACK_FRAME.png (example: 00003_00012.png), and no CSV "
-            "file has a column 'group'. These images are assigned to the splits individually, so the validation "
-            "accuracy will be inflated if several of them show the same thing",
-            raw_dir,
-            images["path"][alone].iloc[0],
-        )
-    crossing = images.groupby("track_id")["split"].nunique() > 1
-    if crossing.any():
-        logger.warning(
-            "%d groups of images that belong together are in several of the given splits, for example %s. They are "
-            "used as given, so the accuracy can be inflated",
-            crossing.sum(),
-            crossing.idxmax(),
-        )

@@ -63,7 +63,7 @@ def _matches(images: _Fingerprints, others: _Fingerprints) -> list[tuple[int, in
             continue
         candidates = np.argpartition(bits[hits], nearest - 1, axis=1)[:, :nearest]
         close = np.take_along_axis(bits[hits], candidates, axis=1) <= MAX_BITS
-        correlations = np.einsum("nd,nkd->nk", images.thumbnails[start + hits], others.thumbnails[candidates]) * close
+        correlations = np.einsum("id,ikd->ik", images.thumbnails[start + hits], others.thumbnails[candidates]) * close
         best = correlations.argmax(axis=1)
         for hit, place in enumerate(best):
             if correlations[hit, place] >= MIN_CORRELATION:
@@ -76,10 +76,10 @@ def _fingerprints(images: NDArray[np.uint8]) -> _Fingerprints:
     thumbnails = np.zeros((len(images), _THUMBNAIL**2), np.float32)
     for start in range(0, len(images), 1024):
         part = slice(start, start + 1024)
-        grey = images[part].sum(axis=3, dtype=np.uint16).astype(np.float32) / 3
-        brighter = np.diff(_shrink(grey, 8, 9), axis=2) > 0
+        pixels = images[part].astype(np.float32)
+        brighter = np.diff(_shrink(pixels, 8, 9), axis=2) > 0
         hashes[part] = np.packbits(brighter.reshape(-1, 64), axis=1).view(np.uint64).ravel()
-        flat = _shrink(grey, _THUMBNAIL, _THUMBNAIL).reshape(-1, _THUMBNAIL**2)
+        flat = _shrink(pixels, _THUMBNAIL, _THUMBNAIL).reshape(-1, _THUMBNAIL**2)
         flat -= flat.mean(axis=1, keepdims=True)
         contrast = flat.std(axis=1, keepdims=True)
         norm = np.linalg.norm(flat, axis=1, keepdims=True)
@@ -87,12 +87,17 @@ def _fingerprints(images: NDArray[np.uint8]) -> _Fingerprints:
     return _Fingerprints(hashes, thumbnails)
 
 
-def _shrink(grey: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Averages blocks of pixels, float32 [N, H, W] -> [N, height, width]."""
-    for axis, size in ((1, height), (2, width)):
-        edges = np.linspace(0, grey.shape[axis], size + 1).astype(int)
-        shape = [1, 1, 1]
-        shape[axis] = size
-        lengths = np.diff(edges).astype(np.float32)
-        grey = (np.add.reduceat(grey, edges[:-1], axis=axis) / lengths.reshape(shape)).astype(np.float32, copy=False)
-    return grey
+def _shrink(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Averages blocks of pixels and their three channels, float32 [N, H, W, 3] -> [N, height, width]."""
+    count, rows, columns, channels = pixels.shape
+    across = np.repeat(_average(columns, width), channels, axis=1).T / channels
+    shrunk: NDArray[np.float32] = _average(rows, height) @ (pixels.reshape(count, rows, -1) @ across)
+    return shrunk
+
+
+def _average(size: int, blocks: int) -> NDArray[np.float32]:
+    """Returns the matrix that averages `size` values in blocks of almost the same length, float32 [blocks, size]."""
+    block_of = np.arange(size) * blocks // size
+    matrix: NDArray[np.float32] = (block_of == np.arange(blocks)[:, None]).astype(np.float32)
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    return matrix

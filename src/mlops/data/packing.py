@@ -157,14 +157,11 @@ class Pack:
         Raises:
             DataError: The pack contains no images of these splits, or cannot be read.
         """
+        index = self.index()
         try:
-            index = pd.read_csv(self.directory / INDEX, dtype={"split": str, "path": str, "content_hash": str})
             images = np.load(self.directory / IMAGES, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"Cannot read the prepared data in {self.directory}: {error}. Prepare the data again with "
-                "`inv data.prepare --raw-dir FOLDER`."
-            ) from error
+            raise self._unreadable(error) from error
         rows = index.index[index["split"].isin(splits)].to_numpy(np.int64)
         if not len(rows):
             raise DataError(f"{self.directory} contains no images of the split {' or '.join(splits)}.")
@@ -174,6 +171,25 @@ class Pack:
             mapped.madvise(mmap.MADV_RANDOM)  # images are read in random order, so reading ahead is useless
         labels = chosen["class_id"].to_numpy(np.int64, copy=True)
         return SplitArrays(images, rows, labels, list(chosen["path"]), list(chosen["content_hash"]))
+
+    def index(self) -> pd.DataFrame:
+        """Reads `path`, `class_id`, `track_id`, `content_hash` and `split` of all images, in the order of the array.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        kinds = {"path": str, "class_id": np.int64, "track_id": str, "content_hash": str, "split": str}
+        try:
+            # Without the filter, a track or a path such as `NA` would be read as a missing value.
+            return pd.read_csv(self.directory / INDEX, usecols=list(kinds), dtype=kinds, na_filter=False)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(
+            f"Cannot read the prepared data in {self.directory}: {error}. Prepare the data again with "
+            "`inv data.prepare --raw-dir FOLDER`."
+        )
 
 
 def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
@@ -187,6 +203,12 @@ def stack(first: SplitArrays, second: SplitArrays) -> SplitArrays:
     )
 
 
+def select(arrays: SplitArrays, places: NDArray[np.int64]) -> SplitArrays:
+    """Keeps only the images at the given positions, int64 [K], in this order."""
+    paths, hashes = ([column[place] for place in places] for column in (arrays.paths, arrays.hashes))
+    return SplitArrays(arrays.images, arrays.rows[places], arrays.labels[places], paths, hashes)
+
+
 def without(arrays: SplitArrays, classes: list[int]) -> SplitArrays:
     """Removes the images of some classes.
 
@@ -196,8 +218,7 @@ def without(arrays: SplitArrays, classes: list[int]) -> SplitArrays:
     kept = np.flatnonzero(~np.isin(arrays.labels, classes))
     if not len(kept):
         raise DataError(f"No images are left after leaving out the classes {classes}.")
-    paths, hashes = ([column[place] for place in kept] for column in (arrays.paths, arrays.hashes))
-    return SplitArrays(arrays.images, arrays.rows[kept], arrays.labels[kept], paths, hashes)
+    return select(arrays, kept)
 
 
 def open_pack(directory: Path) -> Pack:

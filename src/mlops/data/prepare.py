@@ -20,7 +20,9 @@ from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks
 from src.mlops.data.classes import CLASSES_FILE
-from src.mlops.data.layouts import COLUMNS, RawData, read_layout, write_csv
+from src.mlops.data.exclude import exclude, read_exclusion, require_known
+from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.layouts import COLUMNS, RawData, read_layout, warn_about_groups, write_csv
 from src.mlops.data.near_duplicates import find_near_duplicates
 from src.mlops.data.packing import (
     IMAGES,
@@ -33,7 +35,7 @@ from src.mlops.data.packing import (
     preprocessing_version,
 )
 from src.mlops.data.raw_files import list_files
-from src.mlops.data.report import build_report, describe_small_classes, summarise
+from src.mlops.data.report import build_report, log_report, summarise
 from src.mlops.data.sources import locate_raw
 from src.mlops.data.splits import assign_splits
 from src.mlops.errors import ConfigError, DataError
@@ -77,6 +79,7 @@ def _prepare(data: DataConfig) -> Pack:
         return pack
     _require_no_raw_images(data.processed_dir, raw_dir)
     raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir)
+    require_known(read_exclusion(data.exclude), pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))
     signatures = _signatures(data, raw_dir, raw)  # before packing, so the next run detects changes made during it
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
@@ -137,6 +140,9 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
         "processed_dir": folder,
         "synthetic": settings,
         "processed_url": None,
+        "path_column": None,
+        "label_column": None,
+        "exclude": None,
     }
     return prepare(data.model_copy(update=own))
 
@@ -174,6 +180,7 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
                 "did not record which. Set data.raw_dir to prepare the images again."
             )
         return
+    recorded = {"data.exclude": "null", **recorded}  # earlier releases could not exclude images
     changed = {key: value for key, value in recorded.items() if value != settings.get(key)}
     if changed:
         raise DataError(
@@ -186,7 +193,7 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
 def _settings(data: DataConfig) -> dict[str, Any]:
     """Returns the settings that decide which images are in which split."""
     split = {f"data.split.{key}": value for key, value in data.split.model_dump().items()}
-    return split | {"data.on_bad_image": data.on_bad_image}
+    return split | {"data.on_bad_image": data.on_bad_image, "data.exclude": str(read_exclusion(data.exclude))}
 
 
 def _listed(settings: dict[str, Any]) -> str:
@@ -214,6 +221,8 @@ def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]
 
 def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[str]) -> str:
     settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": unlisted}
+    if data.exclude:  # packs of earlier releases are reused otherwise
+        settings["exclude"] = read_exclusion(data.exclude).paths
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     return hashlib.sha256(to_json(settings).encode() + rows).hexdigest()
 
@@ -222,23 +231,32 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     """Packs, checks and splits the images into the folder `work` and returns the manifest of its files."""
     tables = {"train": raw.train, "val": raw.val, "test": raw.test}
     table = pd.concat([part.assign(split=split) for split, part in tables.items()], ignore_index=True)
+    warn_about_groups(table, raw_dir)
     facts = pack_images(raw_dir, list(table["path"]), data.image_size, work / IMAGES)
     table = pd.concat([table, facts], axis=1)
     problem = checks.NO_CLASS_FOLDER if raw.layout == "class folders" else checks.UNLISTED
     findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
         checks.require_clean(findings)
-    checks.require_training_images(table, raw.classes, findings)
-    table["split"] = assign_splits(table, findings, data.split)
-    counts = table["split"].value_counts()
-    if not (counts.get("train") and counts.get("val")):
+    assigned = exclude(assign_splits(table, findings, data.split), table["path"], read_exclusion(data.exclude))
+    checks.require_training_images(table, assigned, raw.classes, findings)
+    table["split"] = assigned
+    counts = assigned.value_counts()
+    needed = {"train", "val"} if raw.test.empty else {"train", "val", "test"}
+    if missing := needed - set(counts.index):
+        advice = (
+            f"At least one class needs {3 if raw.test.empty else 2} groups of images, so that one can be held out for "
+            "each split. A group is one image, or all images of a track or with the same value in the column 'group'"
+            if missing == {"val"} and raw.val.empty
+            else f"Repair or add images for {' and '.join(sorted(missing))}"
+        )
         raise DataError(
-            f"Training and validation both need images, but the images in {raw_dir} are split into {counts.to_dict()}. "
-            "Nothing was written. A class needs at least two groups of images, such as two tracks, to be validated."
+            f"Training, validation and given test splits need images, but the images in {raw_dir} are split into "
+            f"{counts.to_dict()}. Nothing was written. {advice}."
         )
     near_duplicates = find_near_duplicates(np.load(work / IMAGES, mmap_mode="r"), table)
     report = build_report(raw, table, findings, near_duplicates)
-    _log_findings(report)
+    log_report(report)
 
     columns = [*COLUMNS, "content_hash", "split"]
     table[columns].to_csv(work / INDEX, index=False)
@@ -249,30 +267,14 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     (work / "report.md").write_text(summarise(report), encoding="utf-8")
     files = {path.name: sha256(path) for path in sorted(work.iterdir())}
     content = f"{data.image_size} {preprocessing_version()} {files[INDEX]} {files[IMAGES]}"
+    if raw.classes != SIGNS:  # so that the fingerprints of earlier releases, which had no other classes, stay the same
+        content += f" {files[CLASSES_FILE]}"
     return {
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
         "image_size": data.image_size,
         SETTINGS: _settings(data),
         "files": files,
     }
-
-
-def _log_findings(report: dict[str, Any]) -> None:
-    """Logs what people should know about good data, one line per topic."""
-    skipped = report["skipped_files"]
-    if report["unlabelled_images"] or any(skipped.values()):
-        logger.info(
-            "Not used: %d images without labels (to predict only), %d images in folders without any listed image, "
-            "%d hidden or system files, %d other files",
-            report["unlabelled_images"], skipped["unused_images"], skipped["hidden"], skipped["other"],
-        )  # fmt: skip
-    if report["small_classes"]:
-        logger.warning("%s. See report.md", describe_small_classes(report["small_classes"]))
-    if count := report["near_duplicates"]["images"]:
-        logger.warning(
-            "%d held-out images are nearly the same as a training image. They are kept, and report.md lists the first",
-            count,
-        )
 
 
 def _publish(work: Path, target: Path, manifest: dict[str, Any]) -> None:

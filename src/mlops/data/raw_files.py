@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from src.mlops.data.archives import NOTE
 from src.mlops.data.packing import MANIFEST
 from src.mlops.errors import DataError
 from src.mlops.io.files import warn_about_special
@@ -21,6 +22,8 @@ SPLIT_NAMES = {
 """Names of folders, CSV files and values of the column `split`, in lower case, and the split that they mean."""
 
 _TABLES = {".csv", ".tsv"}
+EXPLAINED = "_explained.png"  # end of the name of a saliency map, next to its image
+_OWN = {NOTE, ".lock"}  # files that this project writes to raw folders, besides saliency maps
 _SYSTEM = {  # in lower case; names that start with a dot are skipped anyway
     "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "system volume information",
     "lost+found", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "__pycache__",
@@ -71,7 +74,7 @@ def list_files(root: Path, skip: Path | None = None) -> RawFiles:
         skip: A folder to leave out, such as the one for the prepared data.
 
     Raises:
-        DataError: A folder cannot be listed.
+        DataError: A folder cannot be listed, or the name of a folder or image is not valid UTF-8.
     """
     found = RawFiles(root, [], [], [], [], [])
     suffixes = frozenset(image_suffixes())
@@ -81,6 +84,7 @@ def list_files(root: Path, skip: Path | None = None) -> RawFiles:
         """Lists one folder, but does not enter the folders in `closed`, which include those that it is in."""
         with os.scandir(directory) as entries:
             listed = list(entries)
+        maps = _saliency_maps([entry.name for entry in listed])
         if prefix and any(entry.name == MANIFEST for entry in listed):
             return
         if prefix:
@@ -88,6 +92,8 @@ def list_files(root: Path, skip: Path | None = None) -> RawFiles:
         for entry in listed:
             path = prefix + entry.name
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - 45,000 Path objects would take a second
+            if path in _OWN or entry.name in maps:
+                continue
             if _is_hidden(entry.name):
                 found.hidden.append(path)
             elif entry.is_dir():
@@ -105,10 +111,20 @@ def list_files(root: Path, skip: Path | None = None) -> RawFiles:
         walk(str(root), "", frozenset(_identity(folder) for folder in (root, skip) if folder and folder.is_dir()))
     except OSError as error:
         raise DataError(f"Cannot list {error.filename or root}: {error.strerror}.") from error
+    for path in (*found.folders, *found.images):
+        if not path.isascii() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise DataError(f"The name {path!r} in {root} is not valid UTF-8. Rename the file or folder.")
     warn_about_special(sorted(special))
     for paths in (found.images, found.tables, found.folders, found.hidden, found.others):
         paths.sort()
     return found
+
+
+def _saliency_maps(names: list[str]) -> set[str]:
+    """Returns the names of the saliency maps that `inv explain` wrote next to their images."""
+    maps = {name for name in names if name.endswith(EXPLAINED)}
+    stems = {name.rpartition(".")[0] for name in names} if maps else set()
+    return {name for name in maps if name.removesuffix(EXPLAINED) in stems}
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The report on prepared data: `report.json` and `report.md`."""
 
+import logging
 from collections.abc import Hashable
 from typing import Any
 
@@ -7,8 +8,11 @@ import numpy as np
 import pandas as pd
 
 from src.mlops.data.checks import Findings
+from src.mlops.data.exclude import EXCLUDED
 from src.mlops.data.layouts import RawData
+from src.mlops.io.markdown import plain
 
+logger = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 SHOWN = 20  # near-duplicates that are listed
 RULE = (
@@ -24,7 +28,7 @@ def build_report(
 
     Args:
         raw: The raw data.
-        table: All images with their `split`: train, val, test, `bad` or `leak`.
+        table: All images with their `split`: train, val, test, `bad`, `leak` or `excluded`.
         findings: The results of the checks.
         near_duplicates: From `find_near_duplicates`.
     """
@@ -49,6 +53,7 @@ def build_report(
             name: int(np.quantile(sizes, level)) if len(sizes) else 0
             for name, level in (("min", 0), ("median", 0.5), ("max", 1))
         },
+        "excluded_images": int((table["split"] == EXCLUDED).sum()),
         "bad_images": _records(findings.bad),
         "leaks": [
             {f"{leak['split']}_path": leak["path"], f"{leak['kept_split']}_path": leak["kept_path"]}
@@ -78,9 +83,13 @@ def summarise(report: dict[str, Any]) -> str:
         + (f" ({sum(dropped.values())} images of their tracks were dropped)" if dropped else ""),
         f"- Groups of identical images: {len(report['duplicates'])}",
         f"- Held-out images that are nearly the same as another image (not dropped): {near['images']}",
+        f"- Images left out by data.exclude: {report.get('excluded_images', 0)}",
         *([_skipped(report)] if "skipped_files" in report else []),
         *([f"- Classes that are not in all splits: {len(small)}. {RULE}"] if small else []),
-        *(f"    - {entry['name']} ({entry['groups']}): not in {' and '.join(entry['missing'])}" for entry in small),
+        *(
+            f"    - {plain(entry['name'])} ({entry['groups']}): not in {' and '.join(entry['missing'])}"
+            for entry in small
+        ),
         "",
         *(f"- bad: `{bad['path']}`: {bad['problem']}" for bad in report["bad_images"]),
         *(f"- leak: `{path}` is identical to `{kept}`" for path, kept in map(dict.values, report["leaks"])),
@@ -89,14 +98,33 @@ def summarise(report: dict[str, Any]) -> str:
         "| class | number | name | train | val | test |",
         "|---:|---|---|---:|---:|---:|",
         *(
-            f"| {c['class_id']} | {c['number'] or ''} | {c['name']} | {c['train']} | {c['val']} | {c['test']} |"
+            f"| {c['class_id']} | {plain(c['number'] or '')} | {plain(c['name'])} | "
+            f"{c['train']} | {c['val']} | {c['test']} |"
             for c in report["classes"]
         ),
     ]
     return "\n".join(lines) + "\n"
 
 
-def describe_small_classes(small: list[dict[str, Any]]) -> str:
+def log_report(report: dict[str, Any]) -> None:
+    """Logs what people should know about good data, one line per topic."""
+    skipped = report["skipped_files"]
+    if report["unlabelled_images"] or any(skipped.values()):
+        logger.info(
+            "Not used: %d images without labels (to predict only), %d images in folders without any listed image, "
+            "%d hidden or system files, %d other files",
+            report["unlabelled_images"], skipped["unused_images"], skipped["hidden"], skipped["other"],
+        )  # fmt: skip
+    if report["small_classes"]:
+        logger.warning("%s. See report.md", _describe_small_classes(report["small_classes"]))
+    if count := report["near_duplicates"]["images"]:
+        logger.warning(
+            "%d held-out images are nearly the same as another image. They are kept, and report.md lists the first",
+            count,
+        )
+
+
+def _describe_small_classes(small: list[dict[str, Any]]) -> str:
     """Returns one sentence on the classes that are not in all splits."""
     names = ", ".join(repr(entry["name"]) for entry in small[:5])
     more = f" and {len(small) - 5:,} more" if len(small) > 5 else ""

@@ -5,6 +5,7 @@ If they were on both sides of a split, validation would reward memorising signs.
 out, class by class.
 """
 
+import logging
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -12,6 +13,8 @@ import pandas as pd
 
 from src.mlops.config import SplitConfig
 from src.mlops.data.checks import Findings, merge_tracks
+
+logger = logging.getLogger(__name__)
 
 
 def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig) -> pd.Series:
@@ -29,11 +32,13 @@ def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig
     keys = zip(table["split"], table["track_id"], strict=True)
     split = table["split"].mask(np.array([key in leaked for key in keys]), "leak")
     split = split.mask(table["path"].isin(findings.bad["path"]), "bad")
-    for name in [name for name in ("test", "val") if not (split == name).any()]:
+    for name in [name for name in ("test", "val") if not (table["split"] == name).any()]:
         candidates = table[split == "train"]
         candidates = candidates.assign(group=merge_tracks(candidates))
         chosen = hold_out(candidates, test_size=settings.test_size, seed=settings.seed)
         split[chosen.index[chosen]] = name
+        if name == "test":
+            logger.info("There are no test images with labels, so %d images were held out for testing", chosen.sum())
     return split
 
 
@@ -58,15 +63,16 @@ def hold_out(table: pd.DataFrame, *, test_size: float, seed: int) -> pd.Series:
     left = Counter(class_id for classes in classes_of.values() for class_id in classes)  # groups not held out
     held_out: set[int] = set()
     shared: set[int] = set()  # groups with several classes among them
-    for _, rows in table.groupby("class_id", sort=True):
-        groups = rows["group"].nunique()
-        open_rows = rows[~rows["group"].isin(shared)] if shared else rows
-        count = min(max(round(test_size * groups), 1), groups - 1) - (groups - open_rows["group"].nunique())
+    for _, rows in table.groupby("class_id", sort=True)["group"]:
+        groups = rows.to_numpy()
+        available = groups[~np.isin(groups, list(shared))] if shared else groups
+        total, left_over = len(np.unique(groups)), len(np.unique(available))
+        count = min(max(round(test_size * total), 1), total - 1) - (total - left_over)
         if count < 1:
             continue
         splitter = GroupShuffleSplit(n_splits=1, test_size=count, random_state=seed)
-        _, chosen = next(splitter.split(open_rows, groups=open_rows["group"]))
-        for group in open_rows["group"].iloc[chosen].unique():
+        _, chosen = next(splitter.split(available, groups=available))
+        for group in np.unique(available[chosen]).tolist():
             if all(left[other] > 1 for other in classes_of[group]):
                 held_out.add(group)
                 left.subtract(classes_of[group])

@@ -5,7 +5,6 @@ The cards follow Mitchell et al., "Model Cards for Model Reporting", 2019, and G
 """
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from src.mlops.errors import DataError
 from src.mlops.evaluation.measurements import read_json, read_measurements
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
+from src.mlops.io.markdown import cell, plain
 from src.mlops.modelfile.calibration import Calibration
 from src.mlops.project import load_project
 
 logger = logging.getLogger("src.mlops.evaluation.model_card")
 MODEL_CARD = "model_card.md"
 DATA_CARD = "data_card.md"
-_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|#~$]")  # characters with a meaning in Markdown
 
 
 def write_cards(config: Config) -> tuple[Path, Path]:
@@ -64,11 +63,9 @@ def model_card(classifier: Classifier, metrics: dict[str, Any], robustness: dict
     """
     info = classifier.info
     calibration, origin, training = info.calibration, info.provenance, info.config["training"]
-    worst = [
-        row | {"name": _plain(row["name"])} for row in sorted(metrics["classes"], key=lambda row: float(row["f1"]))
-    ]
+    worst = [row | {"name": plain(row["name"])} for row in sorted(metrics["classes"], key=lambda row: float(row["f1"]))]
     about = statements_of(info.classes)
-    return f"""# Model card: {_plain(load_project().title)}
+    return f"""# Model card: {plain(load_project().title)}
 
 | | |
 |---|---|
@@ -137,12 +134,12 @@ def data_card(report: dict[str, Any], fingerprint: str, about: Statements) -> st
 
 | | |
 |---|---|
-| source | {_cell(about.data_source)} |
+| source | {cell(about.data_source)} |
 | layout | {report["layout"]} |
 | fingerprint | {fingerprint} |
 | splits | by track: {report["tracks"]["train"]:,} tracks for training, {report["tracks"]["val"]:,} for validation |
-| personal data | {_cell(about.personal_data)} |
-| licence | {_cell(about.licence)} |
+| personal data | {cell(about.personal_data)} |
+| licence | {cell(about.licence)} |
 
 {summarise(report).replace("# Data report", "## Results of the data checks")}"""
 
@@ -167,7 +164,7 @@ def _robustness(results: dict[str, Any] | None) -> str:
         mirrored = (
             f"When the mirror image of an image belongs to another class, {share:.2f} % are classified as that class. "
         )
-    weakest = ", ".join(f"{_plain(row['name'])} ({100 * row['accuracy']:.1f} %)" for row in results["worst_classes"])
+    weakest = ", ".join(f"{plain(row['name'])} ({100 * row['accuracy']:.1f} %)" for row in results["worst_classes"])
     return f"""On {results["images"]:,} images: {100 * results["clean"]:.2f} % correct without corruption, \
 {100 * results["mean"]:.2f} % on average over all corruptions and severities.
 
@@ -179,16 +176,6 @@ With 10 % more or less light, the predicted class stays the same for {100 * resu
 {mirrored}Weakest classes: {weakest}.
 
 ![Accuracy by corruption](figures/robustness.png)"""
-
-
-def _plain(name: str) -> str:
-    """Returns a name whose characters have no meaning in Markdown."""
-    return _SPECIAL.sub(r"\\\g<0>", name)
-
-
-def _cell(text: str) -> str:
-    """Returns Markdown that fits in the cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _lines(template: str, rows: list[dict[str, Any]]) -> str:

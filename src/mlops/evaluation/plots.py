@@ -1,4 +1,4 @@
-"""Draws the figures of an evaluation: confusion matrix, F1 per class, mistakes, reliability diagram, robustness."""
+"""Draws the figures of an evaluation: confusion matrix, F1, mistakes, label errors, reliability, robustness."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,8 @@ from src.mlops.training.plots import draw_learning_curves
 
 _BLUE, _RED = "#2a6fb0", "#c0392b"
 _MOST = 60  # classes in a figure; more cannot be read
-_GALLERY = (4, 6)  # rows and columns of the worst mistakes
+_COLUMNS = 6  # of images in a gallery
+_MISTAKES, _LABEL_ERRORS = 24, 48  # images in their galleries
 
 
 def draw_evaluation(
@@ -107,18 +108,39 @@ def draw_class_bars(results: dict[str, Any], path: Path) -> None:
 def draw_mistakes(predictions: pd.DataFrame, arrays: SplitArrays, classes: ClassList, path: Path) -> None:
     """Draws the mistakes with the highest predicted probability."""
     wrong = predictions[predictions["class_id"] != predictions["predicted_class"]]
-    worst = wrong.sort_values("probability", ascending=False).head(_GALLERY[0] * _GALLERY[1])
-    if worst.empty:
+    worst = wrong.sort_values("probability", ascending=False).head(_MISTAKES)
+    title = f"The {len(worst)} most confident of {len(wrong)} mistakes: true class → predicted class"
+    _draw_gallery(worst, title if len(worst) else "No image was misclassified.", arrays, classes, path)
+
+
+def draw_label_errors(doubtful: pd.DataFrame, arrays: SplitArrays, classes: ClassList, path: Path) -> None:
+    """Draws the images whose label is probably wrong.
+
+    Args:
+        doubtful: The most doubtful image first, with the position of each image in `arrays` as the index:
+            `class_id`, `predicted_class` and `predicted_probability`.
+        arrays: The images.
+        classes: The class list.
+        path: The PNG file.
+    """
+    shown = doubtful.head(_LABEL_ERRORS).rename(columns={"predicted_probability": "probability"})
+    title = f"The first {len(shown)} of {len(doubtful)} images with a doubtful label: label → predicted class"
+    _draw_gallery(shown, title if len(shown) else "No label is doubtful.", arrays, classes, path)
+
+
+def _draw_gallery(rows: pd.DataFrame, title: str, arrays: SplitArrays, classes: ClassList, path: Path) -> None:
+    """Draws one image per row, which has its position in `arrays` as the index."""
+    if rows.empty:
         figure = Figure(figsize=(6, 1.5))
-        figure.text(0.5, 0.5, "No image was misclassified.", ha="center", va="center")
+        figure.text(0.5, 0.5, title, ha="center", va="center")
         save_figure(figure, path)
         return
-    rows = -(-len(worst) // _GALLERY[1])
-    figure = Figure(figsize=(2.1 * _GALLERY[1], 2.7 * rows), layout="constrained")
-    figure.suptitle(f"The {len(worst)} most confident of {len(wrong)} mistakes: true class → predicted class")
-    panels = figure.subplots(rows, _GALLERY[1], squeeze=False).flat
-    for axes, place in zip(panels, worst.index.to_numpy(), strict=False):
-        row = worst.loc[place]
+    height = -(-len(rows) // _COLUMNS)
+    figure = Figure(figsize=(2.1 * _COLUMNS, 2.7 * height), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(height, _COLUMNS, squeeze=False).flat
+    for axes, place in zip(panels, rows.index.to_numpy(), strict=False):
+        row = rows.loc[place]
         axes.imshow(arrays.images[arrays.rows[place]])
         truth, answer = (label(classes[row[column]].name, 30) for column in ("class_id", "predicted_class"))
         axes.set_title(f"{truth}\n→ {answer}\n{row['probability']:.0%}", fontsize=6.5)

@@ -9,10 +9,12 @@ _SEPARATORS = ",;\t"
 
 
 def read_csv_text(path: Path) -> tuple[str, str]:
-    """Returns the text of a CSV file without a byte-order mark, and the separator that is in its first line.
+    """Returns the text of a CSV file, and the separator that is in its first line.
+
+    The text has no byte-order mark, and its lines end with a line feed.
 
     Raises:
-        DataError: The file cannot be read, or is neither UTF-8 nor UTF-16.
+        DataError: The file cannot be read, or is not a text in UTF-8 or UTF-16.
     """
     try:
         content = path.read_bytes()
@@ -21,7 +23,9 @@ def read_csv_text(path: Path) -> tuple[str, str]:
         raise DataError(f"Cannot read {path}: {error}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"Cannot read {path}: it is neither UTF-8 nor UTF-16. Save it as CSV in UTF-8.") from error
-    text = text.lstrip("\r\n")
+    if "\0" in text:
+        raise DataError(f"Cannot read {path}: it contains null characters. Save it as CSV in UTF-8.")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
     header = text.partition("\n")[0]
     return text, max(_SEPARATORS, key=header.count)
 

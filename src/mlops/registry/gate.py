@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
 
@@ -127,7 +128,7 @@ def show(checks: Sequence[Check]) -> Table:
     table = Table("check", "measured", "limit", "result")
     for check in checks:
         verdict = "[green]passed[/green]" if check.passed else "[red]failed[/red]"
-        table.add_row(check.name, check.found, check.limit, verdict)
+        table.add_row(check.name, escape(check.found), check.limit, verdict)
     return table
 
 

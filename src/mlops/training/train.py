@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,29 +14,26 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.packing import Pack, SplitArrays, stack, without
 from src.mlops.data.prepare import prepare, prepare_drawn
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
-from src.mlops.errors import ConfigError, TrainingError
+from src.mlops.errors import ConfigError
 from src.mlops.io.files import write_atomically
-from src.mlops.model import Network, build_model, choose_device, count_parameters
+from src.mlops.model import choose_device, count_parameters
 from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.training import distributed
-from src.mlops.training.optimizer import balanced_weights, require_usable
+from src.mlops.training.fit import fit, initial_model, open_state, require_trainable
 from src.mlops.training.plots import draw_learning_curves
-from src.mlops.training.pretrained import has_pretrained_features, load_pretrained
-from src.mlops.training.pruning import start_from
 from src.mlops.training.run_dir import (
     BEST,
     FINAL_FIT,
-    LAST,
     alone,
     log_file,
     open_run_dir,
     require_writable,
     saving,
 )
-from src.mlops.training.tracking import CsvTracker, Tracker, require_tracking, start_tracking
-from src.mlops.training.train_loop import State, run_epochs, seed_everything
+from src.mlops.training.tracking import Tracker, require_tracking, start_tracking
+from src.mlops.training.train_loop import State, run_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +58,7 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
     # Invalid settings are reported before the data is prepared, and before hours of training.
     device = choose_device(config.device)
     require_tracking(config)
-    _require_usable(config)
+    require_trainable(config)
     with distributed.process_group(device):
         if config.training.publish:
             distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
@@ -76,34 +72,6 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
             return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
 
 
-def _require_usable(config: Config) -> None:
-    """Raises an error if settings that are valid on their own cannot be used together."""
-    training = config.training
-    largest = max((side for side, _ in training.size_schedule), default=0)
-    if largest > config.data.image_size:
-        raise ConfigError(
-            f"training.size_schedule has {largest:g} px, but the images only have data.image_size="
-            f"{config.data.image_size} px. Use smaller sizes, or training.size_schedule=[]."
-        )
-    if training.batch_size < distributed.processes():
-        raise ConfigError(
-            f"training.batch_size must be at least the number of processes, {distributed.processes()}, but is "
-            f"{training.batch_size}."
-        )
-    for path in (config.ckpt_path, config.ckpt_path.with_suffix(".onnx")):
-        if training.publish and path.is_dir():
-            raise ConfigError(f"Cannot write the model to {path}, because it is a folder. Set another ckpt_path.")
-    model = _initial_model(config, None)
-    if model.dropout.p >= 1:
-        raise ConfigError("model.dropout must be below 1, but is 1; the last layer would get no features.")
-    if training.frozen_epochs and not training.start_from and not has_pretrained_features(model):
-        raise ConfigError(
-            f"training.frozen_epochs must be 0, because the features of {type(model).__name__} start with random "
-            f"values, but is {training.frozen_epochs}. Use pretrained weights or training.start_from instead."
-        )
-    require_usable(model, training)
-
-
 def _require_known_classes(config: Config, classes: ClassList) -> None:
     """Raises an error if the settings and the starting weights do not fit the classes of the data."""
     training = config.training
@@ -115,7 +83,7 @@ def _require_known_classes(config: Config, classes: ClassList) -> None:
         raise ConfigError(
             "training.drawn must be null, because only the signs of GTSRB can be drawn, and the data has other classes."
         )
-    _initial_model(config, classes)
+    initial_model(config, classes)
 
 
 def _train(
@@ -127,25 +95,24 @@ def _train(
     on_epoch: Callable[[dict[str, float]], object],
 ) -> dict[str, float]:
     leave_out = config.training.leave_out
-    batches = _training_batches(config, without(pack.load("train"), leave_out), drawn)
+    arrays = _training_images(without(pack.load("train"), leave_out), drawn)
+    images = len(arrays.rows)
+    batch_size = max(config.training.batch_size_for(images), distributed.processes())
+    config = config.replace({"training.batch_size": batch_size})  # the files of the run record it
+    batches = _batches(config, arrays)
     validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
-    images = len(batches.arrays.rows)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
         logger.info("No image is mirrored, because classes.csv names no mirrored classes, see docs/data.md")
-    if config.training.batch_size > images:
-        logger.warning(
-            "training.batch_size=%d is above the number of training images, so each epoch is one step with %d images",
-            config.training.batch_size,
-            images,
-        )
-    state = _open_state(config, device, batches, pack, run_dir)
+    state = open_state(config, device, batches, pack, run_dir)
     logger.info(
-        "Training %s (%s parameters) on %s images of %d classes, validating on %s images, device %s, run folder %s",
+        "Training %s (%s parameters) on %s images of %d classes in batches of %d, validating on %s images, device %s, "
+        "run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
         f"{images:,}",
         len(pack.classes) - len(leave_out),
+        batch_size,
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
         run_dir,
@@ -167,8 +134,8 @@ def _train(
         final = None
         if config.training.final_fit:
             everything = without(pack.load("train", "val"), leave_out)
-            batches = _training_batches(config, everything, drawn)
-            weights = _fit_all(config, batches, pack, device, run_dir / FINAL_FIT, origin)
+            batches = _batches(config, _training_images(everything, drawn))
+            weights = _fit_all(config, batches, pack, device, run_dir / FINAL_FIT)
             final = weights, _image_sketch(batches.arrays, earlier)
         if tracker:
             _publish(config, state, run_dir, tracker, final)
@@ -182,55 +149,14 @@ def _train(
     return state.best
 
 
-def _initial_model(config: Config, classes: ClassList | None) -> Network:
-    """Builds the model with its initial weights.
-
-    Args:
-        config: The complete configuration.
-        classes: The class list. None, before the data is prepared: that of `training.start_from`, or any.
-    """
-    source = load_checkpoint(config.training.start_from) if config.training.start_from else None
-    seed_everything(config.seed)
-    known = classes or (source.classes if source else SIGNS)
-    model = build_model(config.model, len(known))
-    load_pretrained(model)
-    if source:
-        if difference := known.difference(source.classes):
-            raise ConfigError(
-                f"The data and training.start_from={config.training.start_from} have different classes: {difference}. "
-                "Start from a model of the same classes, or set training.start_from=null."
-            )
-        if source.saw_validation:
-            raise ConfigError(
-                f"training.start_from={config.training.start_from} is a final-fit model, so it was also trained on the "
-                "validation images. Use best_model.pth in its run folder instead."
-            )
-        if seen := set(config.training.leave_out).difference(source.config["training"].get("leave_out", [])):
-            raise ConfigError(
-                f"training.leave_out: class {min(seen)} cannot be left out, because training.start_from="
-                f"{config.training.start_from} was trained on it. Start from a model that left it out, too."
-            )
-        start_from(model, source.model)
-    return model
+def _training_images(arrays: SplitArrays, drawn: Pack | None) -> SplitArrays:
+    """Adds all synthetic images if there are any."""
+    return stack(arrays, drawn.load("train", "val", "test")) if drawn else arrays
 
 
-def _training_batches(config: Config, arrays: SplitArrays, drawn: Pack | None) -> Batches:
-    """Returns batches of the training images, and of all synthetic images if there are any."""
-    if drawn:
-        arrays = stack(arrays, drawn.load("train", "val", "test"))
-    return Batches(arrays, config.training.batch_size, seed=config.seed, shard=distributed.shard())
-
-
-def _open_state(config: Config, device: torch.device, batches: Batches, pack: Pack, folder: Path) -> State:
-    """Returns a new state, or the state in the folder if the run is resumed."""
-    model = _initial_model(config, pack.classes).to(device).to(memory_format=torch.channels_last)
-    weights = balanced_weights(batches.arrays.labels, len(pack.classes)) if config.training.class_weights else None
-    state = State(config, model, len(batches), pack.fingerprint, pack.classes, weights)
-    # A run that was killed in its first epoch has no state yet, and starts from the beginning. Rank 0 decides for all
-    # ranks: in a job with several machines, only its overrides contain training.resume.
-    if distributed.from_rank_0(lambda: config.training.resume and (folder / LAST).is_file()):
-        state.restore(distributed.from_rank_0(lambda: read_plain(folder / LAST)))
-    return state
+def _batches(config: Config, arrays: SplitArrays) -> Batches:
+    batch_size = config.training.batch_size_for(len(arrays.rows))
+    return Batches(arrays, batch_size, seed=config.seed, shard=distributed.shard())
 
 
 def _earlier_sketch(config: Config, pack: Pack, validation: SplitArrays) -> str | None:
@@ -253,24 +179,11 @@ def _image_sketch(arrays: SplitArrays, earlier: str | None) -> str | None:
     return None if earlier is None else sketch([*members(earlier), *arrays.hashes])
 
 
-def _fit_all(
-    config: Config, batches: Batches, pack: Pack, device: torch.device, folder: Path, origin: dict[str, Any]
-) -> dict[str, Tensor]:
+def _fit_all(config: Config, batches: Batches, pack: Pack, device: torch.device, folder: Path) -> dict[str, Tensor]:
     """Trains a new model on training and validation images; returns its EMA weights after the last epoch."""
-    distributed.from_rank_0(lambda: require_writable(folder))
-    state = _open_state(config, device, batches, pack, folder)
     logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
-    with saving(folder):
-        tracker = CsvTracker(folder, config, state.history) if distributed.rank() == 0 else None
-    log = saving(folder)(tracker.log) if tracker else lambda _: None
-    run_epochs(config, state, batches, None, folder, origin, log)
-    weights = {name: tensor.detach().cpu() for name, tensor in state.averaged.module.state_dict().items()}
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
-        raise TrainingError(
-            f"The weights of the final fit are not finite, so {config.ckpt_path} is unchanged. Lower "
-            "training.optimizer.lr."
-        )
-    return weights
+    network = fit(config, batches, pack, device, folder)
+    return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
 
 
 def _publish(

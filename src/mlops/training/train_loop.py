@@ -292,7 +292,7 @@ def _train_epoch(config: Config, state: State, batches: Batches, profile: Path |
                 measured.step()
             if step % _CHECK_INTERVAL == 0 or step == len(batches):
                 mean_loss, accuracy = _means(totals, state.epoch, step)
-                images_done = min(step * training.batch_size, len(batches.arrays.rows))
+                images_done = min(step * batches.batch_size, len(batches.arrays.rows))
                 speed = images_done / (time.perf_counter() - started)
                 bar.set_postfix_str(
                     f"loss {mean_loss:.3f}, accuracy {accuracy:.3f}, {speed:,.0f} images/s", refresh=False

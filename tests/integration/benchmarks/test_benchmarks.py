@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import accuracy, environment, loader, step, time_to_accuracy, uploads
+from benchmarks import accuracy, environment, label_errors, loader, own_data, step, time_to_accuracy, uploads
+from src.mlops.errors import ConfigError
+from tests.helpers.images import make_image
 from tests.helpers.tiny import tiny_overrides
 
 
@@ -53,6 +56,43 @@ def test_time_to_accuracy(results: Path, overrides: list[str]) -> None:
     assert all(float(row["seconds_per_epoch"]) > 0 for row in rows.values())
 
 
+@pytest.mark.slow
+def test_own_data(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_data, "in_new_process", lambda work, *arguments: work(*arguments))
+    folder = tmp_path / "parts = (1)"
+    for class_id, name in enumerate(("bolt", "Größe 2")):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            make_image(class_id, number).save(folder / name / f"{number}.png")
+    tiny = ["model.width=4", "data.image_size=24", "training.epochs=1", "training.size_schedule=[]", "device=cpu"]
+    run(own_data.app, str(folder), "--seed", "7", *tiny)
+    (own,) = environment.read_results("own_data")
+    assert [own[column] for column in ("data", "seed", "classes", "train_images", "val_images", "test_images")] == [
+        "parts = (1)", "7", "2", "12", "4", "4",
+    ]  # fmt: skip
+    assert own["svc_accuracy"] == "1.0"
+    assert float(own["train_seconds"]) > 1
+
+
+def test_the_images_of_own_data(tmp_path: Path) -> None:
+    own_data.write_digits(tmp_path / "digits")
+    own_data.write_shapes(tmp_path / "shapes", per_class=1)
+    for name, classes, images, side in (("digits", 10, 1797, 8), ("shapes", 120, 120, 64)):
+        files = list((tmp_path / name).rglob("*.png"))
+        assert (len(files), len({file.parent for file in files})) == (images, classes)
+        with Image.open(files[0]) as image:
+            assert image.size == (side, side)
+    own_data.write_shapes(tmp_path / "again", per_class=1)
+    for file in (tmp_path / "shapes").rglob("*.png"):
+        assert file.read_bytes() == (tmp_path / "again" / file.relative_to(tmp_path / "shapes")).read_bytes()
+
+
+def test_own_data_of_a_missing_folder() -> None:
+    result = CliRunner().invoke(own_data.app, ["no/such/folder"])
+    assert isinstance(result.exception, ConfigError)
+    assert "'no/such/folder' is neither a folder nor one of digits, shapes" in str(result.exception)
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_step(results: Path, device: str) -> None:
     small = ["model.width=4", "data.image_size=24", "training.size_schedule=[]", "training.batch_size=8"]
@@ -62,6 +102,18 @@ def test_step(results: Path, device: str) -> None:
         ("fp32", "24", device), ("bf16", "24", device),
     ]  # fmt: skip
     assert all(float(row["ms_per_step"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("unit", ["image", "track"])
+def test_label_errors(results: Path, overrides: list[str], tmp_path: Path, unit: str) -> None:
+    overrides = [one for one in overrides if not one.startswith("training.epochs")]
+    run(label_errors.app, "--unit", unit, "--seed", "1", *overrides, f"data.processed_dir={tmp_path / 'processed'}")
+    rows = {row["ranking"]: row for row in environment.read_results("label_errors")}
+    assert rows.keys() == {"probability of the label", "margin", "confident joint, probability"}
+    row = rows["probability of the label"]
+    assert (row["unit"], row["seed"], row["images"], row["wrong"]) == (unit, "1", "80", "2" if unit == "image" else "4")
+    assert float(row["found_in_first_3"]) >= 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "processed", "results"}
 
 
 def test_uploads(results: Path) -> None:

@@ -119,7 +119,8 @@ def test_synthetic_images_in_addition_to_the_real_ones(make_config: MakeConfig, 
     drawn = "training.drawn={tracks_per_class:2,frames_per_track:1,test_tracks_per_class:1,seed:0}"
     train(make_config("training.epochs=1", drawn))
     real = len(prepare(make_config().data).load("train").rows)
-    assert f" {real + 43 * 3} images of 43 classes, validating on 16" in (tmp_path / "run/train.log").read_text()
+    described = f" {real + 43 * 3} images of 43 classes in batches of 16, validating on 16"
+    assert described in (tmp_path / "run/train.log").read_text()
     # The data set contains no synthetic images, so the model is still evaluated on real signs only.
     assert load_checkpoint(tmp_path / "latest/best_model.pth").provenance["data_fingerprint"] == (
         prepare(make_config().data).fingerprint

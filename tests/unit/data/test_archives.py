@@ -50,6 +50,16 @@ def test_good_archives(name: str, tmp_path: Path) -> None:
     assert (tmp_path / "out/Train/0/a.png").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(("system", "path"), [(0, "Train/0/a.png"), (3, r"Train\0\a.png")])
+def test_backslashes_are_separators_in_archives_of_windows(system: int, path: str, tmp_path: Path) -> None:
+    entry = zipfile.ZipInfo(r"Train\0\a.png")
+    entry.create_system = system
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(entry, CONTENT)
+    extract([tmp_path / "a.zip"], tmp_path / "out")
+    assert (tmp_path / "out" / path).read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.8])
 def test_truncated_archives(name: str, share: float, tmp_path: Path) -> None:

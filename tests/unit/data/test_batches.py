@@ -38,6 +38,15 @@ class TestHoldOut:
         assert (held_out.groupby(frame["group"]).nunique() == 1).all()
         assert held_out.mean() == pytest.approx(test_size, abs=0.1)
 
+    @pytest.mark.parametrize("seed", range(5))
+    def test_groups_with_several_classes(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        frame = pd.DataFrame({"class_id": rng.integers(0, 30, 400), "group": rng.integers(0, 12, 400)})
+        held_out = hold_out(frame, test_size=0.2, seed=seed)
+        assert (held_out.groupby(frame["group"]).nunique() == 1).all()
+        assert set(frame["class_id"][~held_out]) == set(frame["class_id"])
+        assert 0.1 < held_out.mean() < 0.5
+
     def test_seed_decides(self) -> None:
         frame = table(20)
         first, again, other = (hold_out(frame, test_size=0.2, seed=seed) for seed in (1, 1, 2))

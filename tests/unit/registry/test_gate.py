@@ -1,8 +1,11 @@
-"""The comparison with the model in production."""
+"""The comparison with the model in production, and the table of the checks."""
+
+import io
 
 import numpy as np
+from rich.console import Console
 
-from src.mlops.registry.gate import not_worse
+from src.mlops.registry.gate import Check, not_worse, show
 
 
 class TestMcNemar:
@@ -18,3 +21,9 @@ class TestMcNemar:
     def test_equal_models_pass(self) -> None:
         right = np.array([True, False, True])
         assert not_worse(right, right, 0.05).passed
+
+
+def test_names_of_classes_are_no_markup() -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(show([Check("F1 of the weakest class", "0.500 ([red]bolt[/])", ">= 0.9", passed=False)]))
+    assert "0.500 ([red]bolt[/])" in console.export_text()
