@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -105,37 +105,34 @@ def json_lines(batches: Sequence[Batch], record_ids: Iterable[str], images: Iter
         images: Name of the stored image of each record; None if it is not stored.
     """
     own = zip(record_ids, images, strict=False)
-    described = chain.from_iterable(
-        # Together, because describing one image at a time takes three times as long.
-        _rounded(np.stack(describe_images(np.concatenate([batch.arrays for batch in group])), axis=1))
-        for _, group in groupby(batches, lambda batch: batch.arrays.shape[1:])
-    )
     lines: list[bytes] = []
-    for batch in batches:
-        for record in _records(batch, own, described):
+    # Batches of one model together: one image at a time takes three times as long.
+    for _, group in groupby(
+        batches, lambda batch: (id(batch.classes), batch.arrays.shape[1:], batch.embedding.shape[1])
+    ):
+        for record in _records(list(group), own):
             # Only a defect could make a number infinite or NaN. JSON has neither.
             lines += (to_json(record, inf_nan_mode="null"), b"\n")
     return b"".join(lines)
 
 
-def _records(batch: Batch, own: Iterator[tuple[str, str | None]], described: Iterator[list[float]]) -> Iterator[Record]:
-    time = datetime.fromtimestamp(batch.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    class_list = batch.classes.fingerprint
-    half = np.clip(batch.embedding, -_LARGEST_HALF, _LARGEST_HALF).astype("<f2")
-    for prediction, origin, energy, row in zip(
-        batch.predictions, batch.origins, _rounded(batch.energy), half, strict=True
+def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) -> Iterator[Record]:
+    class_list = batches[0].classes.fingerprint
+    described = _rounded(np.stack(describe_images(np.concatenate([batch.arrays for batch in batches])), axis=1))
+    energies = _rounded(np.concatenate([batch.energy for batch in batches]))
+    embedding = np.concatenate([batch.embedding for batch in batches])
+    half = np.clip(embedding, -_LARGEST_HALF, _LARGEST_HALF).astype("<f2")
+    images = (
+        (batch.answered, time, prediction, origin)
+        for batch in batches
+        for time in [datetime.fromtimestamp(batch.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")]
+        for prediction, origin in zip(batch.predictions, batch.origins, strict=True)
+    )
+    for (answered, time, prediction, origin), descriptors, energy, row in zip(
+        images, described, energies, half, strict=True
     ):
         record_id, image = next(own)
-        (
-            brightness,
-            contrast,
-            sharpness,
-            saturation,
-            cast_red_green,
-            cast_yellow_blue,
-            noise,
-            colour_noise,
-        ) = next(described)
+        brightness, contrast, sharpness, saturation, red_green, yellow_blue, noise, colour_noise = descriptors
         yield {
             "schema_version": SCHEMA_VERSION,
             "record_id": record_id,
@@ -153,14 +150,14 @@ def _records(batch: Batch, own: Iterator[tuple[str, str | None]], described: Ite
             "contrast": contrast,
             "sharpness": sharpness,
             "saturation": saturation,
-            "cast_red_green": cast_red_green,
-            "cast_yellow_blue": cast_yellow_blue,
+            "cast_red_green": red_green,
+            "cast_yellow_blue": yellow_blue,
             "noise": noise,
             "colour_noise": colour_noise,
             "width": origin.width,
             "height": origin.height,
             "jpeg_quality": origin.jpeg_quality,
-            "latency_ms": round(1000 * (batch.answered - origin.arrived), 3),
+            "latency_ms": round(1000 * (answered - origin.arrived), 3),
             "image": image,
             "embedding": base64.b64encode(row).decode(),
         }
