@@ -348,6 +348,16 @@ def loadtest(
            workers=workers)  # fmt: skip
 
 
+@command(
+    "erase",
+    request_id="ID of the request, from its header X-Request-ID",
+    log="folder or gs:// URL of the prediction log; default: MLOPS_LOG_URL",
+)
+def log_erase(c: Context, request_id: str, log: str = "") -> None:
+    """Delete what the prediction log recorded about a request."""
+    _typer(c, "erase", "--", request_id, log=_from_here(log))
+
+
 @command("serve-bento", port="port to listen on")
 def serve_bento(c: Context, port: int = 3000) -> None:
     """Start the same classifier as a BentoML service."""
@@ -493,6 +503,7 @@ def _namespace() -> Collection:
             registry_sync,
             registry_pull,
         ],
+        "log": [log_erase],
         "docker": [docker_build, docker_run],
         "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_teardown],
     }

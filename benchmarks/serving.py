@@ -108,9 +108,9 @@ def main(
     """Measures every server with both models."""
     require_wrk()
     config = load_config(overrides)
-    png = _median_png(config)
+    png = median_png(config)
     with tempfile.TemporaryDirectory() as folder:
-        form = _form(Path(folder), png)
+        form = write_form(Path(folder), png)
         for width in (24, 12):
             model, path = f"SignNet, width {width}", _model(config, width, Path(folder))
             rows = _upper_bounds(path, png, trials)
@@ -135,7 +135,8 @@ def require_wrk() -> None:
         )
 
 
-def _median_png(config: Config) -> bytes:
+def median_png(config: Config) -> bytes:
+    """Returns the validation image whose PNG file has the median size, as the bytes of this file."""
     sizes = []
     for path in images_of(config)[::10]:
         file = io.BytesIO()
@@ -161,14 +162,25 @@ def _model(config: Config, width: int, folder: Path) -> Path:
     return export(path)
 
 
-def _form(folder: Path, png: bytes) -> Path:
-    """Writes the request body for wrk (`body`) and its script (`post.lua`) to a folder. Returns the folder."""
+def write_form(folder: Path, png: bytes, pause_ms: float = 0) -> Path:
+    """Writes the request body for wrk (`body`) and its script (`post.lua`) to a folder.
+
+    Args:
+        folder: The folder.
+        png: The image to send.
+        pause_ms: Mean time that each connection waits before a request; the time is random.
+
+    Returns:
+        The folder.
+    """
+    wait = f"delay = function() return math.random(0, {round(2 * pause_ms)}) end" if pause_ms else ""
     (folder / "body").write_bytes(form_body("file", [png]))
     (folder / "post.lua").write_text(
         f"""
         wrk.method = "POST"
         wrk.headers["Content-Type"] = "{KIND}"
         local file = io.open("{folder / "body"}", "rb"); wrk.body = file:read("*a"); file:close()
+        {wait}
         done = function(summary, latency, requests)
           local e = summary.errors
           local form = '{{"requests": %d, "microseconds": %d, "errors": %d, "p50": %f, "p95": %f, "p99": %f}}\\n'
@@ -247,7 +259,7 @@ def _fastest_settings(form: Path, model: Path) -> list[Server]:
         rates = []
         for candidate in candidates if len(candidates) > 1 else []:
             with started(candidate, model, form) as (port, _, _):
-                rates.append(_load(form, port, 32, 3)["images_per_second"])
+                rates.append(load(form, port, 32, 3)["images_per_second"])
             sys.stderr.write(f"  {name}, {candidate.setting}: {rates[-1]:.0f}/s\n")
         best.append(candidates[rates.index(max(rates))] if rates else candidates[0])
     return best
@@ -258,7 +270,7 @@ def _measure(server: Server, form: Path, model: Path, trials: int, seconds: int)
     with started(server, model, form) as (port, process, start_seconds):
         for _ in range(trials):
             for concurrency in CONCURRENCIES:
-                runs[concurrency].append(_load(form, port, concurrency, seconds))
+                runs[concurrency].append(load(form, port, concurrency, seconds))
         resident = resident_mb(process)
     rows = []
     for concurrency, found in runs.items():
@@ -368,8 +380,18 @@ def _stop(service: psutil.Popen) -> None:
     psutil.wait_procs(alive, timeout=10)
 
 
-def _load(form: Path, port: int, concurrency: int, seconds: int) -> dict[str, float]:
-    """Runs wrk with the given number of connections and returns its results."""
+def load(form: Path, port: int, concurrency: int, seconds: int) -> dict[str, float]:
+    """Runs wrk with the given number of connections and returns its results.
+
+    Args:
+        form: The folder that `write_form` filled.
+        port: Port of the service on this machine.
+        concurrency: Number of connections.
+        seconds: Duration.
+
+    Returns:
+        `images_per_second`, `errors` and percentiles of the response time such as `p50_ms`.
+    """
     command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--timeout", "10s", "-s", str(form / "post.lua")]
     address = f"http://127.0.0.1:{port}/cv_model/"
     printed = subprocess.run([*command, address], capture_output=True, text=True, check=True).stdout  # noqa: S603

@@ -274,6 +274,29 @@ def _soak() -> str:
     return _table("minute|RSS, MB", rows) + _where(results)
 
 
+def _prediction_log() -> str:
+    results = read_results("prediction_log")
+    rows = [
+        [
+            row["load"],
+            row["pairs"],
+            f"{row['images_per_second_with_log']} / {row['images_per_second']}",
+            f"{row['rate_ratio']} ({row['rate_ratio_lowest']})",
+            f"{row['cpu_ms_with_log']} / {row['cpu_ms']}",
+            f"{row['cpu_ratio']} ({row['cpu_ratio_highest']})",
+            f"{row['p99_ms_with_log']} / {row['p99_ms']}",
+            row["records_written"],
+            str(int(row["records_lost"]) + int(row["records_missing"])),
+        ]
+        for row in results
+    ]
+    head = (
+        "load|pairs|images/s with / without the log|ratio (lowest)|CPU ms per image with / without|ratio (highest)|"
+        "99th percentile with / without, ms|records written|records lost"
+    )
+    return _table(head, rows) + _where(results)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": _summary,
     "accuracy": _accuracy,
@@ -287,6 +310,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "serving": _serving,
     "soak": _soak,
     "uploads": _uploads,
+    "prediction_log": _prediction_log,
     "own_data": _own_data,
 }
 

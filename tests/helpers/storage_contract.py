@@ -17,6 +17,7 @@ class StorageContract:
         store.write("a/b.txt", b"two")
         assert store.read("a/b.txt") == b"two"
         assert store.names() == store.names("a") == ["a/b.txt"]
+        assert store.sizes("a") == {"a/b.txt": 3}
         store.remove("a/b.txt")
         store.remove("a/b.txt")
         assert store.names() == []

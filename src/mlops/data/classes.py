@@ -5,6 +5,7 @@ everything after the preparation reads it from there.
 """
 
 import csv
+import hashlib
 import io
 import re
 import unicodedata
@@ -95,6 +96,11 @@ class ClassList(tuple[ClassInfo, ...]):
     def mirrors(self) -> list[int]:
         """Returns the class of each class's mirrored image; -1 if there is none."""
         return [-1 if entry.mirror is None else entry.mirror for entry in self]
+
+    @property
+    def fingerprint(self) -> str:
+        """Returns 12 hex digits, which are equal for two lists with the same names in the same order."""
+        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()[:12]
 
     def difference(self, other: "ClassList") -> str | None:
         """Says how two lists differ in their names; None if images of the one can be compared with the other."""

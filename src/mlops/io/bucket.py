@@ -52,14 +52,19 @@ class Bucket:
 
     def names(self, folder: str = "") -> list[str]:
         """See `Storage`."""
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """See `Storage`."""
         top = self._path("")
         below = self._path(f"{folder}/" if folder else "")
 
-        def find(timeout: Timeout) -> list[str]:
+        def find(timeout: Timeout) -> dict[str, int]:
             found = self._client.list_blobs(
-                self._bucket, prefix=below, fields="items(name),nextPageToken", timeout=timeout, retry=None
+                self._bucket, prefix=below, fields="items(name,size),nextPageToken", timeout=timeout, retry=None
             )
-            return sorted(blob.name.removeprefix(top) for blob in found if not blob.name.endswith("/"))
+            sizes = {blob.name.removeprefix(top): blob.size for blob in found if not blob.name.endswith("/")}
+            return dict(sorted(sizes.items()))
 
         try:
             return self._try(folder, find)

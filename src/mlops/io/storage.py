@@ -7,7 +7,9 @@ packages are imported on first use. `STORAGE_EMULATOR_HOST` is the address of an
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import Protocol, TypeVar
 
 from filelock import FileLock
@@ -27,6 +29,9 @@ class Storage(Protocol):
 
     def names(self, folder: str = "") -> list[str]:
         """Returns the sorted names of all files below a folder; an empty list if it does not exist."""
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Returns the same names with the sizes of the files in bytes."""
 
     def read(self, name: str) -> bytes:
         """Returns the content of a file.
@@ -96,8 +101,16 @@ class Folder:
 
     def names(self, folder: str = "") -> list[str]:
         """See `Storage`."""
-        files = (path for path in (self.path / folder).rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.path).as_posix() for path in files if not path.name.startswith("."))
+        return list(self.sizes(folder))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """See `Storage`."""
+        found = {}
+        for path in (self.path / folder).rglob("*"):
+            with suppress(OSError):  # another process removed it, or it is a link to nothing
+                if not path.name.startswith(".") and S_ISREG((facts := path.stat()).st_mode):
+                    found[path.relative_to(self.path).as_posix()] = facts.st_size
+        return dict(sorted(found.items()))
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""

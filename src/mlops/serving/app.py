@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from src.mlops.errors import ConfigError, ImageError, MlopsError, NoSaliencyError
+from src.mlops.monitoring.prediction_log import PredictionLog
 from src.mlops.project import Project, load_project
 from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin, RequireKey
@@ -33,6 +34,7 @@ from src.mlops.serving.shared import request_reload
 from src.mlops.serving.shutdown import Shutdown
 from src.mlops.serving.uploads import Upload, Uploads, documented_request
 
+LOG_SECONDS = 6.0  # to write and upload the last records; Cloud Run kills an instance 10 s after SIGTERM
 AT_ONCE = 4  # images of one batch request that can be in the queue at the same time
 
 
@@ -53,7 +55,8 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
     """
     settings, project = settings or Settings(), project or load_project()
     models = ModelHolder(settings)
-    batcher = Batcher(settings, models)
+    log = PredictionLog(settings.log_options, prometheus.count_log) if settings.log_options else None
+    batcher = Batcher(settings, models, log)
     shutdown = Shutdown()
 
     @asynccontextmanager
@@ -63,8 +66,13 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
         with shutdown.handling_sigterm():
             async with models.serving():
                 shutdown.started()
+                if log:
+                    prometheus.show_log()
+                    log.start()
                 yield
         batcher.close()
+        if log:
+            log.close(LOG_SECONDS)
 
     app = FastAPI(
         title=project.title,
@@ -183,8 +191,8 @@ def _add_model_routes(
 
     @app.get("/model", operation_id="model", dependencies=protection, responses=errors.documented(401, 429, 500))
     async def model() -> ModelAnswer:
-        """Returns the version, intended use, classes, calibration and provenance of the model."""
-        return ModelAnswer.of(models.require())
+        """Returns the version, intended use, classes, calibration and provenance of the model, and what is recorded."""
+        return ModelAnswer.of(models.require(), settings)
 
 
 def _public_routes(models: ModelHolder) -> APIRouter:

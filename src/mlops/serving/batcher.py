@@ -21,9 +21,13 @@ from starlette.exceptions import HTTPException
 from src.mlops.errors import LargeImageError
 from src.mlops.inference.classifier import Classifier, Prediction
 from src.mlops.inference.explain import explain
+from src.mlops.monitoring.jpeg import jpeg_quality
+from src.mlops.monitoring.prediction_log import PredictionLog
+from src.mlops.monitoring.record import Batch, Origin
 from src.mlops.preprocessing import open_image, preprocess
 from src.mlops.serving import prometheus
 from src.mlops.serving.errors import RETRY_AFTER
+from src.mlops.serving.logs import REQUEST_ID
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.settings import Settings
 
@@ -32,11 +36,18 @@ _SLOW_PER_THREAD = 8  # large images and saliency maps that can wait for one thr
 T = TypeVar("T")
 
 
+class _Decoded(NamedTuple):
+    array: NDArray[np.uint8]
+    width: int  # of the upright image, before preprocessing
+    height: int
+
+
 class _Waiting(NamedTuple):
     array: NDArray[np.uint8]
     classifier: Classifier
     answer: "asyncio.Future[Prediction]"
     since: float
+    origin: Origin | None  # None if predictions are not recorded
 
 
 class Batcher:
@@ -45,11 +56,13 @@ class Batcher:
     Args:
         settings: The settings of the service.
         models: The holder of the current model.
+        log: The prediction log; None if predictions are not recorded.
     """
 
-    def __init__(self, settings: Settings, models: ModelHolder) -> None:
+    def __init__(self, settings: Settings, models: ModelHolder, log: PredictionLog | None = None) -> None:
         self._settings = settings
         self._models = models
+        self._log = log
         # Decoding a large image needs a few hundred MB, and the allocator of each thread keeps that memory. Therefore
         # there are only as many threads as cores.
         self._threads = os.cpu_count() or 1
@@ -77,12 +90,14 @@ class Batcher:
             ImageError: The image cannot be used.
         """
         classifier = self._models.require()
+        arrived = time.perf_counter()
         with self._admission():
-            array = await self._decode(content, classifier.image_size)
+            decoded = await self._decode(content, classifier.image_size)
+            origin = self._origin(content, decoded, arrived) if self._log else None
             answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
             if not self._waiting:
                 asyncio.get_running_loop().call_soon(self._run_waiting)
-            self._waiting.append(_Waiting(array, classifier, answer, time.perf_counter()))
+            self._waiting.append(_Waiting(decoded.array, classifier, answer, time.perf_counter(), origin))
             prediction = await answer
         prometheus.count(prediction)
         return prediction
@@ -117,10 +132,15 @@ class Batcher:
             self._admitted -= 1
             prometheus.QUEUE_DEPTH.dec()
 
-    async def _decode(self, content: bytes, size: int) -> NDArray[np.uint8]:
-        def decode(quick_pixels: int | None = None) -> NDArray[np.uint8]:
+    def _origin(self, content: bytes, decoded: _Decoded, arrived: float) -> Origin:
+        kept = content if self._log and self._log.keeps_images else None
+        return Origin(REQUEST_ID.get(), arrived, decoded.width, decoded.height, jpeg_quality(content), kept)
+
+    async def _decode(self, content: bytes, size: int) -> _Decoded:
+        def decode(quick_pixels: int | None = None) -> _Decoded:
             with prometheus.DECODE.time():
-                return preprocess(open_image(content, quick_pixels=quick_pixels), size)
+                image = open_image(content, quick_pixels=quick_pixels)
+                return _Decoded(preprocess(image, size), *image.size)
 
         if len(content) <= _SMALL_BYTES:
             with suppress(LargeImageError):
@@ -151,7 +171,7 @@ class Batcher:
         if self._waiting:  # let the event loop do its other work first
             loop.call_soon(self._run_waiting)
         if self._models.is_quick:
-            self._answer(batch, _classify(batch))
+            self._answer(batch, _classify(batch, self._log))
             return
         self._running += 1
 
@@ -160,7 +180,7 @@ class Batcher:
             self._answer(batch, run.result())
             self._run_waiting()
 
-        loop.run_in_executor(self._pool, _classify, batch).add_done_callback(done)
+        loop.run_in_executor(self._pool, _classify, batch, self._log).add_done_callback(done)
 
     @staticmethod
     def _answer(batch: list[_Waiting], found: list[Prediction] | Exception) -> None:
@@ -177,14 +197,32 @@ def _overloaded(reason: str) -> HTTPException:
     return HTTPException(503, f"{reason} Try again in a moment.", {"Retry-After": RETRY_AFTER})
 
 
-def _classify(batch: list[_Waiting]) -> list[Prediction] | Exception:
+def _classify(batch: list[_Waiting], log: PredictionLog | None) -> list[Prediction] | Exception:
     started = time.perf_counter()
     for waiting in batch:
         prometheus.QUEUE.observe(started - waiting.since)
     prometheus.BATCH_SIZE.observe(len(batch))
+    classifier = batch[0].classifier
     try:
-        return batch[0].classifier.classify_arrays(np.stack([waiting.array for waiting in batch]))
+        arrays = np.stack([waiting.array for waiting in batch])
+        outputs = classifier.run(arrays)
+        predictions = classifier.predictions(outputs)
     except Exception as error:  # returned to the waiting requests, which would otherwise wait forever
         return error
     finally:
         prometheus.INFERENCE.observe(time.perf_counter() - started)
+    if log:
+        origins = [waiting.origin for waiting in batch if waiting.origin]
+        log.append(
+            Batch(
+                time.time(),
+                time.perf_counter(),
+                classifier.info.classes,
+                arrays,
+                outputs.embedding,
+                outputs.energy,
+                predictions,
+                origins,
+            )
+        )
+    return predictions

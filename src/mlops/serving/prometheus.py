@@ -7,6 +7,7 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from src.mlops.inference.classifier import Classifier, Prediction
+from src.mlops.monitoring.prediction_log import OUTCOMES
 from src.mlops.serving.shared import FOLDER_VARIABLE, dead_workers
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ UNKNOWN = Counter("mlops_unknown", "Images classified as unknown")
 MODEL = Gauge("mlops_model_info", "1 for the version of the loaded model", ["version"], multiprocess_mode="livemax")
 RELOADS = Counter("mlops_reloads", "Attempts to reload the model by outcome", ["outcome"])
 _CONFIDENCE = Histogram("mlops_confidence", "Probability of the predicted class", buckets=_SHARES)
+_LOG = {
+    "records": Counter("mlops_log_records", "Records of the prediction log by outcome", ["outcome"]),
+    "images": Counter("mlops_log_images", "Images of the prediction log by outcome", ["outcome"]),
+    "uploads": Counter("mlops_log_uploads", "Uploads of files of the prediction log by outcome", ["outcome"]),
+}
 _PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id", "class_name"])
 
 
@@ -69,6 +75,18 @@ def count(prediction: Prediction) -> None:
     _CONFIDENCE.observe(prediction.probability)
     if prediction.is_unknown:
         UNKNOWN.inc()
+
+
+def show_log() -> None:
+    """Starts the counters of the prediction log at 0, so that the first lost record is an increase."""
+    for kind, outcomes in OUTCOMES.items():
+        for outcome in outcomes:
+            _LOG[kind].labels(outcome)
+
+
+def count_log(kind: str, outcome: str, number: int) -> None:
+    """Counts `records`, `images` or `uploads` of the prediction log."""
+    _LOG[kind].labels(outcome).inc(number)
 
 
 def exposition() -> bytes:

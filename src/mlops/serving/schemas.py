@@ -7,6 +7,8 @@ from src.mlops.data.classes import ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.statements import statements_of
 from src.mlops.inference.classifier import Classifier, Prediction
+from src.mlops.monitoring.record import FIELDS
+from src.mlops.serving.settings import Settings
 
 
 def example(classes: ClassList | None = None) -> dict[str, Any]:
@@ -82,6 +84,28 @@ class BatchAnswer:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What the service stores about each image (docs/monitoring.md).
+
+    Attributes:
+        fields: The names of the stored fields; empty if predictions are not recorded.
+        image_share: The share of the images that are stored, 0 (none) to 1; uncertain and unknown ones first.
+        image_days: The days for which they are stored.
+    """
+
+    fields: list[str]
+    image_share: float
+    image_days: int
+
+    @classmethod
+    def by(cls, settings: Settings) -> "Recorded":
+        """Reads the settings of the service."""
+        options = settings.log_options
+        share = options.image_share if options else 0.0
+        return cls(list(FIELDS) if options else [], share, settings.log_image_days if share else 0)
+
+
+@dataclass(frozen=True)
 class ModelAnswer:
     """Facts about the loaded model.
 
@@ -94,6 +118,7 @@ class ModelAnswer:
         metrics: The metrics from training.
         calibration: Temperature, thresholds, and the requested and the attained coverage of prediction sets.
         provenance: Commit, time, versions, fingerprint of the data, seed.
+        recorded: What the service stores about each image.
     """
 
     model_version: str
@@ -104,9 +129,10 @@ class ModelAnswer:
     metrics: dict[str, float]
     calibration: dict[str, float]
     provenance: dict[str, Any]
+    recorded: Recorded
 
     @classmethod
-    def of(cls, classifier: Classifier) -> "ModelAnswer":
+    def of(cls, classifier: Classifier, settings: Settings) -> "ModelAnswer":
         """Reads the facts of a model. Leaves out most of its configuration, which contains paths of the trainer."""
         info = classifier.info
         return cls(
@@ -118,6 +144,7 @@ class ModelAnswer:
             metrics=info.metrics,
             calibration=info.calibration.to_dict(),
             provenance={key: value for key, value in info.provenance.items() if key != "image_sketch"},  # 16 kB
+            recorded=Recorded.by(settings),
         )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from src.mlops.modelfile.locate import LATEST
+from src.mlops.monitoring.prediction_log import LogOptions
 
 NO_MODEL = "none"
 MAX_HEADER_BYTES = 16 * 1024  # of the request line and all headers
@@ -74,6 +75,49 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"],
         Field(description="debug, info, warning or error; info logs rejected requests, debug logs all requests"),
     ] = "info"
+    log_url: Annotated[
+        str, Field(description="prediction log: folder or gs:// URL; empty: predictions are not recorded")
+    ] = ""
+    log_flush_seconds: Annotated[
+        float,
+        Field(ge=0.1, le=60, description="prediction log: seconds of records that are lost if a process is killed"),
+    ] = 2.0
+    log_segment_seconds: Annotated[
+        float, Field(ge=1, le=3600, description="prediction log: seconds until a file is closed, and uploaded to gs://")
+    ] = 60.0
+    log_spool: Annotated[
+        str,
+        Field(description="prediction log: folder for files that are not uploaded yet; empty: a temporary folder"),
+    ] = ""
+    log_spool_bytes: Annotated[
+        int, Field(ge=1024 * 1024, description="prediction log: maximum size of this folder; the oldest files go first")
+    ] = 32 * 1024 * 1024
+    log_images: Annotated[
+        float,
+        Field(ge=0, le=1, description="prediction log: share of the images to store, 0 (none) to 1, uncertain first"),
+    ] = 0.0
+    log_image_days: Annotated[
+        int, Field(ge=1, description="prediction log: days after which stored images are deleted")
+    ] = 30
+    log_image_bytes: Annotated[
+        int, Field(ge=1024 * 1024, description="prediction log: maximum size of all stored images together")
+    ] = 1024**3
+
+    @property
+    def log_options(self) -> LogOptions | None:
+        """The settings of the prediction log; None if predictions are not recorded."""
+        if not self.log_url:
+            return None
+        return LogOptions(
+            url=self.log_url,
+            flush_seconds=self.log_flush_seconds,
+            segment_seconds=self.log_segment_seconds,
+            spool=self.log_spool,
+            spool_bytes=self.log_spool_bytes,
+            image_share=self.log_images,
+            image_days=self.log_image_days,
+            image_bytes=self.log_image_bytes,
+        )
 
     def as_environment(self) -> dict[str, str]:
         """Returns the environment variables that pass these settings to another process."""
@@ -97,6 +141,13 @@ class Settings(BaseSettings):
     def _path(cls, given: str) -> str:
         if not re.fullmatch(r"(/[\w.~/-]*[\w.~-])?", given):
             raise ValueError(f"must start with a slash and not end with one, such as /signs, but is {given!r}")
+        return given
+
+    @field_validator("log_url")
+    @classmethod
+    def _supported(cls, given: str) -> str:
+        if "://" in given and not re.fullmatch(r"gs://[\w.-]+(/.*)?", given):
+            raise ValueError(f"must be a folder, or a URL such as gs://bucket/folder, but is {given!r}")
         return given
 
     @field_validator("trusted_proxies")
@@ -143,6 +194,8 @@ class Settings(BaseSettings):
                 f"max_upload_bytes ({self.max_upload_bytes:,}) must be at most max_batch_bytes "
                 f"({self.max_batch_bytes:,}), which limits the size of every request"
             )
+        if self.log_images and not self.log_url:
+            raise ValueError(f"log_images is {self.log_images}, but log_url, the place for the images, is empty")
         return self
 
     @staticmethod

@@ -554,7 +554,7 @@ def test_reload_is_disabled_without_an_admin_token(swappable: Path) -> None:
 def test_the_response_hides_the_cause_of_an_unexpected_error(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Classifier, "classify_arrays", lambda *_: 1 / 0)
+    monkeypatch.setattr(Classifier, "run", lambda *_: 1 / 0)
     answer = post(client, PNG)
     assert_problem(answer, 500, "X-Request-ID")
     assert "division" not in answer.text

@@ -1,0 +1,179 @@
+"""Measures what the prediction log costs the service: CPU time at half of the maximum load, throughput at the maximum.
+
+    uv run python -m benchmarks.prediction_log data.raw_dir=../shared/gtsrb
+
+Two services with the bundled model and one worker run at the same time, one with the log and one without. wrk sends
+forms with one PNG image of median size to one of them and then to the other, in alternating order. At half load, the
+connections wait for random times between requests. The CPU time is that of the service's processes, and includes the
+time in which the log writes its last records. Writes benchmarks/results/prediction_log.csv, with one row per load.
+"""
+
+import http.client
+import re
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+from benchmarks.environment import Overrides, Row, write_results
+from benchmarks.serving import Server, load, median_png, require_wrk, started, write_form
+from src.mlops import ROOT
+from src.mlops.cli import new_app, typer_main
+from src.mlops.config import load_config
+from src.mlops.modelfile.locate import BUNDLED
+
+app = new_app()
+PAIRS, SECONDS, CONNECTIONS = 7, 10, 32
+FLUSH_SECONDS = 2.0  # the default of the service
+_COUNTER = re.compile(r'^mlops_log_records_total\{outcome="(\w+)"\} (\S+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service: its port and its main process."""
+
+    port: int
+    process: psutil.Process
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of wrk, and what it cost.
+
+    Attributes:
+        rate: Images per second.
+        cpu_ms: CPU time of the service per image in ms.
+        p50_ms: Median response time.
+        p99_ms: 99th percentile of the response time.
+        written: Records that were written.
+        lost: Records that were lost.
+        missing: Successful responses without a record that was written or counted as lost.
+    """
+
+    rate: float
+    cpu_ms: float
+    p50_ms: float
+    p99_ms: float
+    written: int
+    lost: int
+    missing: int
+
+
+@app.command()
+def main(
+    overrides: Overrides,
+    pairs: Annotated[int, typer.Option(help="Number of pairs of runs at each load.")] = PAIRS,
+    seconds: Annotated[int, typer.Option(help="Duration of a run.")] = SECONDS,
+) -> None:
+    """Measures the service with and without the log."""
+    require_wrk()
+    png = median_png(load_config(overrides))
+    command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}", "--workers", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        full = write_form(_folder(folder, "full"), png)
+        logging = {"MLOPS_LOG_URL": str(Path(folder, "log")), "MLOPS_LOG_FLUSH_SECONDS": str(FLUSH_SECONDS)}
+        model = ROOT / BUNDLED
+        with (
+            started(Server("with the log", "", command, logging), model, full) as (port, process, _),
+            started(Server("without the log", "", command), model, full) as (other_port, other, _),
+        ):
+            services = {True: Service(port, process), False: Service(other_port, other)}
+            rates = [_run(services[False], full, seconds).rate for _ in range(2)]
+            pause = 1000 * CONNECTIONS / (max(rates) / 2) - 5  # about 5 ms for the response
+            half = write_form(_folder(folder, "half"), png, pause)
+            rows = [
+                _row(name, _pairs(services, form, pairs, seconds), seconds)
+                for name, form in (("half", half), ("maximum", full))
+            ]
+    write_results("prediction_log", rows, ("load",))
+
+
+def _folder(folder: str, name: str) -> Path:
+    path = Path(folder, name)
+    path.mkdir()
+    return path
+
+
+def _pairs(services: dict[bool, Service], form: Path, pairs: int, seconds: int) -> list[dict[bool, Run]]:
+    found = []
+    for number in range(pairs):
+        order = (True, False) if number % 2 else (False, True)
+        found.append({is_on: _run(services[is_on], form, seconds) for is_on in order})
+        on, off = found[-1][True], found[-1][False]
+        sys.stderr.write(
+            f"with the log: {on.rate:.0f}/s, {on.cpu_ms:.3f} ms of CPU per image, {on.lost} records lost, "
+            f"{on.missing} missing; without: {off.rate:.0f}/s, {off.cpu_ms:.3f} ms\n"
+        )
+    return found
+
+
+def _run(service: Service, form: Path, seconds: int) -> Run:
+    before, cpu = _records(service), _cpu_seconds(service)
+    found = load(form, service.port, CONNECTIONS, seconds)
+    time.sleep(FLUSH_SECONDS + 1)  # the log writes its last records
+    used = _cpu_seconds(service) - cpu
+    after = _records(service)
+    changes = {outcome: int(value - before[outcome]) for outcome, value in after.items() if outcome != "answered"}
+    written = changes.pop("written", 0)
+    lost = sum(changes.values())
+    answered = int(after["answered"] - before["answered"])  # wrk does not count the requests at its end
+    missing = answered - written - lost if "written" in after else 0
+    return Run(
+        found["images_per_second"], 1000 * used / answered, found["p50_ms"], found["p99_ms"], written, lost, missing
+    )
+
+
+def _records(service: Service) -> dict[str, float]:
+    """Returns the number of records by outcome, and of classified images (`answered`)."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    answered = sum(float(value) for value in re.findall(r"^mlops_predictions_total\{.*\} (\S+)$", text, re.MULTILINE))
+    return {outcome: float(value) for outcome, value in _COUNTER.findall(text)} | {"answered": answered}
+
+
+def _cpu_seconds(service: Service) -> float:
+    family = [service.process, *service.process.children(recursive=True)]
+    times = [member.cpu_times() for member in family]
+    return sum((float(one.user) + float(one.system) for one in times), 0.0)
+
+
+def _row(name: str, pairs: list[dict[bool, Run]], seconds: int) -> Row:
+    on, off = ([pair[is_on] for pair in pairs] for is_on in (True, False))
+    cpu = [pair[True].cpu_ms / pair[False].cpu_ms for pair in pairs]
+    rate = [pair[True].rate / pair[False].rate for pair in pairs]
+
+    def median(runs: list[Run], figure: str) -> float:
+        return round(float(statistics.median(getattr(run, figure) for run in runs)), 3)
+
+    return {
+        "load": name,
+        "pairs": len(pairs),
+        "seconds": seconds,
+        "images_per_second": round(median(off, "rate")),
+        "images_per_second_with_log": round(median(on, "rate")),
+        "rate_ratio": round(statistics.median(rate), 3),
+        "rate_ratio_lowest": round(min(rate), 3),
+        "cpu_ms": median(off, "cpu_ms"),
+        "cpu_ms_with_log": median(on, "cpu_ms"),
+        "cpu_ratio": round(statistics.median(cpu), 3),
+        "cpu_ratio_highest": round(max(cpu), 3),
+        "p50_ms": median(off, "p50_ms"),
+        "p50_ms_with_log": median(on, "p50_ms"),
+        "p99_ms": median(off, "p99_ms"),
+        "p99_ms_with_log": median(on, "p99_ms"),
+        "records_written": sum(run.written for run in on),
+        "records_lost": sum(run.lost for run in on),
+        "records_missing": sum(run.missing for run in on),
+    }
+
+
+if __name__ == "__main__":
+    typer_main(app)

@@ -1,0 +1,1 @@
+"""Records predictions and the images they belong to."""

@@ -1,0 +1,98 @@
+"""Erases what was recorded about a request: `python -m src.mlops.monitoring.erase ID --log URL`, or `inv log.erase`."""
+
+import json
+import logging
+from typing import Annotated, NamedTuple
+
+import typer
+
+from src.mlops.cli import new_app, typer_main
+from src.mlops.errors import DataError, MissingFileError
+from src.mlops.io.storage import Storage, open_storage
+from src.mlops.monitoring.images import IMAGES, image_ending
+from src.mlops.monitoring.segments import CLOSED, OPEN, RECORDS, pack_lines, read_lines
+
+logger = logging.getLogger(__name__)
+app = new_app()
+
+
+class Erased(NamedTuple):
+    """What `erase` deleted.
+
+    Attributes:
+        records: Number of records.
+        images: Number of images.
+        left_open: Number of segments that are still written, which were not searched.
+    """
+
+    records: int
+    images: int
+    left_open: int
+
+
+def erase(url: str, request_id: str) -> Erased:
+    """Deletes the records of a request and their images.
+
+    A record is deleted as a whole: its embedding and descriptors come from the image, too. All closed segments are
+    read, because a client can use the same ID on different days. Segments that are still written cannot be changed.
+
+    Args:
+        url: The folder or `gs://` URL of the log.
+        request_id: ID of the request, from its header `X-Request-ID`.
+
+    Raises:
+        StorageError: The log cannot be read or written.
+    """
+    storage = open_storage(url)
+    images = [name for name in storage.names(IMAGES) if name.endswith(image_ending(request_id))]
+    for name in images:
+        storage.remove(name)
+    names = storage.names(RECORDS)
+    records = sum(_erase_in(storage, name, request_id) for name in names if name.endswith(CLOSED))
+    return Erased(records, len(images), sum(name.endswith(CLOSED + OPEN) for name in names))
+
+
+def _erase_in(storage: Storage, name: str, request_id: str) -> int:
+    """Deletes the records of a request in one segment. Returns their number."""
+    try:
+        lines, fault = read_lines(storage.read(name))
+    except MissingFileError:
+        return 0  # deleted meanwhile
+    if fault:
+        logger.warning("Only %d records of %s/%s can be searched: %s", len(lines), storage.url, name, fault)
+    kept = [line for line in lines if not _is_of(line, request_id)]
+    if kept and len(kept) < len(lines):
+        storage.write(name, pack_lines(kept))
+    elif lines and not kept:
+        storage.remove(name)
+    return len(lines) - len(kept)
+
+
+def _is_of(line: bytes, request_id: str) -> bool:
+    if request_id.encode() not in line:  # fast, and right: an ID has only characters that JSON does not escape
+        return False
+    try:
+        return bool(json.loads(line)["request_id"] == request_id)
+    except (ValueError, TypeError, KeyError):
+        return True  # a damaged line: better too few records than too many
+
+
+@app.command("erase")
+def main(
+    request_id: Annotated[str, typer.Argument(help="ID of the request, from its header X-Request-ID.")],
+    log: Annotated[str, typer.Option(envvar="MLOPS_LOG_URL", help="Folder or gs:// URL of the prediction log.")],
+) -> None:
+    """Deletes the records of a request and their images from the prediction log."""
+    erased = erase(log, request_id)
+    if not any(erased):
+        raise DataError(f"The prediction log at {log} has no record of the request {request_id!r}.")
+    typer.echo(f"Erased {erased.records} records and {erased.images} images of the request {request_id}.")
+    if erased.left_open:
+        typer.echo(
+            f"{erased.left_open} segments are still being written and were not searched. Run the command again when "
+            "they are closed, after MLOPS_LOG_SEGMENT_SECONDS."
+        )
+
+
+if __name__ == "__main__":
+    typer_main(app)

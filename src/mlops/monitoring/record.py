@@ -1,0 +1,168 @@
+"""One record per classified image: its fields, and how a micro-batch becomes lines of JSON."""
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import to_json
+
+from src.mlops.data.classes import ClassList
+from src.mlops.inference.classifier import Prediction
+from src.mlops.monitoring.descriptors import describe_images
+
+SCHEMA_VERSION = 1  # raised when a field changes its meaning or disappears; new fields do not raise it
+_LARGEST_HALF = 65_504.0  # of float16
+
+
+class Record(TypedDict):
+    """The fields of a record. docs/monitoring.md documents them; they are flat, because all readers load flat rows."""
+
+    schema_version: int
+    record_id: str
+    time: str
+    request_id: str
+    model_version: str
+    class_list: str
+    predicted_class: int
+    class_name: str
+    probability: float
+    prediction_set: list[int]
+    is_unknown: bool
+    energy: float
+    brightness: float
+    contrast: float
+    sharpness: float
+    saturation: float
+    cast_red_green: float
+    cast_yellow_blue: float
+    noise: float
+    colour_noise: float
+    width: int
+    height: int
+    jpeg_quality: int | None
+    latency_ms: float
+    image: str | None
+    embedding: str
+
+
+FIELDS = tuple(Record.__annotations__)
+
+
+class Origin(NamedTuple):
+    """What is known about an image before the network runs.
+
+    Attributes:
+        request_id: ID of the request.
+        arrived: `time.perf_counter()` when the image had been received.
+        width: Width of the upright image in px, before preprocessing.
+        height: Its height in px.
+        jpeg_quality: Estimated quality of a JPEG file, 1 to 100; None for other formats.
+        content: The bytes of the file; None unless images are stored.
+    """
+
+    request_id: str
+    arrived: float
+    width: int
+    height: int
+    jpeg_quality: int | None
+    content: bytes | None
+
+
+class Batch(NamedTuple):
+    """A classified micro-batch of N images.
+
+    Attributes:
+        time: Unix time of the predictions.
+        answered: `time.perf_counter()` at the same moment.
+        classes: The class list of the model.
+        arrays: The preprocessed images, uint8 [N, S, S, 3].
+        embedding: float32 [N, D].
+        energy: float32 [N].
+        predictions: The N predictions.
+        origins: Where the N images came from.
+    """
+
+    time: float
+    answered: float
+    classes: ClassList
+    arrays: NDArray[np.uint8]
+    embedding: NDArray[np.float32]
+    energy: NDArray[np.float32]
+    predictions: Sequence[Prediction]
+    origins: Sequence[Origin]
+
+
+def json_lines(batches: Sequence[Batch], record_ids: Iterable[str], images: Iterable[str | None]) -> bytes:
+    """Returns the records of batches as JSON Lines.
+
+    Args:
+        batches: The batches.
+        record_ids: The ID of each record.
+        images: Name of the stored image of each record; None if it is not stored.
+    """
+    own = zip(record_ids, images, strict=False)
+    lines: list[bytes] = []
+    # Batches of one model together: one image at a time takes three times as long.
+    for _, group in groupby(
+        batches, lambda batch: (id(batch.classes), batch.arrays.shape[1:], batch.embedding.shape[1])
+    ):
+        for record in _records(list(group), own):
+            # Only a defect could make a number infinite or NaN. JSON has neither.
+            lines += (to_json(record, inf_nan_mode="null"), b"\n")
+    return b"".join(lines)
+
+
+def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) -> Iterator[Record]:
+    class_list = batches[0].classes.fingerprint
+    described = _rounded(np.stack(describe_images(np.concatenate([batch.arrays for batch in batches])), axis=1))
+    energies = _rounded(np.concatenate([batch.energy for batch in batches]))
+    embedding = np.concatenate([batch.embedding for batch in batches])
+    half = np.clip(embedding, -_LARGEST_HALF, _LARGEST_HALF).astype("<f2")
+    images = (
+        (batch.answered, time, prediction, origin)
+        for batch in batches
+        for time in [datetime.fromtimestamp(batch.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")]
+        for prediction, origin in zip(batch.predictions, batch.origins, strict=True)
+    )
+    for (answered, time, prediction, origin), descriptors, energy, row in zip(
+        images, described, energies, half, strict=True
+    ):
+        record_id, image = next(own)
+        brightness, contrast, sharpness, saturation, red_green, yellow_blue, noise, colour_noise = descriptors
+        yield {
+            "schema_version": SCHEMA_VERSION,
+            "record_id": record_id,
+            "time": time,
+            "request_id": origin.request_id,
+            "model_version": prediction.model_version,
+            "class_list": class_list,
+            "predicted_class": prediction.predicted_class,
+            "class_name": prediction.class_name,
+            "probability": round(prediction.probability, 6),
+            "prediction_set": prediction.prediction_set,
+            "is_unknown": prediction.is_unknown,
+            "energy": energy,
+            "brightness": brightness,
+            "contrast": contrast,
+            "sharpness": sharpness,
+            "saturation": saturation,
+            "cast_red_green": red_green,
+            "cast_yellow_blue": yellow_blue,
+            "noise": noise,
+            "colour_noise": colour_noise,
+            "width": origin.width,
+            "height": origin.height,
+            "jpeg_quality": origin.jpeg_quality,
+            "latency_ms": round(1000 * (answered - origin.arrived), 3),
+            "image": image,
+            "embedding": base64.b64encode(row).decode(),
+        }
+
+
+def _rounded(values: NDArray[np.float32]) -> Any:
+    """Returns numbers with six decimals, as nested lists. All digits of a float32 would take more space."""
+    return np.round(values.astype(np.float64), 6).tolist()

@@ -1,0 +1,58 @@
+"""Batches of predictions for tests of the prediction log, and a count of what happened to them."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.mlops.data.gtsrb import SIGNS
+from src.mlops.inference.classifier import Prediction
+from src.mlops.monitoring.record import Batch, Origin
+from tests.helpers.images import encode, make_image
+
+PNG = encode(make_image(3, side=40), "PNG")
+
+
+class Counts:
+    """Counts outcomes as the metrics of the service do."""
+
+    def __init__(self) -> None:
+        self._lock, self._found = threading.Lock(), Counter[tuple[str, str]]()
+
+    def __call__(self, kind: str, outcome: str, number: int) -> None:
+        with self._lock:
+            self._found[kind, outcome] += number
+
+    def of(self, kind: str) -> dict[str, int]:
+        return {outcome: number for (found, outcome), number in self._found.items() if found == kind and number}
+
+
+def prediction(class_id: int = 1, *, kept: Sequence[int] = (1,), is_unknown: bool = False) -> Prediction:
+    name = SIGNS[class_id].name
+    return Prediction(class_id, name, None, 0.98765432, [], list(kept), is_unknown, "0123456789ab")
+
+
+def batch(
+    *ids: str,
+    predictions: Sequence[Prediction] | None = None,
+    content: bytes | None = None,
+    moment: float | None = None,
+    arrays: NDArray[np.uint8] | None = None,
+) -> Batch:
+    """Returns a micro-batch with one image for each ID of a request."""
+    count, now = len(ids), time.perf_counter()
+    if arrays is None:
+        arrays = np.stack([np.asarray(make_image(seed, side=24)) for seed in range(count)])
+    return Batch(
+        time=time.time() if moment is None else moment,
+        answered=now,
+        classes=SIGNS,
+        arrays=arrays,
+        embedding=np.linspace(0, 1, count * 6, dtype=np.float32).reshape(count, 6),
+        energy=np.linspace(-9, 1, count, dtype=np.float32),
+        predictions=predictions or [prediction()] * count,
+        origins=[Origin(request_id, now - 0.004, 40, 30, 90, content) for request_id in ids],
+    )
