@@ -57,14 +57,14 @@ class Knowledge(NamedTuple):
     Attributes:
         centres: Mean embedding of each class, scaled to length 1, float32 [C, D].
         confusion: Share of the images of class y that are classified as class c, float32 [C, C] at [y, c].
-        accuracy: Coefficients of `accuracy.py`, float64 [K].
-        calibration: Values and known correctness of labelled images for `accuracy.py`, float32 [R, K + 1]; may be empty.
+        accuracy: Coefficients of `accuracy.fit`, float64 [K]; empty if there were no labelled images.
+        accuracy_error: Standard error of the estimated accuracy on corruptions that the fit did not see, float64 [].
     """
 
     centres: Floats
     confusion: Floats
     accuracy: NDArray[np.float64]
-    calibration: Floats
+    accuracy_error: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

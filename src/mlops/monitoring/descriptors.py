@@ -91,12 +91,11 @@ def _texture(luma: Floats, red: Floats, blue: Floats) -> list[Floats]:
     laplacian = (bent_across[:, 1:-1] + bent_down[:, :, 1:-1]).reshape(len(luma), -1)
     squares = laplacian * laplacian
     colours = (blue - luma, red - luma)
-    colour_near = sum(_size(np.diff(colour, axis=axis)) for colour in colours for axis in (1, 2))
-    colour_far = sum(_size(c[:, :, 2:] - c[:, :, :-2]) + _size(c[:, 2:] - c[:, :-2]) for c in colours)
-    far = _size(luma[:, :, 2:] - luma[:, :, :-2]) + _size(luma[:, 2:] - luma[:, :-2])
+    colour_near = np.sum([_differences(colour, 1) for colour in colours], axis=0)
+    colour_far = np.sum([_differences(colour, 2) for colour in colours], axis=0)
     even = (across[:, :-1] == 0) & (down[:, :, :-1] == 0)
     return [
-        _ratio(near, far),
+        _ratio(near, _differences(luma, 2)),
         _ratio(response.mean((1, 2)), near),
         np.log(_quantile(response.reshape(len(luma), -1), 0.5) + _GREY),
         _ratio(colour_near, colour_far),
@@ -137,6 +136,12 @@ def _quantile(values: Floats, share: float) -> Floats:
     sample = values[:, ::3]
     place = int(share * (sample.shape[1] - 1))
     return np.asarray(np.partition(sample, place, axis=1)[:, place])
+
+
+def _differences(plane: Floats, distance: int) -> Floats:
+    """Returns the mean absolute difference of pixels at a distance in px along x, plus the same along y."""
+    across = plane[:, :, distance:] - plane[:, :, :-distance]
+    return _size(across) + _size(plane[:, distance:] - plane[:, :-distance])
 
 
 def _size(values: Floats) -> Floats:

@@ -12,7 +12,10 @@ from scipy import stats
 from scipy.special import gammaln, logsumexp
 
 Array = NDArray[np.float64]
-_CONCENTRATIONS = np.array([30.0, 100.0, 300.0])  # of the mixes that `mix` considers; few: very different from p
+_CONCENTRATIONS = np.array([30.0, 100.0, 300.0])  # of the Dirichlet distributions; the smaller, the more different
+_FACTORS = (1.7, 2.5, 4.0, 8.0)  # by which a class may have become more frequent
+_UNCHANGED = 0.85  # prior probability of a class to have the same frequency
+_PRIORS = np.full(len(_FACTORS), (1 - _UNCHANGED) / len(_FACTORS))
 
 
 def ranks(values: NDArray[np.floating], baseline_sorted: NDArray[np.floating]) -> Array:
@@ -63,27 +66,55 @@ def exceedances(found: Array, counts: Array, rank: int, baseline_count: int) -> 
         rank: 1 for the largest value of the baseline.
         baseline_count: Number of the baseline's values.
     """
-    log_p = stats.hypergeom.logsf(found - 1, counts + baseline_count, counts, found + rank - 1)
-    return np.asarray(np.where(found > 0, -log_p, 0.0))
+    pairs, place = np.unique(
+        np.stack([found, counts]).reshape(2, -1), axis=1, return_inverse=True
+    )  # few different ones
+    k, n = pairs
+    log_p = stats.hypergeom.logsf(k - 1, n + baseline_count, n, k + rank - 1)
+    return np.asarray(np.where(k > 0, -log_p, 0.0)[place.ravel()].reshape(found.shape))
 
 
 def mix(counts: Array, baseline_counts: Array) -> Array:
     """Returns the evidence that the window has another mix of classes.
 
-    Given the classes of both samples together, with shares p, the window is a sample without replacement. For any other
-    shares q that depend on nothing else, the likelihood ratio prod (q / p)^counts is an e-value: its mean is at most 1
-    for a sample with replacement, and so without (Hoeffding, 1963, theorem 4). So is its mean over q from Dirichlet
-    distributions around p, which has a closed form. By Markov's inequality, log e is a valid evidence.
+    Given the classes of both samples together, with shares p, the window is a sample without replacement. Any statistic
+    whose mean is at most 1 is then an e-value, and its logarithm is a valid evidence by Markov's inequality. The mean
+    of two e-values is used: `_spread` for small changes of all classes and `_sparse` for a few frequent ones.
 
     Args:
         counts: Number of the window's clusters of each class, float [..., C].
         baseline_counts: Number of the baseline's clusters of each class, float [C].
     """
-    total = counts.sum(axis=-1, keepdims=True)
     pooled = counts + baseline_counts
-    p = (pooled / np.maximum(pooled.sum(axis=-1, keepdims=True), 1))[..., None, :]
-    a = _CONCENTRATIONS[:, None] * np.where(p > 0, p, 1)
-    n = counts[..., None, :]
-    terms = gammaln(n + a) - gammaln(a) - n * np.log(np.where(p > 0, p, 1))
-    logs = np.where(p > 0, terms, 0).sum(axis=-1) + gammaln(_CONCENTRATIONS) - gammaln(total + _CONCENTRATIONS)
-    return np.asarray(np.maximum(logsumexp(logs, axis=-1) - np.log(len(_CONCENTRATIONS)), 0))
+    shares = pooled / np.maximum(pooled.sum(axis=-1, keepdims=True), 1)
+    evidence = np.logaddexp(_spread(counts, shares), _sparse(counts, shares)) - np.log(2)
+    return np.asarray(np.maximum(evidence, 0))
+
+
+def _spread(counts: Array, shares: Array) -> Array:
+    """Returns the logarithm of a mean of likelihood ratios prod (q / p)^counts over q from Dirichlet distributions.
+
+    For each q, the mean of the ratio is 1 for a sample with replacement, and so at most 1 without (Hoeffding, 1963,
+    theorem 4). The mean over q has a closed form.
+    """
+    total = counts.sum(axis=-1, keepdims=True)
+    p = np.where(shares > 0, shares, 1)[..., None, :]
+    a, n = _CONCENTRATIONS[:, None] * p, counts[..., None, :]
+    terms = np.where(shares[..., None, :] > 0, gammaln(n + a) - gammaln(a) - n * np.log(p), 0)
+    logs = terms.sum(axis=-1) + gammaln(_CONCENTRATIONS) - gammaln(total + _CONCENTRATIONS)
+    return np.asarray(logsumexp(logs, axis=-1) - np.log(len(_CONCENTRATIONS)))
+
+
+def _sparse(counts: Array, shares: Array) -> Array:
+    """Returns the logarithm of a product over the classes of mixtures over how much more frequent a class has become.
+
+    For each factor f, the mean of f^count is at most (1 + p (f - 1))^total (Hoeffding). The counts of a sample without
+    replacement are negatively associated (Joag-Dev and Proschan, 1983), so the mean of a product of increasing
+    functions of them is at most the product of the means.
+    """
+    total = counts.sum(axis=-1)[..., None]
+    growth = [
+        np.log(prior) + counts * np.log(factor) - total * np.log1p(shares * (factor - 1))
+        for factor, prior in zip(_FACTORS, _PRIORS, strict=True)
+    ]
+    return np.asarray(logsumexp(np.stack([np.full(shares.shape, np.log(_UNCHANGED)), *growth]), axis=0).sum(axis=-1))
