@@ -116,7 +116,7 @@ def look(stream: Observations, baseline: Baseline) -> Looks:
         ends,
         tests[..., : len(CAMERA)] / needed("camera"),
         tests[..., len(CAMERA) :] / needed("model"),
-        mix(everyone, np.bincount(baseline.predicted, minlength=classes).astype(float)) / needed("mix"),
+        mix(known, kept) / needed("mix"),
         unknown / needed("unknown"),
         window,
     )

@@ -1,7 +1,6 @@
 """Turns records of the prediction log into observations, and reports which records cannot be used."""
 
 import logging
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +45,8 @@ def model_of(frame: pd.DataFrame) -> Model:
         raise DataError(
             "The window contains no records. Check that the prediction log is on, and choose another window."
         )
-    newest = frame.loc[frame["time"].idxmax()]
-    return Model(str(newest["model_version"]), str(newest["class_list"]))
+    newest = int(frame["time"].to_numpy().argmax())
+    return Model(str(frame["model_version"].iloc[newest]), str(frame["class_list"].iloc[newest]))
 
 
 def observe(frame: pd.DataFrame, centres: Floats, model: Model, seconds: float) -> tuple[Observations, pd.DataFrame]:
@@ -86,7 +85,7 @@ def observe(frame: pd.DataFrame, centres: Floats, model: Model, seconds: float) 
     frame = frame.sort_values("time", kind="stable", ignore_index=True)  # clocks jump
     numbers = frame[[*CAMERA]].to_numpy(np.float32)
     embedding = np.stack(list(frame["embedding"])).astype(np.float16, copy=False)
-    time = (frame["time"].astype("int64") / _ticks(frame["time"])).to_numpy(np.float64)
+    time = np.asarray((frame["time"] - pd.Timestamp(0, tz="UTC")).dt.total_seconds(), np.float64)
     predicted = frame["predicted_class"].to_numpy(np.int64)
     values = features(
         dict(zip(CAMERA, numbers.T, strict=True)),
@@ -99,8 +98,3 @@ def observe(frame: pd.DataFrame, centres: Floats, model: Model, seconds: float) 
     cluster = clusters(time, predicted, embedding, seconds)
     unknown = frame["is_unknown"].to_numpy(bool)
     return Observations(time, predicted, unknown, values, cluster), frame.drop(columns="embedding")
-
-
-def _ticks(time: pd.Series) -> float:
-    units: Mapping[str, float] = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}
-    return units[str(getattr(time.dt, "unit", "ns"))]
