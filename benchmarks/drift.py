@@ -1,7 +1,8 @@
-"""Measures drift detection: false alarms, images until a shift is found, and the estimated accuracy.
+r"""Measures drift detection: false alarms, images until a shift is found, and the estimated accuracy.
 
     uv run python -m benchmarks.drift data.raw_dir=../shared/gtsrb evaluation.split=val
-    uv run python -m benchmarks.drift data.raw_dir=../shared/gtsrb --left-out-model models/benchmarks/without-4-17-25/best_model.onnx
+    uv run python -m benchmarks.drift data.raw_dir=../shared/gtsrb \
+        --left-out-model models/benchmarks/without-4-17-25/best_model.onnx
 
 Everything was chosen on validation images; the test images are the default of `evaluation.split` and are used once.
 Half of the images of the split, chosen at random, is the baseline, and streams are drawn from the other half, image by
@@ -238,7 +239,8 @@ def _alarms(stream: Observations, baseline: Baseline) -> Iterator[tuple[str, NDA
 def _accuracy(bench: _Bench, name: str, strength: int, stream: Observations, correct: NDArray[np.bool_]) -> Row:
     knowledge = bench.reference.knowledge
     error = float(knowledge.accuracy_error)
-    estimated, low, high = accuracy.estimate(knowledge.accuracy, stream.values, stream.cluster, error)
+    fitted = accuracy.Fitted(knowledge.coefficients, knowledge.known)
+    estimated, low, high = accuracy.estimate(fitted, stream.values, stream.cluster, error)
     true = float(correct.mean())
     return {
         "split": bench.split,

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -57,13 +58,15 @@ class Knowledge(NamedTuple):
     Attributes:
         centres: Mean embedding of each class, scaled to length 1, float32 [C, D].
         confusion: Share of the images of class y that are classified as class c, float32 [C, C] at [y, c].
-        accuracy: Coefficients of `accuracy.fit`, float64 [K]; empty if there were no labelled images.
+        coefficients: See `accuracy.Fitted`, float64 [K]; empty if there were no labelled images.
+        known: See `accuracy.Fitted`, float64 [G, F + 1].
         accuracy_error: Standard error of the estimated accuracy on corruptions that the fit did not see, float64 [].
     """
 
     centres: Floats
     confusion: Floats
-    accuracy: NDArray[np.float64]
+    coefficients: NDArray[np.float64]
+    known: NDArray[np.float64]
     accuracy_error: NDArray[np.float64]
 
 
@@ -107,6 +110,19 @@ class Baseline:
     def __len__(self) -> int:
         """Returns the number of clusters."""
         return len(self.predicted)
+
+    @cached_property
+    def sorted_values(self) -> list[Floats]:
+        """Returns for each class the values of the images that are not unknown, each column sorted, float32 [m, F]."""
+        known = ~self.unknown
+        return [
+            np.sort(self.values[known & (self.predicted == label)], axis=0) for label in range(len(self.origin.classes))
+        ]
+
+    @cached_property
+    def sorted_scores(self) -> Floats:
+        """Returns the values of all images, each column sorted, float32 [M, F]."""
+        return np.sort(self.values, axis=0)
 
     def save(self, path: Path) -> None:
         """Writes a compressed `.npz` file atomically.

@@ -104,7 +104,7 @@ def look(stream: Observations, baseline: Baseline) -> Looks:
     counts = everyone.sum(axis=-1)
     known = within(np.eye(classes)[window.predicted] * window.known[:, None])
     sums = within(window.ranks * window.known[:, None])
-    kept = np.bincount(baseline.predicted[~baseline.unknown], minlength=classes).astype(float)
+    kept = np.array([len(values) for values in baseline.sorted_values], float)
     tests = rank_sum(sums, known[:, :, None, :], kept)
     # If most images are reported as unknown, it is not because of some unknown things: all images count.
     mostly_unknown = known.sum(axis=-1) < _FOLLOWED * counts
@@ -146,10 +146,8 @@ def _clusters(stream: Observations, baseline: Baseline) -> Window:
 
 def _frame_ranks(stream: Observations, baseline: Baseline) -> Array:
     result = np.zeros(stream.values.shape)
-    kept = ~baseline.unknown
     for label in np.unique(stream.predicted):
-        rows = np.flatnonzero(stream.predicted == label)
-        compared = np.sort(baseline.values[kept & (baseline.predicted == label)], axis=0)
+        rows, compared = np.flatnonzero(stream.predicted == label), baseline.sorted_values[label]
         if len(compared):
             for place in range(len(FEATURES)):
                 result[rows, place] = ranks(stream.values[rows, place], compared[:, place])
@@ -160,7 +158,6 @@ def _beyond(
     window: Window, baseline: Baseline, within: Callable[[Array], Array], counts: Array, score: str, tail: float
 ) -> Array:
     rank = int(np.ceil(tail * len(baseline)))
-    values = baseline.values[:, FEATURES.index(score)]
-    limit = np.partition(values, len(values) - rank)[len(values) - rank]
+    limit = baseline.sorted_scores[-rank, FEATURES.index(score)]
     found = within((window.scores[:, SCORES.index(score)] > limit).astype(float))
     return exceedances(found, counts, rank, len(baseline))

@@ -64,6 +64,7 @@ class Finding:
         severity: `small`, `moderate` or `large`.
         since_row: Row of the stream at which it probably started.
         since: The time of this row, Unix time.
+        until_row: Row after the last look with an alarm.
         found_row: Number of images before the first look with an alarm.
         ongoing: Whether the last look raises the alarm too.
         size: What the severity refers to: the largest absolute mean rank, the total variation distance of the mix, or
@@ -78,6 +79,7 @@ class Finding:
     severity: str
     since_row: int
     since: float
+    until_row: int
     found_row: int
     ongoing: bool
     size: float
@@ -157,6 +159,7 @@ def _finding(
         severity=[name for name, limit in levels.items() if size >= limit or limit == 0][-1],
         since_row=since_row,
         since=float(stream.time[since_row]),
+        until_row=end,
         found_row=int(looks.ends[alarm_looks[0]]),
         ongoing=bool(alarm_looks[-1] == len(looks.ends) - 1),
         size=size,

@@ -114,7 +114,7 @@ def _histograms(report: Report, finding: Finding) -> Figure:
     figure = Figure(figsize=(9, 2.4), layout="constrained")
     for axes, change in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         before = _column(report.baseline, change.feature)
-        after = report.stream.column(change.feature)[finding.since_row :]
+        after = report.stream.column(change.feature)[finding.since_row : finding.until_row]
         low, high = np.quantile(np.concatenate([before, after]), [0.005, 0.995]).tolist()
         if low < high:
             edges = np.linspace(low, high, 31)

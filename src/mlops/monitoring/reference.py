@@ -90,12 +90,13 @@ def build_reference(
     classes = len(classifier.info.classes)
     outputs = run(classifier, images)
     centres = class_centres(outputs.embedding, labels, classes)
-    confusion = np.full((classes, classes), 0.0, np.float32)
+    confusion = np.zeros((classes, classes), np.float32)
     np.add.at(confusion, (labels, outputs.predicted), 1)
     confusion += np.eye(classes, dtype=np.float32)  # classes that are missing or rare
     confusion /= confusion.sum(axis=1, keepdims=True)
     values, correct, names = _corrupted(classifier, images, labels, outputs, centres, corruptions, corrupt)
-    knowledge = Knowledge(centres, confusion, *_fit(values, correct, names))
+    fitted = accuracy.fit(values, correct, names)
+    knowledge = Knowledge(centres, confusion, *fitted, _method_error(values, correct, names))
     origin = Origin(
         "reference",
         now(),
@@ -131,20 +132,19 @@ def _corrupted(
     return np.concatenate(values), np.concatenate(correct), np.concatenate(names)
 
 
-def _fit(
-    values: Floats, correct: NDArray[np.bool_], names: NDArray[np.str_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the coefficients, and the error on kinds of corruptions that were left out, by two-fold validation."""
+def _method_error(values: Floats, correct: NDArray[np.bool_], names: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Returns the typical error of the estimated accuracy on kinds of corruptions that were left out of the fit."""
     kinds = np.array([name.rsplit(" ", 1)[0] for name in names])
-    errors = []
     unique = [kind for kind in np.unique(kinds) if kind]
+    errors = []
     for fold in range(2):
         left_out = np.isin(kinds, unique[fold::2])
-        if left_out.any():
-            coefficients = accuracy.fit(values[~left_out], correct[~left_out])
-            for name in np.unique(names[left_out]):
-                rows = names == name
-                errors.append(accuracy.chances(coefficients, values[rows]).mean() - correct[rows].mean())
+        if not left_out.any():
+            continue
+        fitted = accuracy.fit(values[~left_out], correct[~left_out], names[~left_out])
+        for name in np.unique(names[left_out]):
+            rows = names == name
+            alone = np.arange(rows.sum())
+            errors.append(accuracy.estimate(fitted, values[rows], alone, 0.0).accuracy - correct[rows].mean())
     # The median is not moved by the strongest corruptions, which are far from anything that a camera does for long.
-    error = 1.4826 * float(np.median(np.abs(errors))) if errors else 0.0
-    return accuracy.fit(values, correct), np.array(error)
+    return np.array(1.4826 * np.median(np.abs(errors)) if errors else 0.0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from src.mlops.io.files import to_json
-from src.mlops.monitoring.accuracy import Estimate, estimate
+from src.mlops.monitoring.accuracy import Estimate, Fitted, estimate
 from src.mlops.monitoring.baseline import Baseline
 from src.mlops.monitoring.detector import ERROR_RATE, EVERY, HORIZONS, LOOKS, SHARES, Looks, look
 from src.mlops.monitoring.findings import TITLES, Finding, estimate_mix, find
@@ -160,11 +160,10 @@ def compare(frame: pd.DataFrame, baseline: Baseline, seconds: float = 2.0) -> Re
     baseline.require_model(*model)
     stream, records = observe(frame, baseline.knowledge.centres, model, seconds)
     looks = look(stream, baseline)
-    knowledge = baseline.knowledge
-    known = len(knowledge.accuracy) > 0
-    estimated = (
-        estimate(knowledge.accuracy, stream.values, stream.cluster, float(knowledge.accuracy_error)) if known else None
-    )
+    knowledge, estimated = baseline.knowledge, None
+    if len(knowledge.coefficients):
+        fitted = Fitted(knowledge.coefficients, knowledge.known)
+        estimated = estimate(fitted, stream.values, stream.cluster, float(knowledge.accuracy_error))
     return Report(baseline, stream, records, looks, find(stream, looks, baseline), estimated)
 
 
