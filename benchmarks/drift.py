@@ -47,6 +47,7 @@ from src.mlops.preprocessing import preprocess
 app = new_app()
 LONGEST = 1000  # images of a stream in which a shift must be found
 STREAMS = 200  # for each shift
+WRITTEN = 50  # streams for other detectors
 RUNS = 300  # of 1,000 windows of clean images
 FITTED = 2000  # validation images for the estimate of the accuracy
 PER_KIND = 150  # drawn unknown images
@@ -60,10 +61,12 @@ def main(
     model: Annotated[str, typer.Option(help="Model file.")] = "latest",
     left_out_model: Annotated[Path | None, typer.Option(help="A model that was trained without some classes.")] = None,
     runs: Annotated[int, typer.Option(help="Runs of 1,000 windows of clean images.")] = RUNS,
+    streams: Annotated[Path | None, typer.Option(help="Folder for the streams, for other detectors.")] = None,
 ) -> None:
     """Measures all three."""
     config = load_config(overrides)
-    bench = _Bench(config, locate_model(model))
+    bench = _Bench(config, locate_model(model), streams)
+    bench.write("clean", 0, bench.resampled(bench.clean))
     _false_alarms(bench, runs)
     with progress_bar("measuring shifts", len(all_shifts()) + len(MIXES) * len(DISTANCES) + 2 * len(SHARES)) as bar:
         rows: list[Row] = []
@@ -84,7 +87,7 @@ def main(
             rows += _found(bench, "unknown: drawn", share, bench.contaminated(bench.drawn(), share))
             bar.update()
         if left_out_model:
-            other = _Bench(config, left_out_model)
+            other = _Bench(config, left_out_model, None)
             for share in SHARES:
                 rows += _found(other, "unknown: left-out classes", share, other.contaminated(other.left_out, share))
                 bar.update()
@@ -96,7 +99,8 @@ def main(
 class _Bench:
     """The images, the model and the baseline of one measurement."""
 
-    def __init__(self, config: Config, model: Path) -> None:
+    def __init__(self, config: Config, model: Path, streams: Path | None) -> None:
+        self._streams = streams
         self.split = config.evaluation.split
         self.classifier = Classifier.load(model)
         self.threshold = self.classifier.info.calibration.energy_threshold
@@ -126,6 +130,14 @@ class _Bench:
         self.clean = self.everything.take(second)
         self.labels = self.all_labels[second]
         self.images = used.images[used.rows[np.flatnonzero(known)[second]]]
+
+    def write(self, name: str, strength: float, make: Make) -> None:
+        """Writes the features of some streams for the detectors of other libraries, float32 [50, 1000, F]."""
+        if self._streams:
+            self._streams.mkdir(parents=True, exist_ok=True)
+            np.save(self._streams / "baseline.npy", self.baseline.values)
+            streams = np.stack([make(np.random.default_rng([2, number])).values for number in range(WRITTEN)])
+            np.save(self._streams / f"{name.replace(':', '')}@{strength}.npy", streams)
 
     def halves(self, rng: np.random.Generator) -> tuple[Rows, Rows]:
         """Returns the rows of two random halves of all images."""
@@ -213,6 +225,7 @@ def _false_alarms(bench: _Bench, runs: int) -> None:
 
 def _found(bench: _Bench, name: str, strength: float, make: Make) -> list[Row]:
     """Returns a row per number of images with the share of streams in which the shift was found by then."""
+    bench.write(name, strength, make)
     found = {kind: np.zeros(LONGEST // EVERY) for kind in [*TITLES, "any"]}
     for number in range(STREAMS):
         for kind, raised in _alarms(make(np.random.default_rng([2, number])), bench.baseline):
