@@ -6,6 +6,7 @@ With `--accept`, or `inv drift.baseline`, the window becomes the new baseline in
 import logging
 import re
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,9 @@ import typer
 
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
-from src.mlops.errors import DataError
+from src.mlops.errors import DataError, StorageError
 from src.mlops.io.files import write_atomically
+from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.locate import LATEST, locate_model
 from src.mlops.monitoring.baseline import SUFFIX, Baseline, Origin, now
 from src.mlops.monitoring.detector import EVERY
@@ -79,7 +81,7 @@ def drift(
     try:
         write_atomically(folder / "drift.json", report.to_json().encode())
         write_atomically(folder / "drift.prom", report.to_prometheus().encode())
-        write_atomically(folder / "drift.html", to_html(report).encode())
+        write_atomically(folder / "drift.html", to_html(report, partial(_stored_image, log)).encode())
     except OSError as error:
         raise DataError(f"Cannot write the report to {folder}: {error}.") from error
     _summarise(report, folder)
@@ -127,6 +129,13 @@ def parse_window(text: str) -> tuple[datetime | None, datetime | None]:
     except ValueError as error:
         raise _unreadable(text) from error
     return start, end
+
+
+def _stored_image(log: str, name: str) -> bytes | None:
+    try:
+        return open_storage(log).read(name)
+    except StorageError:  # images expire before records
+        return None
 
 
 def _length(text: str) -> timedelta:

@@ -1,8 +1,9 @@
 """Renders a drift report as one HTML file without external resources."""
 
+import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
@@ -17,6 +18,8 @@ from src.mlops.monitoring.report import Report, moment
 
 _COLOURS = {"camera": "#c0392b", "mix": "#2471a3", "unknown": "#7d3c98", "model": "#717d7e"}
 _MEANINGS = DESCRIPTORS | MODEL
+_EXAMPLES = 8  # images before and after a change
+ReadImage = Callable[[str], bytes | None]
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2833 }
 h1 { margin-bottom: 0 }
@@ -28,14 +31,20 @@ table { border-collapse: collapse; margin: .6rem 0 }
 td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }
 .n { text-align: right; font-variant-numeric: tabular-nums }
 svg { max-width: 100%; height: auto }
+img { height: 64px; margin: 2px }
 .facts { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; margin: 1.2rem 0 }
 .facts b { display: block; font-size: 1.5rem }
 summary { cursor: pointer; margin: 1rem 0 }
 """
 
 
-def to_html(report: Report) -> str:
-    """Returns the report as a complete HTML document."""
+def to_html(report: Report, read_image: ReadImage = lambda name: None) -> str:
+    """Returns the report as a complete HTML document.
+
+    Args:
+        report: The report.
+        read_image: Returns the PNG bytes of a stored image, given its name in the log; None if it is gone.
+    """
     origin, window = report.baseline.origin, report.looks.window
     body = [
         "<h1>Drift report</h1>",
@@ -43,7 +52,7 @@ def to_html(report: Report) -> str:
         f"{html.escape(origin.model_version)} · compared with the baseline <b>{html.escape(origin.name)}</b>, "
         f"accepted by {html.escape(origin.author)} at {html.escape(origin.created)} ({html.escape(origin.source)})</p>",
         _facts(report),
-        *([_finding(report, finding) for finding in report.findings] or [_nothing(report)]),
+        *([_finding(report, finding, read_image) for finding in report.findings] or [_nothing(report)]),
         "<h2>Evidence over time</h2>",
         "<p class=muted>One point per look. Above the line, an alarm is raised.</p>",
         _svg(_evidence_figure(report)),
@@ -79,7 +88,7 @@ def _nothing(report: Report) -> str:
     )
 
 
-def _finding(report: Report, finding: Finding) -> str:
+def _finding(report: Report, finding: Finding, read_image: ReadImage) -> str:
     ended = "It continues." if finding.ongoing else "It has ended."
     parts = [
         f'<div class=finding style="border-color:{_COLOURS[finding.kind]}"><h2>{TITLES[finding.kind]}</h2>',
@@ -106,7 +115,30 @@ def _finding(report: Report, finding: Finding) -> str:
         ]
         title = "looks like" if finding.kind == "unknown" else "sign"
         parts.append(_table((title, "before", "since then"), shares, numbers=2))
+    parts.append(_examples(report, finding, read_image))
     return "".join([*parts, "</div>"])
+
+
+def _examples(report: Report, finding: Finding, read_image: ReadImage) -> str:
+    """Returns stored images of the time before and after the change; nothing if images are not stored."""
+    if "image" not in report.records:
+        return ""
+    stored = report.records["image"].notna().to_numpy()
+    if finding.kind == "unknown":
+        stored &= report.stream.unknown
+    lines = []
+    for title, rows in (
+        ("before", slice(0, finding.since_row)),
+        ("since then", slice(finding.since_row, finding.until_row)),
+    ):
+        places = np.flatnonzero(stored[rows]) + rows.start
+        spread = places[np.linspace(0, len(places) - 1, min(len(places), _EXAMPLES)).astype(int)]
+        contents = [content for place in spread if (content := read_image(str(report.records["image"].iloc[place])))]
+        tags = "".join(
+            f'<img alt="" src="data:image/png;base64,{base64.b64encode(content).decode()}">' for content in contents
+        )
+        lines.append((title, tags or "no stored images"))
+    return _table(("images", ""), lines)
 
 
 def _histograms(report: Report, finding: Finding) -> Figure:

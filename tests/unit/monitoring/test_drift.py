@@ -52,6 +52,18 @@ class TestDrift:
         ).replace("https://matplotlib.org", "")
         assert _run("--log", log, "--model", str(model), "--out", str(out), "--fail") == 3
 
+    def test_shows_stored_images(self, model: Path, tmp_path: Path) -> None:
+        frame = records(500).assign(image=None)
+        frame.loc[200:, "noise"] += 2
+        frame.loc[[10, 300], "image"] = ["images/a.png", "images/expired.png"]
+        log = _log(tmp_path / "log", frame)
+        (tmp_path / "log" / "images").mkdir()
+        (tmp_path / "log" / "images" / "a.png").write_bytes(b"PNG")
+        assert _run("--log", log, "--model", str(model), "--out", str(tmp_path / "out")) == 0
+        page = (tmp_path / "out" / "drift.html").read_text()
+        assert page.count("data:image/png;base64,UE5H") == 1
+        assert "no stored images" in page
+
     def test_accepts_a_window(self, model: Path, tmp_path: Path) -> None:
         frame = records(800)
         frame["noise"] += 2
