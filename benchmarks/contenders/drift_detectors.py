@@ -3,7 +3,8 @@ r"""Runs drift detectors of other libraries on the streams that `benchmarks.drif
     uv run --isolated --no-project --python 3.11 --with frouros==0.9.0 \
         python benchmarks/contenders/drift_detectors.py frouros-ks FOLDER
 
-The libraries need older versions of NumPy and Pillow than this project, so each runs in an environment of its own, and
+alibi-ks needs `--with alibi-detect==0.13.0`, alibi-mmd `--with 'alibi-detect[torch]==0.13.0'`, and evidently-ks
+`--with evidently==0.7.23 --with 'pandas<3'`. The libraries need older versions of NumPy and Pillow than this project, so each runs in an environment of its own, and
 this script imports nothing from the project. Each detector compares the first n images of each stream with the
 baseline. Its budget is 1 % per 1,000 windows, divided by the number of features if it tests each of them (Bonferroni);
 `lenient` rows have 1 % per window. Prints CSV: detector, shift, strength, images, found, found_lenient.
@@ -77,13 +78,14 @@ def _frouros_mmd(baseline: np.ndarray) -> Test:
 
 def _evidently_ks(baseline: np.ndarray) -> Test:
     import pandas as pd
-    from evidently.calculations.stattests import ks_stat_test
+    from evidently.legacy.calculations.stattests import ks_stat_test
+    from evidently.legacy.core import ColumnType
 
     columns = [pd.Series(column) for column in baseline.T]
     return lambda window: (
         len(columns)
         * min(
-            float(ks_stat_test(column, pd.Series(values), "num", ERROR_RATE).drift_score)
+            float(ks_stat_test(column, pd.Series(values), ColumnType.Numerical, ERROR_RATE).drift_score)
             for column, values in zip(columns, window.T, strict=True)
         )
     )
