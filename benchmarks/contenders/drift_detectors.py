@@ -4,8 +4,10 @@ r"""Runs drift detectors of other libraries on the streams that `benchmarks.drif
         python benchmarks/contenders/drift_detectors.py frouros-ks FOLDER
 
 alibi-ks needs `--with alibi-detect==0.13.0`, alibi-mmd `--with 'alibi-detect[torch]==0.13.0'`, and evidently-ks
-`--with evidently==0.7.23 --with 'pandas<3'`. The libraries need older versions of NumPy and Pillow than this project, so each runs in an environment of its own, and
-this script imports nothing from the project. Each detector compares the first n images of each stream with the
+`--with evidently==0.7.23 --with 'pandas<3'`. The libraries need older versions of NumPy and Pillow than this project,
+so each runs in an environment of its own, and this script imports nothing from the project.
+
+Each detector compares the first n images of each stream with the
 baseline. Its budget is 1 % per 1,000 windows, divided by the number of features if it tests each of them (Bonferroni);
 `lenient` rows have 1 % per window. Prints CSV: detector, shift, strength, images, found, found_lenient.
 """
