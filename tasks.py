@@ -19,6 +19,7 @@ DRY = {"dry_run": "print the commands instead of running them"}
 PUSH = {"push": "push the tag to the Git remote origin, which starts the workflow"}
 REMOTE = {"remote": "local (a folder) or storage (the bucket)"}
 STAGE = {"stage": "staging or production"}
+WINDOW = {"log": "folder or gs:// URL of the prediction log", "window": "24h, 7d, START/END or all"}
 MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
 RELEASE = "ckpt_path=models/release/best_model.pth"  # target of `inv registry.pull`; never overwrites a trained model
@@ -365,6 +366,21 @@ def serve_bento(c: Context, port: int = 3000) -> None:
     _run(c, "uv", "run", "--group", "bento", "bentoml", "serve", service, "-p", str(port))
 
 
+# --- monitoring
+
+
+@command("report", **WINDOW)
+def drift_report(c: Context, log: str = "", window: str = "") -> None:
+    """Compare a window of the prediction log with the baseline; writes reports/drift/."""
+    _typer(c, "drift", log=_from_here(log), window=window)
+
+
+@command("baseline", **WINDOW, author="who accepts it; default: the user")
+def drift_baseline(c: Context, log: str = "", window: str = "", author: str = "") -> None:
+    """Accept a window of the prediction log as the baseline."""
+    _typer(c, "drift", "--accept", log=_from_here(log), window=window, author=author)
+
+
 # --- containers and cloud
 
 
@@ -504,6 +520,7 @@ def _namespace() -> Collection:
             registry_pull,
         ],
         "log": [log_erase],
+        "drift": [drift_report, drift_baseline],
         "docker": [docker_build, docker_run],
         "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_teardown],
     }
@@ -512,6 +529,7 @@ def _namespace() -> Collection:
     for name, members in groups.items():
         collected.add_collection(Collection(name, *members))
     collected.collections["registry"].default = "list"  # `inv registry` shows the versions
+    collected.collections["drift"].default = "report"
     for name in RENAMED.keys() & set(sys.argv):  # only if used, to hide old names from `--list`
         group, _, member = RENAMED[name].partition(".")
         collected.add_task(_renamed(name, collected.collections[group].tasks[member]))

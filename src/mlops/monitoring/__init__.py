@@ -1,1 +1,1 @@
-"""Records predictions and the images they belong to."""
+"""Watches a deployed model: the prediction log, and the detection of drift in it."""

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,44 +12,34 @@ from pydantic_core import to_json
 
 from src.mlops.data.classes import ClassList
 from src.mlops.inference.classifier import Prediction
-from src.mlops.monitoring.descriptors import describe_images
+from src.mlops.monitoring.descriptors import DESCRIPTORS, describe
 
 SCHEMA_VERSION = 1  # raised when a field changes its meaning or disappears; new fields do not raise it
 _LARGEST_HALF = 65_504.0  # of float16
 
 
-class Record(TypedDict):
-    """The fields of a record. docs/monitoring.md documents them; they are flat, because all readers load flat rows."""
-
-    schema_version: int
-    record_id: str
-    time: str
-    request_id: str
-    model_version: str
-    class_list: str
-    predicted_class: int
-    class_name: str
-    probability: float
-    prediction_set: list[int]
-    is_unknown: bool
-    energy: float
-    brightness: float
-    contrast: float
-    sharpness: float
-    saturation: float
-    cast_red_green: float
-    cast_yellow_blue: float
-    noise: float
-    colour_noise: float
-    width: int
-    height: int
-    jpeg_quality: int | None
-    latency_ms: float
-    image: str | None
-    embedding: str
-
-
-FIELDS = tuple(Record.__annotations__)
+# docs/monitoring.md documents them. They are flat, because all readers load flat rows.
+FIELDS = (
+    "schema_version",
+    "record_id",
+    "time",
+    "request_id",
+    "model_version",
+    "class_list",
+    "predicted_class",
+    "class_name",
+    "probability",
+    "prediction_set",
+    "is_unknown",
+    "energy",
+    *DESCRIPTORS,
+    "width",
+    "height",
+    "jpeg_quality",
+    "latency_ms",
+    "image",
+    "embedding",
+)
 
 
 class Origin(NamedTuple):
@@ -116,9 +106,9 @@ def json_lines(batches: Sequence[Batch], record_ids: Iterable[str], images: Iter
     return b"".join(lines)
 
 
-def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) -> Iterator[Record]:
+def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) -> Iterator[dict[str, Any]]:
     class_list = batches[0].classes.fingerprint
-    described = _rounded(np.stack(describe_images(np.concatenate([batch.arrays for batch in batches])), axis=1))
+    described = _rounded(np.stack([*describe(np.concatenate([batch.arrays for batch in batches])).values()], axis=1))
     energies = _rounded(np.concatenate([batch.energy for batch in batches]))
     embedding = np.concatenate([batch.embedding for batch in batches])
     half = np.clip(embedding, -_LARGEST_HALF, _LARGEST_HALF).astype("<f2")
@@ -132,7 +122,6 @@ def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) ->
         images, described, energies, half, strict=True
     ):
         record_id, image = next(own)
-        brightness, contrast, sharpness, saturation, red_green, yellow_blue, noise, colour_noise = descriptors
         yield {
             "schema_version": SCHEMA_VERSION,
             "record_id": record_id,
@@ -146,14 +135,7 @@ def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) ->
             "prediction_set": prediction.prediction_set,
             "is_unknown": prediction.is_unknown,
             "energy": energy,
-            "brightness": brightness,
-            "contrast": contrast,
-            "sharpness": sharpness,
-            "saturation": saturation,
-            "cast_red_green": red_green,
-            "cast_yellow_blue": yellow_blue,
-            "noise": noise,
-            "colour_noise": colour_noise,
+            **dict(zip(DESCRIPTORS, descriptors, strict=True)),
             "width": origin.width,
             "height": origin.height,
             "jpeg_quality": origin.jpeg_quality,

@@ -25,14 +25,14 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import DataError, StorageError
 from src.mlops.io.storage import Folder
 from src.mlops.monitoring import prediction_log, writer
-from src.mlops.monitoring.descriptors import describe_images
+from src.mlops.monitoring.descriptors import DESCRIPTORS, describe
 from src.mlops.monitoring.erase import app as erasing
 from src.mlops.monitoring.erase import erase
 from src.mlops.monitoring.frame import read_frame
 from src.mlops.monitoring.images import Sampler, expire, image_name, store_image
 from src.mlops.monitoring.prediction_log import LogOptions, PredictionLog
 from src.mlops.monitoring.read import read_records
-from src.mlops.monitoring.record import FIELDS, SCHEMA_VERSION, Record
+from src.mlops.monitoring.record import FIELDS, SCHEMA_VERSION
 from src.mlops.monitoring.segments import RECORDS, hold_lock, read_lines, recover
 from tests.helpers.images import encode, make_image
 from tests.helpers.recording import PNG, Counts, batch, prediction
@@ -91,8 +91,7 @@ def test_every_field(tmp_path: Path) -> None:
     [segment] = segments(tmp_path)
     first, second = map(json.loads, gzip.decompress(segment.read_bytes()).splitlines())
     assert set(first) == set(FIELDS)
-    found = describe_images(one.arrays)._asdict()
-    described = {name: pytest.approx(values[1], abs=1e-6) for name, values in found.items()}
+    described = {name: pytest.approx(values[1], abs=1e-6) for name, values in describe(one.arrays).items()}
     assert second == {
         "schema_version": 1,
         "record_id": second["record_id"],
@@ -121,14 +120,19 @@ def test_every_field(tmp_path: Path) -> None:
     assert counts.of("records") == {"written": 2}
 
 
-def test_the_documentation_lists_every_field() -> None:
+def test_the_documentation_lists_every_field(tmp_path: Path) -> None:
     document = (ROOT / "docs/monitoring.md").read_text()
     kinds = {
-        int: "integer", float: "number", str: "text", bool: "true or false", list[int]: "list of integers",
-        int | None: "integer or null", str | None: "text or null",
+        int: "integer", float: "number", str: "text", bool: "true or false", list: "list of integers",
+        type(None): "text or null",
     }  # fmt: skip
-    for name, kind in Record.__annotations__.items():
-        assert f"| `{name}` | {kinds[kind]} |" in document
+    [line] = gzip.decompress(write_segment(tmp_path, ["a"]).read_bytes()).splitlines()
+    record = json.loads(line)
+    assert tuple(record) == FIELDS
+    for name, value in record.items():
+        assert f"| `{name}` | {kinds[type(value)]}" in document
+    for name, meaning in DESCRIPTORS.items():
+        assert f"| `{name}` | number | {meaning} |" in document
     assert f"schema version is {SCHEMA_VERSION}." in document
 
 
@@ -216,7 +220,7 @@ from tests.helpers.recording import Counts, batch
 from src.mlops.monitoring import writer
 from src.mlops.monitoring.prediction_log import LogOptions, PredictionLog
 writer.RETRY_SECONDS = 0
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # writing more raises OSError, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # writing more raises OSError, as on a full disk
 counts = Counts()
 log = PredictionLog(LogOptions(sys.argv[1], flush_seconds=0.1), counts)
 log.start()

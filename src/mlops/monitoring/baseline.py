@@ -1,0 +1,210 @@
+"""The baseline: what the traffic of a model looks like when nothing has changed.
+
+A model comes with the baseline of its reference split. A deployment replaces it with a window of its own log, because
+its traffic differs from the training set from the first day.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.mlops.errors import DataError
+from src.mlops.io.files import to_json, write_atomically
+from src.mlops.monitoring.observations import FEATURES, Floats, Observations
+
+FORMAT = 1
+MOST_CLUSTERS = 20_000  # bounds the size of the file to about 2 MB
+FEWEST_CLUSTERS = 200  # fewer can hardly show a drift
+SUFFIX = ".baseline.npz"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a baseline comes from.
+
+    Attributes:
+        name: Version, such as `reference` or `2026-11-30T06:00:00Z`.
+        created: When it was accepted, ISO 8601 in UTC.
+        author: Who accepted it.
+        source: Description of the records, such as the URL and the window of the log.
+        model_version: First twelve digits of the SHA-256 of the model file.
+        class_list: Fingerprint of the class list.
+        classes: Names of the classes.
+        images: Number of images before they were reduced to one frame per cluster.
+    """
+
+    name: str
+    created: str
+    author: str
+    source: str
+    model_version: str
+    class_list: str
+    classes: list[str]
+    images: int
+
+
+class Knowledge(NamedTuple):
+    """What is known from labelled images about the model. All baselines of a model share it.
+
+    Attributes:
+        centres: Mean embedding of each class, scaled to length 1, float32 [C, D].
+        confusion: Share of the images of class y that are classified as class c, float32 [C, C] at [y, c].
+        coefficients: See `accuracy.Fitted`, float64 [K]; empty if there were no labelled images.
+        known: See `accuracy.Fitted`, float64 [G, F + 1].
+        accuracy_error: Standard error of the estimated accuracy on corruptions that the fit did not see, float64 [].
+    """
+
+    centres: Floats
+    confusion: Floats
+    coefficients: NDArray[np.float64]
+    known: NDArray[np.float64]
+    accuracy_error: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One frame of each cluster of the accepted traffic.
+
+    Attributes:
+        origin: Where it comes from.
+        predicted: Class ids, int64 [M].
+        unknown: Whether the image was reported as unknown, bool [M].
+        values: One column per name in `FEATURES`, float32 [M, F].
+        knowledge: What labelled images say about the model.
+    """
+
+    origin: Origin
+    predicted: NDArray[np.int64]
+    unknown: NDArray[np.bool_]
+    values: Floats
+    knowledge: Knowledge
+
+    @classmethod
+    def of(cls, observations: Observations, origin: Origin, knowledge: Knowledge, seed: int = 0) -> Self:
+        """Chooses one frame of each cluster at random.
+
+        Raises:
+            DataError: There are fewer than `FEWEST_CLUSTERS` clusters.
+        """
+        order = np.random.default_rng(seed).permutation(len(observations))
+        first = np.unique(observations.cluster[order], return_index=True)[1]
+        rows = np.sort(order[np.random.default_rng(seed).permutation(first)[:MOST_CLUSTERS]])
+        if len(rows) < FEWEST_CLUSTERS:
+            raise DataError(
+                f"A baseline needs at least {FEWEST_CLUSTERS} physical signs, but the {len(observations):,} images of "
+                f"{origin.source} show only {len(rows)}. Choose a longer window."
+            )
+        chosen = observations.take(rows)
+        origin = replace(origin, images=len(observations))
+        return cls(origin, chosen.predicted, chosen.unknown, chosen.values, knowledge)
+
+    def __len__(self) -> int:
+        """Returns the number of clusters."""
+        return len(self.predicted)
+
+    @cached_property
+    def sorted_values(self) -> list[Floats]:
+        """Returns for each class the values of the images that are not unknown, each column sorted, float32 [m, F]."""
+        known = ~self.unknown
+        return [
+            np.sort(self.values[known & (self.predicted == label)], axis=0) for label in range(len(self.origin.classes))
+        ]
+
+    @cached_property
+    def sorted_scores(self) -> Floats:
+        """Returns the values of all images, each column sorted, float32 [M, F]."""
+        return np.sort(self.values, axis=0)
+
+    def save(self, path: Path) -> None:
+        """Writes a compressed `.npz` file atomically.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        about = to_json({"format": FORMAT, "features": list(FEATURES), **asdict(self.origin)})
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            about=np.frombuffer(about.encode(), np.uint8),
+            predicted=self.predicted.astype(np.int32),
+            unknown=self.unknown,
+            values=self.values,
+            **{name: part for name, part in self.knowledge._asdict().items() if name != "centres"},
+            centres=self.knowledge.centres.astype(np.float16),
+        )
+        try:
+            write_atomically(path, buffer.getvalue())
+        except OSError as error:
+            raise DataError(f"Cannot write the baseline {path}: {error}.") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a file that `save` wrote.
+
+        Raises:
+            DataError: The file is missing, corrupted or of another format.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"Cannot read the baseline {path}: {error.strerror}. Accept a window of the prediction log as the "
+                "baseline with `inv drift.baseline`."
+            ) from error
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = dict(file)
+            about = json.loads(arrays["about"].tobytes())
+            if about.pop("format") != FORMAT or tuple(about.pop("features")) != FEATURES:
+                raise DataError(
+                    f"The baseline {path} was written by another release, which measured other features. Accept a new "
+                    "one with `inv drift.baseline`."
+                )
+            return cls(Origin(**about), *_columns(arrays))
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"The baseline {path} is corrupted ({len(content):,} bytes; {type(error).__name__}: {error}). Restore "
+                "the file, or accept a new baseline with `inv drift.baseline`."
+            ) from error
+
+    def require_model(self, model_version: str, class_list: str) -> None:
+        """Raises an error if records of a model cannot be compared with this baseline.
+
+        Raises:
+            DataError: The baseline belongs to another model or another class list.
+        """
+        for what, own, other in (
+            ("model version", self.origin.model_version, model_version),
+            ("class list", self.origin.class_list, class_list),
+        ):
+            if own != other:
+                raise DataError(
+                    f"The records have the {what} {other}, but the baseline {self.origin.name} has {own}. Accept a "
+                    "window of the log of this model as its baseline with `inv drift.baseline`."
+                )
+
+
+def _columns(arrays: Mapping[str, NDArray[Any]]) -> tuple[Any, ...]:
+    knowledge = Knowledge(*(arrays[name] for name in Knowledge._fields))
+    knowledge = knowledge._replace(centres=knowledge.centres.astype(np.float32))
+    predicted, unknown, values = arrays["predicted"].astype(np.int64), arrays["unknown"], arrays["values"]
+    classes = len(knowledge.centres)
+    if not len(predicted) == len(unknown) == len(values) or values.shape[1:] != (len(FEATURES),):
+        raise ValueError(f"its columns have the lengths {len(predicted)}, {len(unknown)} and {values.shape}")
+    if len(predicted) and not 0 <= predicted.min() <= predicted.max() < classes:
+        raise ValueError(f"it has classes from {predicted.min()} to {predicted.max()}, but knows {classes}")
+    return predicted, unknown, values, knowledge
+
+
+def now() -> str:
+    """Returns the current time, ISO 8601 in UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
