@@ -1,7 +1,7 @@
 """The baseline: what the traffic of a model looks like when nothing has changed.
 
-A model comes with the baseline of its reference split. A deployment replaces it with a window of its own log, because
-its traffic differs from the training set from the first day.
+A deployment accepts a window of its own prediction log, because its traffic differs from the training set from the
+first day. `reference.py` builds a baseline from labelled images, which can also estimate the accuracy.
 """
 
 import io

@@ -13,7 +13,7 @@ from src.mlops.monitoring.segments import CLOSED, RECORDS, TRUNCATED, read_lines
 
 logger = logging.getLogger(__name__)
 _CLOCK_ERROR = timedelta(days=1)  # between the time in the name of a segment and the times of its records
-_REQUIRED = ("record_id", "time", "model_version", "class_list", "predicted_class", "probability")
+_REQUIRED = ("record_id", "time", "model_version", "class_list", "predicted_class", "probability", "embedding")
 
 
 def read_records(url: str, start: datetime | None = None, end: datetime | None = None) -> Iterator[dict[str, Any]]:
