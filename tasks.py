@@ -371,7 +371,7 @@ def serve_bento(c: Context, port: int = 3000) -> None:
 
 @command("report", **WINDOW)
 def drift_report(c: Context, log: str = "", window: str = "") -> None:
-    """Compare a window of the prediction log with the baseline; writes reports/drift/."""
+    """Compare a window of the prediction log with the baseline."""
     _typer(c, "drift", log=_from_here(log), window=window)
 
 

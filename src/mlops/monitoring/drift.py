@@ -1,4 +1,4 @@
-"""Compares a window of the prediction log with a baseline: `python -m src.mlops.monitoring.drift`, or `inv drift`.
+"""Compares a window of the prediction log with a baseline: `python -m src.mlops.monitoring.drift`, `inv drift.report`.
 
 With `--accept`, or `inv drift.baseline`, the window becomes the new baseline instead.
 """
