@@ -120,10 +120,11 @@ class WandbTracker:
         self._files = CsvTracker(run_dir, config, history)
         self._wandb = wandb
         self._failed = False
+        mode = self._mode()
         try:
-            self._run = self._start(self._mode(), run_dir, config)
+            self._run = self._start(mode, run_dir, config)
         except Exception as error:  # W&B raises many types of errors, and none may stop the training
-            logger.warning("W&B cannot be used online (%s). Logging offline", first_line(error))
+            _warn_offline(error)
             wandb.teardown()  # otherwise W&B refuses the ID, because the failed start still uses it
             self._run = self._start("offline", run_dir, config)
         if self._run.settings.mode == "offline":
@@ -134,7 +135,13 @@ class WandbTracker:
     def _mode(self) -> str:
         mode = os.environ.get("WANDB_MODE") or "online"
         # Without a login, the start would prompt for a key. Without network, the login fails earlier than the start.
-        return "offline" if mode == "online" and not self._wandb.login(prompt=False) else mode
+        try:
+            return "offline" if mode == "online" and not self._wandb.login(prompt=False) else mode
+        except Exception as error:
+            # No teardown here: no run uses the ID yet, and W&B's process can miss the request to end while it cancels
+            # the login (wandb 0.31). The teardown would then wait for it for ever.
+            _warn_offline(error)
+            return "offline"
 
     def _start(self, mode: Any, run_dir: Path, config: Config) -> Any:
         stored = run_dir / WANDB_ID
@@ -206,6 +213,10 @@ def start_tracking(run_dir: Path, config: Config, history: list[dict[str, float]
         except Exception as error:
             logger.warning("W&B cannot be used (%s). Metrics go to %s only", first_line(error), METRICS_FILE)
     return CsvTracker(run_dir, config, history)
+
+
+def _warn_offline(error: Exception) -> None:
+    logger.warning("W&B cannot be used online (%s). Logging offline", first_line(error))
 
 
 def first_line(error: Exception) -> str:

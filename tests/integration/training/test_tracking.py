@@ -43,7 +43,6 @@ class TestWandb:
         assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
         assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
 
-    @pytest.mark.skip(reason="hangs at random in wandb.teardown: to be investigated")
     @pytest.mark.usefixtures("_no_server")
     @pytest.mark.parametrize(
         "environment",
