@@ -71,7 +71,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy's global generator and Optuna's samplers take no larger seeds
 Strength = Annotated[float, Field(ge=0, le=10)]
-Pixels = Annotated[int, Field(ge=24, le=512)]
+SMALLEST_SIDE = 24  # px; the networks need this
+Pixels = Annotated[int, Field(ge=SMALLEST_SIDE, le=512)]
 ImageSide = Annotated[float, Field(gt=0, le=1)] | Pixels
 """A side of an image: a share of `data.image_size`, or a number of pixels."""
 

@@ -3,6 +3,7 @@
 Each message says what happened, the value found, the value allowed, and what to do next.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ def describe(error: "ValidationError") -> list[str]:
         place = ".".join(map(str, fault["loc"]))  # empty for a rule about several settings
         lines.append(f"{place}: {reason}" if place else reason)
     return lines
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Returns the first names, separated by commas, and how many there are more."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shorten(value: object) -> str:

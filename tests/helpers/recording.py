@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ class Counts:
 
     def of(self, kind: str) -> dict[str, int]:
         return {outcome: number for (found, outcome), number in self._found.items() if found == kind and number}
+
+
+def wait_until(condition: Callable[[], object], seconds: int = 10) -> None:
+    for _ in range(100 * seconds):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"the condition was still false after {seconds} s")
 
 
 def prediction(class_id: int = 1, *, kept: Sequence[int] = (1,), is_unknown: bool = False) -> Prediction:

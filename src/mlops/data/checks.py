@@ -47,19 +47,19 @@ def check(table: pd.DataFrame, classes: ClassList, unlisted: list[str], problem:
     Returns:
         The findings. The table is not changed.
     """
+    # Unreadable files have no hash. Without this filter, each of them would be paired with every other.
+    known = table[table["content_hash"] != ""]
+    repeated = known[known["content_hash"].duplicated(keep=False)]
     problems = pd.concat(
         [
             pd.DataFrame({"path": unlisted, "problem": problem}),
             table.loc[table["problem"] != "", ["path", "problem"]],
             _wrong_size(table),
             _wrong_folder(table) if classes == SIGNS else None,
-            _two_classes(table, classes),
+            _two_classes(repeated, classes),
         ],
         ignore_index=True,
     )
-    # Unreadable files have no hash. Without this filter, each of them would be paired with every other.
-    known = table[table["content_hash"] != ""]
-    repeated = known[known["content_hash"].duplicated(keep=False)]
     return Findings(
         bad=problems.drop_duplicates("path").sort_values("path", ignore_index=True),
         leaks=_leaks(repeated),
@@ -146,9 +146,7 @@ def _wrong_folder(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(wrong, columns=["path", "problem"])
 
 
-def _two_classes(table: pd.DataFrame, classes: ClassList) -> pd.DataFrame:
-    known = table[table["content_hash"] != ""]
-    repeated = known[known["content_hash"].duplicated(keep=False)]
+def _two_classes(repeated: pd.DataFrame, classes: ClassList) -> pd.DataFrame:
     conflicts = [
         (path, f"Mislabelled: the same image is labelled as {' and '.join(_named(group['class_id'], classes))}")
         for _, group in repeated.groupby("content_hash")

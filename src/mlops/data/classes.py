@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -121,7 +121,7 @@ class ClassList(tuple[ClassInfo, ...]):
                 writer.writerow([entry.class_id, entry.name, entry.number or "", entry.shape or "", mirror])
 
 
-_FIELDS = ("class_id", "name", "number", "shape", "mirror")
+_FIELDS = [field.name for field in fields(ClassInfo)]
 
 
 def read_classes(path: Path) -> tuple[ClassList, dict[str, int] | None]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from src.mlops.data.csv_table import read_table
-from src.mlops.errors import DataError
+from src.mlops.errors import DataError, listed
 
 EXCLUDED = "excluded"  # the split of these images
 
@@ -65,8 +65,8 @@ def require_known(exclusion: Exclusion, known: pd.Series) -> None:
     """
     if unknown := sorted(set(exclusion.paths) - set(known)):
         raise DataError(
-            f"data.exclude={exclusion.file} lists paths that are not in the raw data: {_first(unknown)}. The data has "
-            f"paths such as {known.iloc[0]}. Remove or correct these lines."
+            f"data.exclude={exclusion.file} lists paths that are not in the raw data: {listed(unknown, 3)}. The data "
+            f"has paths such as {known.iloc[0]}. Remove or correct these lines."
         )
 
 
@@ -83,19 +83,14 @@ def exclude(split: pd.Series, paths: pd.Series, exclusion: Exclusion) -> pd.Seri
     Raises:
         DataError: A listed image is in the test set, which results would then describe selectively.
     """
-    listed = paths.isin(exclusion.paths)
-    tested = paths[listed & (split == "test")]
+    chosen = paths.isin(exclusion.paths)
+    tested = paths[chosen & (split == "test")]
     if len(tested):
         raise DataError(
-            f"data.exclude={exclusion.file} lists test images: {_first(list(tested))}. Only images of training and "
+            f"data.exclude={exclusion.file} lists test images: {listed(list(tested), 3)}. Only images of training and "
             "validation can be left out. Remove these lines."
         )
-    return split.mask(listed & split.isin(["train", "val"]), EXCLUDED)
-
-
-def _first(paths: list[str]) -> str:
-    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
-    return ", ".join(paths[:3]) + more
+    return split.mask(chosen & split.isin(["train", "val"]), EXCLUDED)
 
 
 def _digest(paths: list[str]) -> str:

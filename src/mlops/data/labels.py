@@ -8,7 +8,7 @@ from typing import NamedTuple
 from src.mlops.data.classes import CLASSES_FILE, ClassList, natural_order, read_classes
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.listing import Listing
-from src.mlops.errors import DataError
+from src.mlops.errors import DataError, listed
 
 FRAME = re.compile(r"(?:\d{5}_)?(\d{5})_(\d{5})")
 """File names of GTSRB's frames, without the suffix: track and frame, in Kaggle's layout after the class."""
@@ -67,7 +67,7 @@ def _from_file(listing: Listing, class_file: Path) -> Labels:
     unknown = sorted((label for label, plain in given.items() if plain not in known), key=natural_order)
     if unknown:
         raise DataError(
-            f"{class_file} does not contain all labels of the images. Missing: {_listed(unknown)}. Add a row for each, "
+            f"{class_file} does not contain all labels of the images. Missing: {_quoted(unknown)}. Add a row for each, "
             "or a column 'label' if the images call their classes differently."
         )
     return Labels(classes, {label: known[plain] for label, plain in given.items()}, str(class_file))
@@ -128,12 +128,11 @@ def _require_images(listing: Listing, labels: Labels, root: Path, everything: bo
 
 
 def _named(classes: ClassList, ids: list[int]) -> str:
-    return f"{'class' if len(ids) == 1 else 'the classes'} {_listed([classes[class_id].name for class_id in ids])}"
+    return f"{'class' if len(ids) == 1 else 'the classes'} {_quoted([classes[class_id].name for class_id in ids])}"
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return ", ".join(map(repr, names[:10])) + more
+def _quoted(names: list[str]) -> str:
+    return listed([repr(name) for name in names], 10)
 
 
 def _capital(words: str) -> str:

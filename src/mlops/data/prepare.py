@@ -20,7 +20,7 @@ from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data import checks
 from src.mlops.data.classes import CLASSES_FILE
-from src.mlops.data.exclude import exclude, read_exclusion, require_known
+from src.mlops.data.exclude import Exclusion, exclude, read_exclusion, require_known
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, warn_about_groups, write_csv
 from src.mlops.data.near_duplicates import find_near_duplicates
@@ -79,14 +79,17 @@ def _prepare(data: DataConfig) -> Pack:
         return pack
     _require_no_raw_images(data.processed_dir, raw_dir)
     raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir)
-    require_known(read_exclusion(data.exclude), pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))
-    signatures = _signatures(data, raw_dir, raw)  # before packing, so the next run detects changes made during it
+    excluded = read_exclusion(data.exclude)
+    require_known(excluded, pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))
+    signatures = _signatures(
+        data, raw_dir, raw, excluded
+    )  # before packing, so the next run detects changes made during it
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
         return reusable
     try:
         with exclusive(data.processed_dir):
-            return _reuse(data, signatures) or _prepare_from_raw(data, raw_dir, raw, signatures)
+            return _reuse(data, signatures) or _prepare_from_raw(data, raw_dir, raw, excluded, signatures)
     except OSError as error:
         raise DataError(f"Cannot write the prepared data to {data.processed_dir}: {error}.") from error
 
@@ -169,12 +172,13 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
             "data.raw_dir to prepare the images again."
         )
     recorded = pack.manifest.get(SETTINGS)
-    settings = _settings(data)
+    excluded = read_exclusion(data.exclude)
+    settings = _settings(data, excluded)
     if recorded is None:  # Version 0.1.0 recorded only a hash of the settings and the table.
         table = pd.read_csv(pack.directory / INDEX, dtype={"path": str, "track_id": str})[COLUMNS]
         report = json.loads((pack.directory / REPORT).read_text())
         unlisted = [bad["path"] for bad in report["bad_images"] if bad["problem"] == checks.UNLISTED]
-        if pack.manifest.get("settings_signature") != _settings_signature(data, table, unlisted):
+        if pack.manifest.get("settings_signature") != _settings_signature(data, table, unlisted, excluded):
             raise DataError(
                 f"{pack.directory} was prepared with other settings than {_listed(settings)}, but an earlier version "
                 "did not record which. Set data.raw_dir to prepare the images again."
@@ -190,44 +194,46 @@ def _require_same_settings(pack: Pack, data: DataConfig) -> None:
         )
 
 
-def _settings(data: DataConfig) -> dict[str, Any]:
+def _settings(data: DataConfig, excluded: Exclusion) -> dict[str, Any]:
     """Returns the settings that decide which images are in which split."""
     split = {f"data.split.{key}": value for key, value in data.split.model_dump().items()}
-    return split | {"data.on_bad_image": data.on_bad_image, "data.exclude": str(read_exclusion(data.exclude))}
+    return split | {"data.on_bad_image": data.on_bad_image, "data.exclude": str(excluded)}
 
 
 def _listed(settings: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items())
 
 
-def _prepare_from_raw(data: DataConfig, raw_dir: Path, raw: RawData, signatures: dict[str, str]) -> Pack:
+def _prepare_from_raw(
+    data: DataConfig, raw_dir: Path, raw: RawData, excluded: Exclusion, signatures: dict[str, str]
+) -> Pack:
     for leftover in data.processed_dir.glob(".work-*"):  # from preparations that were killed
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(dir=data.processed_dir, prefix=".work-") as work:
-        manifest = _build(Path(work), raw_dir, raw, data) | signatures
+        manifest = _build(Path(work), raw_dir, raw, excluded, data) | signatures
         _publish(Path(work), data.processed_dir, manifest)
     return Pack(data.processed_dir, manifest)
 
 
-def _signatures(data: DataConfig, raw_dir: Path, raw: RawData) -> dict[str, str]:
+def _signatures(data: DataConfig, raw_dir: Path, raw: RawData, excluded: Exclusion) -> dict[str, str]:
     table = pd.concat([raw.train, raw.val, raw.test], ignore_index=True)
     given = [raw.classes.to_dicts(), len(raw.train), len(raw.val), len(raw.test), raw.unlabelled]
     return {
         "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
-        "settings_signature": _settings_signature(data, table, raw.unlisted),
+        "settings_signature": _settings_signature(data, table, raw.unlisted, excluded),
         "given_signature": hashlib.sha256(to_json(given).encode()).hexdigest(),
     }
 
 
-def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[str]) -> str:
+def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[str], excluded: Exclusion) -> str:
     settings = {"split": data.split.model_dump(), "on_bad_image": data.on_bad_image, "unlisted": unlisted}
-    if data.exclude:  # packs of earlier releases are reused otherwise
-        settings["exclude"] = read_exclusion(data.exclude).paths
+    if excluded.paths:  # packs of earlier releases are reused otherwise
+        settings["exclude"] = excluded.paths
     rows = pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes()
     return hashlib.sha256(to_json(settings).encode() + rows).hexdigest()
 
 
-def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[str, Any]:
+def _build(work: Path, raw_dir: Path, raw: RawData, excluded: Exclusion, data: DataConfig) -> dict[str, Any]:
     """Packs, checks and splits the images into the folder `work` and returns the manifest of its files."""
     tables = {"train": raw.train, "val": raw.val, "test": raw.test}
     table = pd.concat([part.assign(split=split) for split, part in tables.items()], ignore_index=True)
@@ -238,7 +244,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
         checks.require_clean(findings)
-    assigned = exclude(assign_splits(table, findings, data.split), table["path"], read_exclusion(data.exclude))
+    assigned = exclude(assign_splits(table, findings, data.split), table["path"], excluded)
     checks.require_training_images(table, assigned, raw.classes, findings)
     table["split"] = assigned
     counts = assigned.value_counts()
@@ -272,7 +278,7 @@ def _build(work: Path, raw_dir: Path, raw: RawData, data: DataConfig) -> dict[st
     return {
         "fingerprint": hashlib.sha256(content.encode()).hexdigest(),
         "image_size": data.image_size,
-        SETTINGS: _settings(data),
+        SETTINGS: _settings(data, excluded),
         "files": files,
     }
 

@@ -10,6 +10,7 @@ import pandas as pd
 from src.mlops.data.checks import Findings
 from src.mlops.data.exclude import EXCLUDED
 from src.mlops.data.layouts import RawData
+from src.mlops.errors import listed
 from src.mlops.io.markdown import plain
 
 logger = logging.getLogger(__name__)
@@ -126,9 +127,8 @@ def log_report(report: dict[str, Any]) -> None:
 
 def _describe_small_classes(small: list[dict[str, Any]]) -> str:
     """Returns one sentence on the classes that are not in all splits."""
-    names = ", ".join(repr(entry["name"]) for entry in small[:5])
-    more = f" and {len(small) - 5:,} more" if len(small) > 5 else ""
-    return f"Classes with too few groups of images to be in all splits: {len(small):,} ({names}{more})"
+    names = listed([repr(entry["name"]) for entry in small], 5)
+    return f"Classes with too few groups of images to be in all splits: {len(small):,} ({names})"
 
 
 def _small_classes(used: pd.DataFrame, raw: RawData) -> list[dict[str, Any]]:

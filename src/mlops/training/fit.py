@@ -67,11 +67,6 @@ def initial_model(config: Config, classes: ClassList | None) -> Network:
     model = build_model(config.model, len(known))
     load_pretrained(model)
     if source:
-        if difference := known.difference(source.classes):
-            raise ConfigError(
-                f"The data and training.start_from={config.training.start_from} have different classes: {difference}. "
-                "Start from a model of the same classes, or set training.start_from=null."
-            )
         if source.saw_validation:
             raise ConfigError(
                 f"training.start_from={config.training.start_from} is a final-fit model, so it was also trained on the "

@@ -3,9 +3,7 @@
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from src.mlops.config import TrainingConfig
-
-SMALLEST = 24  # px; the networks need this
+from src.mlops.config import SMALLEST_SIDE, TrainingConfig
 
 
 def build_scheduler(optimizer: Optimizer, training: TrainingConfig, steps_per_epoch: int) -> LRScheduler:
@@ -39,5 +37,5 @@ def size_of_epoch(epoch: int, training: TrainingConfig, image_size: int) -> int:
     for side, share in training.size_schedule:
         end += round(share * training.epochs)
         if epoch < end:
-            return max(round(side * image_size), SMALLEST) if side <= 1 else round(side)
+            return max(round(side * image_size), SMALLEST_SIDE) if side <= 1 else round(side)
     return image_size

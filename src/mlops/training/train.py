@@ -21,7 +21,7 @@ from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.training import distributed
-from src.mlops.training.fit import fit, initial_model, open_state, require_trainable
+from src.mlops.training.fit import fit, open_state, require_trainable
 from src.mlops.training.plots import draw_learning_curves
 from src.mlops.training.run_dir import (
     BEST,
@@ -83,7 +83,11 @@ def _require_known_classes(config: Config, classes: ClassList) -> None:
         raise ConfigError(
             "training.drawn must be null, because only the signs of GTSRB can be drawn, and the data has other classes."
         )
-    initial_model(config, classes)
+    if training.start_from and (difference := classes.difference(load_checkpoint(training.start_from).classes)):
+        raise ConfigError(
+            f"The data and training.start_from={training.start_from} have different classes: {difference}. "
+            "Start from a model of the same classes, or set training.start_from=null."
+        )
 
 
 def _train(

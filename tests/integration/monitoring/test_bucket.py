@@ -1,6 +1,5 @@
 """Tests the prediction log with a bucket that fails."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from src.mlops.monitoring import spool
 from src.mlops.monitoring.erase import erase
 from src.mlops.monitoring.prediction_log import LogOptions, PredictionLog
 from src.mlops.monitoring.read import read_records
-from tests.helpers.recording import PNG, Counts, batch
+from tests.helpers.recording import PNG, Counts, batch, wait_until
 from tests.helpers.storage_emulator import BUCKET
 
 if TYPE_CHECKING:
@@ -36,19 +35,11 @@ def spooled(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.name.endswith((".jsonl.gz", ".png")))
 
 
-def wait_until(condition: object) -> None:
-    for _ in range(3000):
-        if condition():  # type: ignore[operator]
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("the condition was still false after 30 s")
-
-
 def test_closed_segments_and_images_are_uploaded(cloud: "Cloud", tmp_path: Path) -> None:
     counts = Counts()
     with recording(tmp_path, counts, image_share=1) as log:
         log.append(batch("a", content=PNG))
-        wait_until(lambda: counts.of("uploads") == {"uploaded": 2})  # without waiting for the end
+        wait_until(lambda: counts.of("uploads") == {"uploaded": 2}, 30)  # without waiting for the end
         log.append(batch("b", "c", content=PNG))
     assert [record["request_id"] for record in read_records(URL)] == ["a", "b", "c"]
     images = [record["image"] for record in read_records(URL)]
@@ -67,14 +58,14 @@ def test_a_dead_bucket_loses_nothing_after_a_restart(
     cloud.fail("503", method="POST")
     with recording(tmp_path, counts) as log:
         log.append(batch("a"))
-        wait_until(lambda: counts.of("uploads").get("failed"))
+        wait_until(lambda: counts.of("uploads").get("failed"), 30)
         log.append(batch("b"))
     assert counts.of("records") == {"written": 2}
     assert len(spooled(tmp_path)) == 2
     assert "2 files of the prediction log are not uploaded yet" in caplog.text
     cloud.heal()
     with recording(tmp_path, counts):
-        wait_until(lambda: counts.of("uploads").get("uploaded") == 2)
+        wait_until(lambda: counts.of("uploads").get("uploaded") == 2, 30)
     assert [record["request_id"] for record in read_records(URL)] == ["a", "b"]
     assert spooled(tmp_path) == []
 
@@ -87,7 +78,7 @@ def test_a_bucket_that_answers_again_gets_everything(
     cloud.fail("503", method="POST", times=8)
     with recording(tmp_path, counts) as log:
         log.append(batch("a"))
-        wait_until(lambda: counts.of("uploads").get("uploaded") == 1)
+        wait_until(lambda: counts.of("uploads").get("uploaded") == 1, 30)
     assert counts.of("uploads") == {"failed": 1, "uploaded": 1}
     assert [record["request_id"] for record in read_records(URL)] == ["a"]
 
@@ -97,11 +88,11 @@ def test_the_oldest_files_of_a_full_spool_are_deleted_and_counted(cloud: "Cloud"
     cloud.fail("503", method="POST")
     with recording(tmp_path, counts, image_share=1) as log:
         log.append(batch("a", "b", content=PNG))
-        wait_until(lambda: len(spooled(tmp_path)) == 3)
+        wait_until(lambda: len(spooled(tmp_path)) == 3, 30)
     size = sum(path.stat().st_size for path in spooled(tmp_path) if path.suffix == ".gz")
     with recording(tmp_path, counts, spool_bytes=size + 100) as log:
         log.append(batch("c"))
-        wait_until(lambda: counts.of("records").get("dropped_spool_full"))
+        wait_until(lambda: counts.of("records").get("dropped_spool_full"), 30)
     assert counts.of("records") == {"written": 3, "dropped_spool_full": 2}
     assert counts.of("images") == {"written": 2, "dropped_spool_full": 2}
     assert len(spooled(tmp_path)) == 1

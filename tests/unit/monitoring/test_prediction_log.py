@@ -35,7 +35,7 @@ from src.mlops.monitoring.read import read_records
 from src.mlops.monitoring.record import FIELDS, SCHEMA_VERSION
 from src.mlops.monitoring.segments import RECORDS, hold_lock, read_lines, recover
 from tests.helpers.images import encode, make_image
-from tests.helpers.recording import PNG, Counts, batch, prediction
+from tests.helpers.recording import PNG, Counts, batch, prediction, wait_until
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
@@ -73,14 +73,6 @@ def leave_open(folder: Path, *flushed: bytes) -> Path:
 
 def ids_in(folder: Path | str) -> list[str]:
     return [record["request_id"] for record in read_records(str(folder))]
-
-
-def wait_until(condition: object) -> None:
-    for _ in range(1000):
-        if condition():  # type: ignore[operator]
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("the condition was still false after 10 s")
 
 
 def test_every_field(tmp_path: Path) -> None:
