@@ -1,7 +1,7 @@
 """The baseline: what the traffic of a model looks like when nothing has changed.
 
-A deployment accepts a window of its own prediction log, because its traffic differs from the training set from the
-first day. `reference.py` builds a baseline from labelled images, which can also estimate the accuracy.
+`reference.py` builds the first baseline of a model from labelled images. A deployment then accepts a window of its own
+prediction log, because its traffic differs from the training set from the first day.
 """
 
 import io

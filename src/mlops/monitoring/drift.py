@@ -102,8 +102,8 @@ def accepted(model: Path) -> Path:
     reference = model.with_name(f"{name}{SUFFIX}")
     if not reference.is_file():
         raise DataError(
-            f"There is no baseline next to the model {model}. Accept a window of its prediction log with "
-            "`inv drift.baseline`, or give another with --baseline."
+            f"There is no baseline next to the model {model}. The first one of a model needs labelled images: build "
+            f"{reference.name} with `build_reference` (docs/drift.md), or give another with --baseline."
         )
     return reference
 
