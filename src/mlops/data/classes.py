@@ -54,8 +54,8 @@ class ClassList(tuple[ClassInfo, ...]):
         """Checks the classes.
 
         Raises:
-            ValueError: There are fewer than two classes, ids have gaps or occur twice, names are not valid or cannot be
-                told apart, or mirrored classes contradict each other.
+            ValueError: There are fewer than two classes, ids have gaps or occur twice, names are not valid or not
+                distinct, or mirrored classes contradict each other.
         """
         found = super().__new__(cls, classes)
         if len(found) < 2:
@@ -70,7 +70,7 @@ class ClassList(tuple[ClassInfo, ...]):
         """Returns classes with these names. They are sorted naturally: 2 comes before 10.
 
         Raises:
-            ValueError: There are fewer than two names, or names are empty or cannot be told apart.
+            ValueError: There are fewer than two names, or names are not valid or not distinct.
         """
         return cls(ClassInfo(place, name) for place, name in enumerate(sorted(set(names), key=natural_order)))
 

@@ -81,9 +81,8 @@ def _prepare(data: DataConfig) -> Pack:
     raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir)
     excluded = read_exclusion(data.exclude)
     require_known(excluded, pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))
-    signatures = _signatures(
-        data, raw_dir, raw, excluded
-    )  # before packing, so the next run detects changes made during it
+    # Before packing, so that the next run detects changes made during it.
+    signatures = _signatures(data, raw_dir, raw, excluded)
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
         return reusable
