@@ -2,10 +2,11 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.helpers.workflow_origin import git, renew
 
 
 @dataclass
@@ -14,7 +15,8 @@ class JobState:
 
     Attributes:
         permissions: Permissions of the job's token.
-        workspace: Folder of the job.
+        workspace: Folder of the job, which is empty before the checkout.
+        clone: Clone that becomes the workspace.
         artifacts: Folder of the artifacts of the workflow.
         origin: The repository.
         ref: The branch or tag that is checked out.
@@ -25,6 +27,7 @@ class JobState:
 
     permissions: dict[str, str]
     workspace: Path
+    clone: Path
     artifacts: Path
     origin: Path
     ref: str
@@ -35,9 +38,8 @@ class JobState:
 
 def _checkout(job: JobState, given: dict[str, str]) -> None:
     assert given["persist-credentials"] == "false", "the token must not stay in the clone"
-    tags = [] if given.get("fetch-depth") == "0" else ["--no-tags"]
-    command = ["git", "clone", "--quiet", *tags, f"--branch={job.ref}", "--shared", str(job.origin), "."]
-    subprocess.run(command, cwd=job.workspace, check=True, capture_output=True)
+    job.workspace = job.clone
+    renew(job.clone, job.origin, job.ref, tags=given.get("fetch-depth") == "0")
 
 
 def _setup_uv(job: JobState, given: dict[str, str]) -> None:
@@ -50,8 +52,8 @@ def _auth(job: JobState, given: dict[str, str]) -> None:
     assert all(given[name] for name in ("workload_identity_provider", "service_account")), "a variable is not set"
     assert (job.workspace / ".git").exists(), "the login must come after the checkout"
     (job.workspace / "gha-creds-0123456789abcdef.json").write_text("{}")
-    changed = subprocess.run(["git", "status", "--porcelain"], cwd=job.workspace, capture_output=True, check=True)
-    assert not changed.stdout, f"the working copy is not clean after the login: {changed.stdout.decode()}"
+    changed = git(job.workspace, "status", "--porcelain")
+    assert not changed, f"the working copy is not clean after the login: {changed}"
     job.logged_in = True
 
 

@@ -82,11 +82,12 @@ class Runner:
     Args:
         folder: An empty folder for everything that is written.
         origin: A bare repository with the files of this one.
+        clone: Folder of a clone, which serves all jobs one after another.
         workflows: Folder of the workflows.
     """
 
-    def __init__(self, folder: Path, origin: Path, workflows: Path = FOLDER) -> None:
-        self.folder, self.origin, self.workflows = folder, origin, workflows
+    def __init__(self, folder: Path, origin: Path, clone: Path, workflows: Path = FOLDER) -> None:
+        self.folder, self.origin, self.clone, self.workflows = folder, origin, clone, workflows
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
         double = self.bin / ".double"
@@ -136,6 +137,7 @@ class Runner:
         state = JobState(
             permissions=job.get("permissions", {}),
             workspace=place / "work",
+            clone=self.clone,
             artifacts=self.folder / "artifacts",
             origin=self.origin,
             ref=contexts["github"]["ref_name"],
@@ -193,7 +195,7 @@ class _Job:
 
     def _execute(self, script: str, shell: str | None, own: Mapping[str, str], title: str) -> dict[str, str]:
         assert shell in (None, "bash"), f"{title}: unknown shell {shell}"
-        work, temp = self.place / "work", self.place / "temp"
+        work, temp = self.state.workspace, self.place / "temp"
         files = {name: temp / name for name in ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")}
         for path in files.values():
             path.write_text("")

@@ -52,14 +52,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "workflows", make_origin) / "origin.git"
 
 
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workflows") / "clone"
+
+
 @pytest.fixture
 def origin(template: Path, tmp_path: Path) -> Path:
     return shutil.copytree(template, tmp_path / "origin.git")
 
 
 @pytest.fixture
-def runner(origin: Path, tmp_path: Path) -> Runner:
-    return Runner(tmp_path / "runner", origin)
+def runner(origin: Path, clone: Path, tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "runner", origin, clone)
 
 
 def steps(workflow: str) -> set[tuple[str, str, int]]:
@@ -112,7 +117,9 @@ class TestRollout:
         run = self.rollout(runner, "gtsrb#production#5")
         assert list(run.calls) == ["plan", "rollback", "measure"]
         assert "src.mlops.cloud.rollback" in run.calls["rollback"][-1]
-        warning = "v1 is in production again. It had been promoted although it failed the gate: F1 of the weakest class.\n"
+        warning = (
+            "v1 is in production again. It had been promoted although it failed the gate: F1 of the weakest class.\n"
+        )
         assert f"::warning::{warning}" in run.output["plan"]
 
     @pytest.mark.parametrize(
