@@ -15,7 +15,7 @@ from src.mlops.errors import DataError
 from src.mlops.evaluation.corruptions import corrupt
 from src.mlops.monitoring.drift import accepted, app, parse_window
 from src.mlops.monitoring.prediction_log import LogOptions, PredictionLog
-from src.mlops.monitoring.record import SCHEMA_VERSION
+from src.mlops.monitoring.schema import SCHEMA_VERSION
 from src.mlops.monitoring.segments import CLOSED, RECORDS, pack_lines
 from tests.helpers.recording import Counts, batch, prediction
 from tests.helpers.traffic import CENTRES, CLASSES, baseline, records

@@ -32,7 +32,7 @@ from src.mlops.monitoring.frame import read_frame
 from src.mlops.monitoring.images import Sampler, expire, image_name, store_image
 from src.mlops.monitoring.prediction_log import LogOptions, PredictionLog
 from src.mlops.monitoring.read import read_records
-from src.mlops.monitoring.record import FIELDS, SCHEMA_VERSION
+from src.mlops.monitoring.schema import FIELDS, SCHEMA_VERSION
 from src.mlops.monitoring.segments import RECORDS, hold_lock, read_lines, recover
 from tests.helpers.images import encode, make_image
 from tests.helpers.recording import PNG, Counts, batch, prediction, wait_until
@@ -455,7 +455,7 @@ def test_broken_segments_are_skipped_with_a_warning(tmp_path: Path, caplog: pyte
     assert 10 < len(found) < 40
     warnings = caplog.text
     assert f"Read {len(found) - 1} records of {tmp_path}/{truncated.relative_to(tmp_path)}" in warnings
-    assert f"Skipped the segment {tmp_path}/{damaged.relative_to(tmp_path)}" in warnings
+    assert f"Skipped the file {tmp_path}/{damaged.relative_to(tmp_path)}" in warnings
     assert "Skipped 6 lines" in warnings
 
 
