@@ -19,7 +19,7 @@ import typer
 from src.mlops.cli import new_app, typer_main
 from src.mlops.errors import DataError, MissingFileError
 from src.mlops.io.storage import Storage, open_storage
-from src.mlops.monitoring.parquet import read_rows, write_rows
+from src.mlops.monitoring.parquet import write_rows
 from src.mlops.monitoring.read import PARQUET, day_of, read_file
 from src.mlops.monitoring.schema import KINDS, Record
 from src.mlops.monitoring.segments import CLOSED, RECORDS
@@ -79,18 +79,17 @@ def _compact_day(storage: Storage, day: date, names: list[str]) -> tuple[int, in
             return 0, 0
         target = f"{RECORDS}/date={day}/compacted-{secrets.token_hex(6)}{PARQUET}"
         storage.upload(path, target)
-        storage.download(target, path)
-        written = _count(path)
+        written = _count(storage, target)
+    if written is None or any(_state(storage, name) != state for name, state in sources.items()):
+        storage.remove(target)
+        logger.warning("Records of %s were erased or compacted meanwhile, so they are compacted by the next run", day)
+        return 0, 0
     if written != len(seen):
         storage.remove(target)
         raise DataError(
             f"Only {written:,} of {len(seen):,} records could be read back from {storage.url}/{target}. The file was "
             "deleted again, and the segments were kept. Check the disk."
         )
-    if any(_state(storage, name) != state for name, state in sources.items()):
-        storage.remove(target)
-        logger.warning("Records of %s were erased or compacted meanwhile, so they are compacted by the next run", day)
-        return 0, 0
     for name in sources:
         storage.remove(name)
     return len(sources), len(seen)
@@ -123,9 +122,12 @@ def _complete(rows: Iterable[Record | None]) -> Iterator[Record]:
         yield row
 
 
-def _count(path: Path) -> int:
+def _count(storage: Storage, name: str) -> int | None:
+    """Returns the number of readable records in a file; None if it does not exist any more."""
     try:
-        return sum(1 for _ in read_rows(path))
+        return sum(record is not None for record in read_file(storage, name))
+    except MissingFileError:
+        return None
     except DataError:
         return 0
 
