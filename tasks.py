@@ -213,6 +213,7 @@ def model_export(c: Context, override: list[str], variant: str = "fp32") -> None
 def model_recalibrate(c: Context, override: list[str]) -> None:
     """Fit temperature and thresholds of the model again."""
     _hydra(c, "evaluation.recalibrate", *override)
+    _hydra(c, "export", *override)  # with the reference of drift detection, which depends on the thresholds
 
 
 @command("parity", **OVERRIDE)
