@@ -16,6 +16,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "pipeline": ("pipeline", "app"),
     "data": ("data.commands", "app"),
     "drift": ("monitoring.commands", "app"),
+    "drift-api": ("serving.commands", "drift"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
 }

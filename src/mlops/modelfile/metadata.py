@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class ModelInfo:
     metrics: dict[str, float]
     calibration: Calibration
     provenance: dict[str, Any]
-    reference: str | None = None
+    reference: str | None = field(default=None, kw_only=True)
 
     @property
     def image_size(self) -> int:

@@ -19,7 +19,7 @@ from src.mlops.monitoring.findings import TITLES
 from src.mlops.monitoring.report import Report, moment
 from src.mlops.monitoring.window import ALL
 
-app = new_app()
+app: typer.Typer = new_app()  # drift.py imports it, so its type must not depend on what is imported here
 logger = logging.getLogger(__name__)
 
 
@@ -48,9 +48,7 @@ def main(
     cluster_seconds: Annotated[
         float, typer.Option(min=0, help="Longest time between two frames of one sign; 0: all images are independent.")
     ] = CLUSTER_SECONDS,
-    accept_: Annotated[
-        bool, typer.Option("--accept", help="Accept the window as the new baseline instead.")
-    ] = False,
+    accept_: Annotated[bool, typer.Option("--accept", help="Accept the window as the new baseline instead.")] = False,
     author: Annotated[str, typer.Option(help="Who accepts it; default: the user.")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List the baselines of the model instead.")] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Exit with code 3 if there is drift.")] = False,

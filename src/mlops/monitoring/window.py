@@ -44,7 +44,7 @@ def _read_newest(log: str, length: timedelta) -> pd.DataFrame:
     wrong = frame["time"] > latest
     if wrong.any():
         # One such record would move the window to a time in which there are no others, until that time has come.
-        logger.warning("Left out %d records whose time is in the future, the latest %s", wrong.sum(), frame["time"].max())
+        logger.warning("Left out %d records from the future, the latest of %s", wrong.sum(), frame["time"].max())
         frame = frame[~wrong]
     return frame[frame["time"] > frame["time"].max() - length] if len(frame) else frame
 
