@@ -40,7 +40,7 @@ class ModelInfo:
     metrics: dict[str, float]
     calibration: Calibration
     provenance: dict[str, Any]
-    reference: str | None = field(default=None, kw_only=True)
+    reference: str | None
 
     @property
     def image_size(self) -> int:
@@ -83,6 +83,8 @@ def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
         to_json([info.config, info.provenance])  # raises for anything that cannot be served or registered
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise incomplete(path, error) from error
+    if not isinstance(info.reference, str | None):
+        raise incomplete(path, TypeError(f"the reference must be text, but is {type(info.reference).__name__}"))
     if not 24 <= image_size <= 512:
         raise incomplete(path, ValueError(f"image_size must be 24 to 512 px, but is {image_size}"))
     return info
