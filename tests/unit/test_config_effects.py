@@ -238,7 +238,8 @@ def in_cloud(config: Config, folder: Path) -> object:
         build.build(config.cloud)
         submit.train(config.cloud, folder)
         deploy.deploy(config.cloud)
-        drift_job.run_drift_job(config.cloud)
+        if config.cloud.prediction_log:
+            drift_job.run_drift_job(config.cloud)
         teardown.teardown(config.cloud)
     return out.getvalue().replace(str(folder), "")
 
@@ -348,12 +349,12 @@ EFFECTS: dict[str, Effect] = {
     "hparams_search.space": Effect(searched, "hparams_search.space=[{{key: training.optimizer.lr, choices: [1.0]}}]"),
     "cloud.dry_run": Effect(in_cloud, "cloud.dry_run=false", refused="gcloud is not installed"),
     "cloud.teardown.confirm": Effect(confirmed, "cloud.teardown.confirm=my-project", ("cloud.dry_run=false",)),
+    "cloud.bucket": Effect(in_cloud, "cloud.bucket=other-bucket", ("cloud.prediction_log=null",)),
     **{
         f"cloud.{key}": Effect(in_cloud, f"cloud.{key}={value}")
         for key, value in {
             "project": "other-project",
             "region": "europe-west1",
-            "bucket": "other-bucket",
             "models": "gs://other/models",
             "prediction_log": "gs://my-project-gtsrb/prediction_log/signs",
             "name": "signs",
@@ -433,7 +434,7 @@ def result_of(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
                 "cloud.dry_run=true",
                 "cloud.train.job=one",
                 "cloud.tag=v1",
-                "cloud.prediction_log=gs://${{cloud.bucket}}/prediction_log",
+                "cloud.prediction_log=gs://my-project-gtsrb/prediction_log",
             ),
             "hparams_search.trials=2",
         ]

@@ -57,7 +57,7 @@ def test_every_command_is_valid(gcloud: Double, tmp_path: Path, monkeypatch: pyt
         [
             *("cloud.tag=abc", "cloud.github=owner/name", "cloud.serve.public=true"),
             "cloud.teardown.confirm=my-project",
-            "cloud.prediction_log=gs://${cloud.bucket}/prediction_log",
+            "cloud.prediction_log=gs://my-project-gtsrb/prediction_log",
         ]
     ).cloud
     private = settings.model_copy(update={"serve": settings.serve.model_copy(update={"public": False})})
@@ -118,7 +118,7 @@ def test_jobs_match_the_schema_of_vertex_ai(replicas: int) -> None:
 
 
 def test_the_drift_job_matches_the_schema_of_cloud_run(gcloud: Double) -> None:
-    settings = quick_config(["cloud.tag=abc", "cloud.prediction_log=gs://${cloud.bucket}/prediction_log"]).cloud
+    settings = quick_config(["cloud.tag=abc", "cloud.prediction_log=gs://my-project-gtsrb/prediction_log"]).cloud
     run_drift_job(settings)
     [path] = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "jobs", "replace"]]
     job = yaml.safe_load(Path(path).read_text())
