@@ -76,7 +76,8 @@ def summarise(report: dict[str, Any]) -> str:
         "# Data report",
         "",
         f"Layout: {report['layout']}. Images: {images['train']:,} training, {images['val']:,} validation, "
-        f"{images.get('reference', 0):,} reference, {images['test']:,} test. Longer side: {sizes['min']} to {sizes['max']} px, median {sizes['median']} px.",
+        f"{images.get('reference', 0):,} reference, {images['test']:,} test. "
+        f"Longer side: {sizes['min']} to {sizes['max']} px, median {sizes['median']} px.",
         "",
         *([f"- Class list: {report['classes_from']}"] if "classes_from" in report else []),
         f"- Bad images dropped: {len(report['bad_images'])}",
