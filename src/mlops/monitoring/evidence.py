@@ -144,8 +144,8 @@ def _log_tail(value: float, n: int, pooled: Array) -> float:
 
     Windows are drawn from Q and weighted by P / Q. If the observed window is among them, the result is a valid p for
     any number of draws (Harrison, 2012, "Conservative hypothesis tests and confidence intervals using importance
-    sampling"). Each weight is at most exp(-value), and so is p: the bound is never worse than Markov's. The draws depend
-    on nothing but the counts of both samples together, so that a repeated report is the same.
+    sampling"). Each weight is at most exp(-value), and so is p: the bound is never worse than Markov's. The draws
+    depend on nothing but the counts of both samples together, so that a repeated report is the same.
     """
     rng = np.random.default_rng(pooled.astype(np.int64))
     draws = rng.multinomial(_DRAWS, np.full(len(_PRIORS), 1 / len(_PRIORS)))  # the order of the draws is irrelevant
