@@ -1,28 +1,40 @@
 """Exports the current checkpoint as ONNX: `python -m src.mlops.export export.variant=int8`."""
 
+import logging
+
 import numpy as np
 
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
+from src.mlops.data.packing import open_pack
 from src.mlops.data.prepare import prepare
+from src.mlops.errors import DataError
 from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.modelfile.quantization import CALIBRATION_IMAGES
+from src.mlops.monitoring.reference import add_reference
 
 __all__ = ["export", "main"]
+logger = logging.getLogger("src.mlops.export")
 
 
 def main(config: Config) -> None:
-    """Exports the current checkpoint in the configured variant."""
+    """Exports the current checkpoint in the configured variant, with the reference of drift detection."""
     if config.export.variant == "int8":
         pack = prepare(config.data)
         checkpoint = load_checkpoint(config.ckpt_path)
         pack.require_fit(checkpoint.image_size, checkpoint.classes)
         arrays = pack.load("train")
         chosen = np.random.default_rng(config.seed).permutation(arrays.rows)[:CALIBRATION_IMAGES]
-        export(config.ckpt_path, arrays.images[np.sort(chosen)], opset=config.export.opset)
+        file = export(config.ckpt_path, arrays.images[np.sort(chosen)], opset=config.export.opset)
     else:
-        export(config.ckpt_path, fp16=config.export.variant == "fp16", opset=config.export.opset)
+        file = export(config.ckpt_path, fp16=config.export.variant == "fp16", opset=config.export.opset)
+    try:
+        pack = open_pack(config.data.processed_dir)  # an export must not start a download
+    except DataError as error:
+        logger.warning("%s contains no reference for drift detection. %s", file, error)
+        return
+    add_reference(file, pack)
 
 
 if __name__ == "__main__":

@@ -58,10 +58,9 @@ def evaluate() -> None:
 @app.command()
 def export() -> None:
     """Exports the model as ONNX."""
-    from src.mlops.modelfile.onnx_export import export
+    from src.mlops.export import main
 
-    config = read_params(ROOT / PARAMS)
-    export(config.ckpt_path, opset=config.export.opset)
+    main(read_params(ROOT / PARAMS))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from src.mlops.data.sources import locate_raw
 from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.io.files import to_json
 from src.mlops.io.service_process import running
+from src.mlops.monitoring.reference import add_reference
 from src.mlops.training.train import train
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def quickstart(config: Config) -> None:
         ServiceError: The service did not start or did not answer.
     """
     started = time.perf_counter()
-    train(config)
+    train(config, on_export=add_reference)
     results = evaluate(config)
     classes = prepare(config.data).classes
     image, class_id = _one_test_image(config)

@@ -4,9 +4,17 @@ For several processes: `torchrun --nproc-per-node 2 -m src.mlops.train …`, see
 """
 
 from src.mlops.cli import hydra_main
+from src.mlops.config import Config
+from src.mlops.monitoring.reference import add_reference
 from src.mlops.training.train import train
 
-__all__ = ["train"]
+__all__ = ["main", "train"]
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains a model whose export contains the reference of drift detection."""
+    return train(config, on_export=add_reference)
+
 
 if __name__ == "__main__":
-    hydra_main(train)
+    hydra_main(main)

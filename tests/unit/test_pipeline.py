@@ -70,7 +70,7 @@ STAGE_MODULES = {
     "prepare": "data.prepare",
     "train": "training.train",
     "evaluate": "evaluation.evaluate",
-    "export": "modelfile.onnx_export",
+    "export": "export",
     "cards": "evaluation.model_card",
 }
 

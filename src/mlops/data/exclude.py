@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from src.mlops.data.csv_table import read_table
+from src.mlops.data.splits import REFERENCE
 from src.mlops.errors import DataError, listed
 
 EXCLUDED = "excluded"  # the split of these images
@@ -90,7 +91,7 @@ def exclude(split: pd.Series, paths: pd.Series, exclusion: Exclusion) -> pd.Seri
             f"data.exclude={exclusion.file} lists test images: {listed(list(tested), 3)}. Only images of training and "
             "validation can be left out. Remove these lines."
         )
-    return split.mask(chosen & split.isin(["train", "val"]), EXCLUDED)
+    return split.mask(chosen & split.isin(["train", "val", REFERENCE]), EXCLUDED)
 
 
 def _digest(paths: list[str]) -> str:

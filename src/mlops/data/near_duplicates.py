@@ -30,7 +30,7 @@ class _Fingerprints(NamedTuple):
 
 
 def find_near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Finds the validation images that are nearly the same as a training image, and test images as one of the others.
+    """Finds held-out images that are nearly the same as an image that the model is trained or validated on.
 
     Args:
         images: uint8 [N, H, W, 3].
@@ -43,7 +43,7 @@ def find_near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame) -> list
     paths = table["path"].to_numpy()
     prints = _fingerprints(images)
     found: list[tuple[float, dict[str, Any]]] = []
-    for held_out, others in (("val", ["train"]), ("test", ["train", "val"])):
+    for held_out, others in (("val", ["train"]), ("reference", ["train", "val"]), ("test", ["train", "val"])):
         rows, against = np.flatnonzero(split == held_out), np.flatnonzero(np.isin(split, others))
         for row, match, correlation in _matches(prints.of(rows), prints.of(against)):
             other = against[match]

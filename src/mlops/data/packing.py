@@ -152,7 +152,7 @@ class Pack:
         """Maps the images of one or more splits into memory and reads only the index.
 
         Args:
-            splits: `train`, `val` or `test`.
+            splits: `train`, `val`, `reference` or `test`.
 
         Raises:
             DataError: The pack contains no images of these splits, or cannot be read.

@@ -37,7 +37,7 @@ from src.mlops.data.packing import (
 from src.mlops.data.raw_files import list_files
 from src.mlops.data.report import build_report, log_report, summarise
 from src.mlops.data.sources import locate_raw
-from src.mlops.data.splits import assign_splits
+from src.mlops.data.splits import REFERENCE, REFERENCE_SHARE, assign_splits
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.io.files import exclusive, same_place, sha256, to_json, write_atomically
 from src.mlops.io.storage import open_storage
@@ -47,7 +47,12 @@ REPORT = "report.json"
 DRAWN = "drawn"  # subfolder of the processed folder for additional synthetic images
 SETTINGS = "settings"  # key in the manifest
 PUBLISHED = ".published"  # file in the processed folder with the URL of its copy
-SPLIT_FILES = {"train": "train_split.csv", "val": "val_split.csv", "test": "test.csv"}
+SPLIT_FILES = {
+    "train": "train_split.csv",
+    "val": "val_split.csv",
+    REFERENCE: "reference_split.csv",
+    "test": "test.csv",
+}
 
 
 def prepare(data: DataConfig) -> Pack:
@@ -216,7 +221,7 @@ def _prepare_from_raw(
 
 def _signatures(data: DataConfig, raw_dir: Path, raw: RawData, excluded: Exclusion) -> dict[str, str]:
     table = pd.concat([raw.train, raw.val, raw.test], ignore_index=True)
-    given = [raw.classes.to_dicts(), len(raw.train), len(raw.val), len(raw.test), raw.unlabelled]
+    given = [raw.classes.to_dicts(), len(raw.train), len(raw.val), len(raw.test), raw.unlabelled, REFERENCE_SHARE]
     return {
         "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
         "settings_signature": _settings_signature(data, table, raw.unlisted, excluded),

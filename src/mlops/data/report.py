@@ -14,7 +14,7 @@ from src.mlops.errors import listed
 from src.mlops.io.markdown import plain
 
 logger = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "reference", "test")
 SHOWN = 20  # near-duplicates that are listed
 RULE = (
     "A class with fewer than three groups of images that belong together cannot be in all splits. One group is always "
@@ -29,7 +29,7 @@ def build_report(
 
     Args:
         raw: The raw data.
-        table: All images with their `split`: train, val, test, `bad`, `leak` or `excluded`.
+        table: All images with their `split`: one of `SPLITS`, `bad`, `leak` or `excluded`.
         findings: The results of the checks.
         near_duplicates: From `find_near_duplicates`.
     """
@@ -43,7 +43,7 @@ def build_report(
         "images": {split: int((used["split"] == split).sum()) for split in SPLITS},
         "unlabelled_images": len(raw.unlabelled),
         "skipped_files": raw.skipped,
-        "tracks": {split: int(used.loc[used["split"] == split, "track_id"].nunique()) for split in ("train", "val")},
+        "tracks": {split: int(used.loc[used["split"] == split, "track_id"].nunique()) for split in SPLITS[:3]},
         "classes": [
             {"class_id": entry.class_id, "number": entry.number, "name": entry.name}
             | dict(zip(counts.columns, map(int, row), strict=True))
@@ -76,7 +76,8 @@ def summarise(report: dict[str, Any]) -> str:
         "# Data report",
         "",
         f"Layout: {report['layout']}. Images: {images['train']:,} training, {images['val']:,} validation, "
-        f"{images['test']:,} test. Longer side: {sizes['min']} to {sizes['max']} px, median {sizes['median']} px.",
+        f"{images.get('reference', 0):,} reference, {images['test']:,} test. "
+        f"Longer side: {sizes['min']} to {sizes['max']} px, median {sizes['median']} px.",
         "",
         *([f"- Class list: {report['classes_from']}"] if "classes_from" in report else []),
         f"- Bad images dropped: {len(report['bad_images'])}",
@@ -96,11 +97,11 @@ def summarise(report: dict[str, Any]) -> str:
         *(f"- leak: `{path}` is identical to `{kept}`" for path, kept in map(dict.values, report["leaks"])),
         *(f"- near-duplicate: `{path}` and `{other}`" for path, other in map(dict.values, near["first"])),
         "",
-        "| class | number | name | train | val | test |",
-        "|---:|---|---|---:|---:|---:|",
+        "| class | number | name | train | val | reference | test |",
+        "|---:|---|---|---:|---:|---:|---:|",
         *(
             f"| {c['class_id']} | {plain(c['number'] or '')} | {plain(c['name'])} | "
-            f"{c['train']} | {c['val']} | {c['test']} |"
+            f"{c['train']} | {c['val']} | {c.get('reference', 0)} | {c['test']} |"
             for c in report["classes"]
         ),
     ]

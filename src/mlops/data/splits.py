@@ -3,6 +3,9 @@
 The images of a group belong together. In GTSRB, a group is a track: about 30 frames that show the same physical sign.
 If they were on both sides of a split, validation would reward memorising signs. Therefore, complete groups are held
 out, class by class.
+
+A quarter of the groups held out for validation become the reference split: the images from which drift detection learns
+how the model behaves on images that it was not trained on. Unlike validation images, they are not part of a final fit.
 """
 
 import logging
@@ -15,13 +18,17 @@ from src.mlops.config import SplitConfig
 from src.mlops.data.checks import Findings, merge_tracks
 
 logger = logging.getLogger(__name__)
+REFERENCE = "reference"
+REFERENCE_SHARE = 0.25  # of the groups held out for validation
+FEWEST_GROUPS = 200  # held out for validation; a quarter of fewer could hardly show a drift
 
 
 def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig) -> pd.Series:
-    """Returns the split of each image: train, val or test, or `bad` or `leak` for images that are dropped.
+    """Returns the split of each image: train, val, reference or test, or `bad` or `leak` for images that are dropped.
 
     Given splits are kept. If the raw data has no test images, complete groups are held out of the training images for
-    the test set first, and then for validation if there are no validation images.
+    the test set first, and then for validation if there are no validation images. If they are at least `FEWEST_GROUPS`,
+    a part of the latter is the reference split.
 
     Args:
         table: All images with their given `split`.
@@ -39,6 +46,9 @@ def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig
         split[chosen.index[chosen]] = name
         if name == "test":
             logger.info("There are no test images with labels, so %d images were held out for testing", chosen.sum())
+        elif candidates.loc[chosen, "group"].nunique() >= FEWEST_GROUPS:
+            reference = hold_out(candidates[chosen], test_size=REFERENCE_SHARE, seed=settings.seed)
+            split[reference.index[reference]] = REFERENCE
     return split
 
 

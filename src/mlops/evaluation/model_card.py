@@ -137,7 +137,8 @@ def data_card(report: dict[str, Any], fingerprint: str, about: Statements) -> st
 | source | {cell(about.data_source)} |
 | layout | {report["layout"]} |
 | fingerprint | {fingerprint} |
-| splits | by track: {report["tracks"]["train"]:,} tracks for training, {report["tracks"]["val"]:,} for validation |
+| splits | by track: {report["tracks"]["train"]:,} tracks for training, {report["tracks"]["val"]:,} for validation, \
+{report["tracks"].get("reference", 0):,} as the reference of drift detection |
 | personal data | {cell(about.personal_data)} |
 | licence | {cell(about.licence)} |
 

@@ -15,7 +15,8 @@ TOLERANCE = 1e-4  # largest allowed difference between the probabilities of a ch
 FP16_TOLERANCE = 0.01  # the same for an export in float16, which has three decimal digits
 SUFFIXES = {"fp32": ".onnx", "fp16": ".fp16.onnx", "int8": ".int8.onnx"}  # of the exports of best_model.pth
 MAX_FILE_BYTES = 1_000_000_000  # the state of a run with the widest SignNet has about 600 MB, a model at most 120 MB
-MAX_METADATA_CHARACTERS = 4_000_000  # keys and values of an ONNX file; a real file has about 5,000
+MAX_METADATA_CHARACTERS = 4_000_000  # keys and values of an ONNX file; a real file has about 100,000
+REFERENCE = "reference"  # key in the metadata of an ONNX file
 FORMAT_VERSION = 3  # format 1 normalised over the whole image; format 2 had other prediction sets
 
 
@@ -31,6 +32,7 @@ class ModelInfo:
         calibration: Temperature and thresholds; neutral values if none were fitted.
         provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`,
             `image_sketch` (`data/sketch.py`; None if the training images are not known, missing in older files).
+        reference: What drift detection knows about the model (`monitoring/reference.py`); None in checkpoints.
     """
 
     config: dict[str, Any]
@@ -38,6 +40,7 @@ class ModelInfo:
     metrics: dict[str, float]
     calibration: Calibration
     provenance: dict[str, Any]
+    reference: str | None
 
     @property
     def image_size(self) -> int:
@@ -74,11 +77,14 @@ def read_info(content: Mapping[str, Any], path: Path) -> ModelInfo:
             metrics={name: value for name, value in content["metrics"].items() if math.isfinite(value)},
             calibration=Calibration.from_dict(content["calibration"]),
             provenance=dict(content["provenance"]),
+            reference=content.get(REFERENCE),
         )
         image_size = info.image_size
         to_json([info.config, info.provenance])  # raises for anything that cannot be served or registered
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise incomplete(path, error) from error
+    if not isinstance(info.reference, str | None):
+        raise incomplete(path, TypeError(f"the reference must be text, but is {type(info.reference).__name__}"))
     if not 24 <= image_size <= 512:
         raise incomplete(path, ValueError(f"image_size must be 24 to 512 px, but is {image_size}"))
     return info

@@ -1,11 +1,15 @@
 """The baseline: what the traffic of a model looks like when nothing has changed.
 
-`reference.py` builds the first baseline of a model from labelled images. A deployment then accepts a window of its own
-prediction log, because its traffic differs from the training set from the first day.
+`reference.py` builds the first baseline of a model, the reference, from labelled images, and the exported ONNX file
+contains it. A deployment then accepts a window of its own prediction log, because its traffic differs from the training
+set from the first day.
 """
 
+import base64
+import binascii
 import io
 import json
+import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.mlops.errors import DataError
+from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
 from src.mlops.monitoring.observations import FEATURES, Floats, Observations
 
+logger = logging.getLogger(__name__)
 FORMAT = 1
 MOST_CLUSTERS = 20_000  # bounds the size of the file to about 2 MB
-FEWEST_CLUSTERS = 200  # fewer can hardly show a drift
+FEWEST_CLUSTERS = 50  # fewer show nothing but the strongest drift
+FEW_CLUSTERS = 200  # fewer show only a strong drift
 SUFFIX = ".baseline.npz"
 
 
@@ -103,6 +110,8 @@ class Baseline:
                 f"A baseline needs at least {FEWEST_CLUSTERS} physical signs, but the {len(observations):,} images of "
                 f"{origin.source} show only {len(rows)}. Choose a longer window."
             )
+        if len(rows) < FEW_CLUSTERS:
+            logger.info("The baseline has only %d physical signs, so it can only show a strong drift", len(rows))
         chosen = observations.take(rows)
         origin = replace(origin, images=len(observations))
         return cls(origin, chosen.predicted, chosen.unknown, chosen.values, knowledge)
@@ -124,25 +133,33 @@ class Baseline:
         """Returns the values of all images, each column sorted, float32 [M, F]."""
         return np.sort(self.values, axis=0)
 
+    def to_bytes(self) -> bytes:
+        """Returns the content of a compressed `.npz` file, the same for equal baselines."""
+        about = to_json({"format": FORMAT, "features": list(FEATURES), **asdict(self.origin)})
+        arrays = {
+            "about": np.frombuffer(about.encode(), np.uint8),
+            "predicted": self.predicted.astype(np.int32),
+            "unknown": self.unknown,
+            "values": self.values,
+            **self.knowledge._asdict(),
+            "centres": self.knowledge.centres.astype(np.float16),
+        }
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:  # np.savez would add the current time
+            for name, array in arrays.items():
+                content = io.BytesIO()
+                np.lib.format.write_array(content, array, allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
+        return buffer.getvalue()
+
     def save(self, path: Path) -> None:
-        """Writes a compressed `.npz` file atomically.
+        """Writes a file atomically.
 
         Raises:
             DataError: The file cannot be written.
         """
-        about = to_json({"format": FORMAT, "features": list(FEATURES), **asdict(self.origin)})
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            about=np.frombuffer(about.encode(), np.uint8),
-            predicted=self.predicted.astype(np.int32),
-            unknown=self.unknown,
-            values=self.values,
-            **{name: part for name, part in self.knowledge._asdict().items() if name != "centres"},
-            centres=self.knowledge.centres.astype(np.float16),
-        )
         try:
-            write_atomically(path, buffer.getvalue())
+            write_atomically(path, self.to_bytes())
         except OSError as error:
             raise DataError(f"Cannot write the baseline {path}: {error}.") from error
 
@@ -160,21 +177,56 @@ class Baseline:
                 f"Cannot read the baseline {path}: {error.strerror}. Accept a window of the prediction log as the "
                 "baseline with `inv drift.baseline`."
             ) from error
+        return cls.from_bytes(content, str(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> Self:
+        """Reads what `to_bytes` returned.
+
+        Args:
+            content: The content of a file.
+            name: Path or URL of the file, for messages.
+
+        Raises:
+            DataError: The content is corrupted or of another format.
+        """
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = dict(file)
             about = json.loads(arrays["about"].tobytes())
             if about.pop("format") != FORMAT or tuple(about.pop("features")) != FEATURES:
                 raise DataError(
-                    f"The baseline {path} was written by another release, which measured other features. Accept a new "
+                    f"The baseline {name} was written by another release, which measured other features. Accept a new "
                     "one with `inv drift.baseline`."
                 )
             return cls(Origin(**about), *_columns(arrays))
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
-                f"The baseline {path} is corrupted ({len(content):,} bytes; {type(error).__name__}: {error}). Restore "
+                f"The baseline {name} is corrupted ({len(content):,} bytes; {type(error).__name__}: {error}). Restore "
                 "the file, or accept a new baseline with `inv drift.baseline`."
             ) from error
+
+    @classmethod
+    def of_model(cls, path: Path) -> Self:
+        """Returns the reference that a model file contains.
+
+        Raises:
+            CheckpointError: The model file cannot be read.
+            DataError: It contains no reference.
+        """
+        classifier = Classifier.load(path)
+        if classifier.info.reference is None:
+            raise DataError(
+                f"The model {path} contains no reference, so there is nothing to compare its traffic with. Prepare the "
+                "data that it was trained on, and export it with `inv model.export`."
+            )
+        try:
+            content = base64.b64decode(classifier.info.reference, validate=True)
+        except binascii.Error:
+            content = b""
+        reference = cls.from_bytes(content, f"in {path}")
+        # The file contains the reference, so the reference cannot contain the hash of the file.
+        return replace(reference, origin=replace(reference.origin, model_version=classifier.version))
 
     def require_model(self, model_version: str, class_list: str) -> None:
         """Raises an error if records of a model cannot be compared with this baseline.

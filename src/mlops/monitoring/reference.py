@@ -1,20 +1,33 @@
 """Builds the baseline that a model comes with, from labelled images that it was not trained on."""
 
-from collections.abc import Callable, Iterator, Sequence
+import base64
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from src.mlops.data.packing import Pack, SplitArrays, without
+from src.mlops.data.sketch import overlap, sketch_of_training
+from src.mlops.data.splits import REFERENCE
+from src.mlops.errors import DataError
+from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from src.mlops.inference.classifier import Classifier
+from src.mlops.io.progress import progress_bar
+from src.mlops.modelfile.metadata import REFERENCE as REFERENCE_KEY
+from src.mlops.modelfile.onnx_metadata import add_metadata
 from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.monitoring import accuracy
-from src.mlops.monitoring.baseline import Baseline, Knowledge, Origin, now
+from src.mlops.monitoring.baseline import FEWEST_CLUSTERS, Baseline, Knowledge, Origin
 from src.mlops.monitoring.descriptors import describe
 from src.mlops.monitoring.observations import Floats, Observations, class_centres, features
 
+logger = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
-Corrupt = Callable[[Pixels, str, int], Pixels]
+PER_CORRUPTION = 400  # images for each corruption and severity; the fit uses at most 30,000
 _BATCH = 256
 
 
@@ -62,15 +75,34 @@ def observations_of(
     )
 
 
+def add_reference(model: Path, pack: Pack) -> bool:
+    """Adds the baseline that a model comes with to its exported file, if there are images to build it from.
+
+    These are the reference split of the data. If the data has none, they are the validation images, unless the model
+    was trained on them in a final fit.
+
+    Args:
+        model: An `.onnx` file, which is replaced.
+        pack: The prepared data that the model was trained on.
+
+    Returns:
+        Whether the file now contains a reference. If not, a warning says why.
+    """
+    try:
+        classifier = Classifier.load(model, threads=os.cpu_count() or 1)
+        arrays = _held_out(pack, classifier)
+        tracks = pack.index()["track_id"].to_numpy()[arrays.rows]
+        images = arrays.images[arrays.rows]
+        reference = build_reference(classifier, images, arrays.labels, np.unique(tracks, return_inverse=True)[1])
+    except DataError as error:
+        logger.warning("%s contains no reference for drift detection. %s", model, error)
+        return False
+    add_metadata(model, REFERENCE_KEY, base64.b64encode(reference.to_bytes()).decode())
+    return True
+
+
 def build_reference(
-    classifier: Classifier,
-    images: Pixels,
-    labels: NDArray[np.int64],
-    tracks: NDArray[np.int64],
-    class_list: str,
-    corruptions: Sequence[tuple[str, int]],
-    corrupt: Corrupt,
-    author: str = "export",
+    classifier: Classifier, images: Pixels, labels: NDArray[np.int64], tracks: NDArray[np.int64]
 ) -> Baseline:
     """Builds the baseline of a model.
 
@@ -79,54 +111,75 @@ def build_reference(
         images: Images of a split that the model was not trained on, uint8 [N, S, S, 3].
         labels: Their classes, int64 [N].
         tracks: Number of the physical sign of each image, int64 [N].
-        class_list: Fingerprint of the class list.
-        corruptions: Names and severities of the corruptions on which the estimate of the accuracy is fitted.
-        corrupt: Returns corrupted images, given images, a name and a severity.
-        author: Who builds it.
 
     Raises:
         DataError: There are too few physical signs.
     """
-    classes = len(classifier.info.classes)
+    if (signs := len(np.unique(tracks))) < FEWEST_CLUSTERS:
+        raise DataError(f"There are held-out images of only {signs} physical signs; {FEWEST_CLUSTERS} are needed.")
+    classes = classifier.info.classes
     outputs = run(classifier, images)
-    centres = class_centres(outputs.embedding, labels, classes)
-    confusion = np.zeros((classes, classes), np.float32)
+    centres = class_centres(outputs.embedding, labels, len(classes))
+    confusion = np.zeros((len(classes), len(classes)), np.float32)
     np.add.at(confusion, (labels, outputs.predicted), 1)
-    confusion += np.eye(classes, dtype=np.float32)  # classes that are missing or rare
+    confusion += np.eye(len(classes), dtype=np.float32)  # classes that are missing or rare
     confusion /= confusion.sum(axis=1, keepdims=True)
-    values, correct, names = _corrupted(classifier, images, labels, outputs, centres, corruptions, corrupt)
+    values, correct, names = _corrupted(classifier, images, labels, outputs, centres)
     fitted = accuracy.fit(values, correct, names)
     knowledge = Knowledge(centres, confusion, *fitted, _method_error(values, correct, names))
     origin = Origin(
-        "reference",
-        now(),
-        author,
-        f"{len(images):,} held-out images of the training data",
-        classifier.version,
-        class_list,
-        list(classifier.info.classes.names),
-        len(images),
+        name="reference",
+        created=str(classifier.info.provenance.get("created", "")),
+        author="export",
+        source=f"{len(images):,} held-out images of the training data",
+        model_version=classifier.version,
+        class_list=classes.fingerprint,
+        classes=list(classes.names),
+        images=len(images),
     )
     observations = observations_of(outputs, centres, classifier.info.calibration.energy_threshold, tracks)
     return Baseline.of(observations, origin, knowledge)
 
 
+def _held_out(pack: Pack, classifier: Classifier) -> SplitArrays:
+    """Returns images that the model was not trained on.
+
+    Raises:
+        DataError: There are none, or the data does not fit the model.
+    """
+    info = classifier.info
+    pack.require_fit(info.image_size, info.classes)
+    splits = set(pack.index()["split"])
+    if REFERENCE not in splits and info.saw_validation:
+        raise DataError(
+            f"The data in {pack.directory} has no reference split, and the validation images were used for the final "
+            "fit. Train with training.final_fit=false, or use more data."
+        )
+    arrays = without(pack.load(REFERENCE if REFERENCE in splits else "val"), info.config["training"]["leave_out"])
+    trained_on = sketch_of_training(info.provenance, pack)
+    if trained_on is None or overlap(trained_on, arrays.hashes).is_large:
+        raise DataError(
+            f"The model may have been trained on the images that the data in {pack.directory} holds out. Use the data "
+            "that it was trained on."
+        )
+    return arrays
+
+
 def _corrupted(
-    classifier: Classifier,
-    images: Pixels,
-    labels: NDArray[np.int64],
-    clean: Outputs,
-    centres: Floats,
-    corruptions: Sequence[tuple[str, int]],
-    corrupt: Corrupt,
+    classifier: Classifier, images: Pixels, labels: NDArray[np.int64], clean: Outputs, centres: Floats
 ) -> tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]:
     """Returns the features of clean and corrupted images, whether they are classified correctly, and what was done."""
+    kinds = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
 
     def each() -> Iterator[tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]]:
         yield values_of(clean, centres), clean.predicted == labels, np.full(len(labels), "")
-        for name, severity in corruptions:
-            outputs = run(classifier, corrupt(images, name, severity))
-            yield values_of(outputs, centres), outputs.predicted == labels, np.full(len(labels), f"{name} {severity}")
+        with progress_bar("measuring the model on corrupted images", len(kinds)) as bar:
+            for place, (name, severity) in enumerate(kinds):
+                rows = np.random.default_rng(place).permutation(len(images))[:PER_CORRUPTION]
+                outputs = run(classifier, corrupt(images[rows], name, severity))
+                correct = outputs.predicted == labels[rows]
+                yield values_of(outputs, centres), correct, np.full(len(rows), f"{name} {severity}")
+                bar.update()
 
     values, correct, names = zip(*each(), strict=True)
     return np.concatenate(values), np.concatenate(correct), np.concatenate(names)

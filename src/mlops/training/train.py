@@ -38,12 +38,17 @@ from src.mlops.training.train_loop import State, run_epochs
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None = None) -> dict[str, float]:
+OnEpoch = Callable[[dict[str, float]], object]
+OnExport = Callable[[Path, Pack], object]
+
+
+def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport | None = None) -> dict[str, float]:
     """Trains a model and writes the best checkpoint to `config.ckpt_path`.
 
     Args:
         config: The complete configuration.
         on_epoch: Called with the metrics of each epoch. An exception that it raises ends the training.
+        on_export: Called with the exported file and the data before the file is published; may change the file.
 
     Returns:
         The metrics of the best epoch, with the keys of `metrics.csv`.
@@ -69,7 +74,8 @@ def train(config: Config, on_epoch: Callable[[dict[str, float]], object] | None 
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
         first = distributed.rank() == 0
         with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
-            return _train(config, pack, drawn, device, run_dir, on_epoch or (lambda _: None))
+            noted, described = on_epoch or (lambda _: None), on_export or (lambda _, __: None)
+            return _train(config, pack, drawn, device, run_dir, noted, described)
 
 
 def _require_known_classes(config: Config, classes: ClassList) -> None:
@@ -96,7 +102,8 @@ def _train(
     drawn: Pack | None,
     device: torch.device,
     run_dir: Path,
-    on_epoch: Callable[[dict[str, float]], object],
+    on_epoch: OnEpoch,
+    on_export: OnExport,
 ) -> dict[str, float]:
     leave_out = config.training.leave_out
     arrays = _training_images(without(pack.load("train"), leave_out), drawn)
@@ -142,7 +149,7 @@ def _train(
             weights = _fit_all(config, batches, pack, device, run_dir / FINAL_FIT)
             final = weights, _image_sketch(batches.arrays, earlier)
         if tracker:
-            _publish(config, state, run_dir, tracker, final)
+            _publish(config, state, run_dir, tracker, final, lambda file: on_export(file, pack))
     except KeyboardInterrupt:
         kept = f"the best model is {run_dir / BEST}" if state.history else "no model was saved"
         logger.info("Stopped by Ctrl-C after %d epochs; %s. Resume with training.resume=true", state.epoch, kept)
@@ -191,7 +198,12 @@ def _fit_all(config: Config, batches: Batches, pack: Pack, device: torch.device,
 
 
 def _publish(
-    config: Config, state: State, run_dir: Path, tracker: Tracker, final: tuple[dict[str, Tensor], str | None] | None
+    config: Config,
+    state: State,
+    run_dir: Path,
+    tracker: Tracker,
+    final: tuple[dict[str, Tensor], str | None] | None,
+    on_export: Callable[[Path], object],
 ) -> None:
     """Adds the history of all epochs to the best checkpoint, and writes it to `config.ckpt_path`.
 
@@ -211,7 +223,10 @@ def _publish(
         if config.training.publish:
             # The export is finished before the first file is replaced, to reduce the risk that a kill leaves two files
             # that do not match.
-            files = [path, *([export(path, opset=config.export.opset)] if config.training.export else [])]
+            files = [path]
+            if config.training.export:
+                files.append(export(path, opset=config.export.opset))
+                on_export(files[1])
             for file in files:
                 write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
         figure = run_dir / "figures" / "learning_curves.png"

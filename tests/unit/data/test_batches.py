@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from src.mlops.config import AugmentationConfig, Config
+from src.mlops.config import AugmentationConfig, Config, SplitConfig
 from src.mlops.data.augment import augment
+from src.mlops.data.checks import check
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.packing import SplitArrays, stack
 from src.mlops.data.prepare import prepare
-from src.mlops.data.splits import hold_out
+from src.mlops.data.splits import assign_splits, hold_out
 from tests.helpers.tiny import quick_config
 
 
@@ -52,6 +53,38 @@ class TestHoldOut:
         first, again, other = (hold_out(frame, test_size=0.2, seed=seed) for seed in (1, 1, 2))
         assert first.equals(again)
         assert not first.equals(other)
+
+
+class TestReference:
+    @staticmethod
+    def splits(groups_per_class: int, given: str = "train") -> pd.Series:
+        frame = table(groups_per_class).rename(columns={"group": "track_id"}).astype({"track_id": str})
+        frame["content_hash"] = frame.index.astype(str)
+        frame["path"] = frame["content_hash"] + ".png"
+        half = frame["track_id"].isin(frame["track_id"].unique()[::2])
+        frame["split"] = np.where(half, given, "train")
+        test = frame.tail(5).assign(split="test", track_id="x", path="t.png", content_hash="t")
+        frame = pd.concat([frame, test], ignore_index=True)
+        facts = {"problem": "", "width": 0, "height": 0, "found_width": 1, "found_height": 1}
+        findings = check(frame.assign(**facts), SIGNS, [])
+        split = assign_splits(frame, findings, SplitConfig(test_size=0.2, seed=0))
+        assert (split.groupby(frame["track_id"]).nunique() == 1).all()  # no group crosses a split
+        return split
+
+    def test_a_quarter_of_the_groups_held_out_for_validation(self) -> None:
+        counts = self.splits(400).value_counts()
+        assert dict(counts) == {"train": 4800, "val": 900, "reference": 300, "test": 5}
+
+    def test_training_images_do_not_depend_on_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with_reference = self.splits(400) == "train"
+        monkeypatch.setattr("src.mlops.data.splits.FEWEST_GROUPS", 10**9)
+        without = self.splits(400)
+        assert with_reference.equals(without == "train")
+        assert "reference" not in set(without)
+
+    def test_few_images_and_given_validation_images_are_left_as_they_are(self) -> None:
+        assert "reference" not in set(self.splits(300))
+        assert "reference" not in set(self.splits(2000, given="val"))
 
 
 @pytest.fixture

@@ -227,8 +227,8 @@ class TestFolders:
         write_classes(tmp_path / "raw", "$d$", count=1)
         pack, _, _ = prepared(tmp_path / "raw")
         text = (pack.directory / "report.md").read_text(encoding="utf-8")
-        assert r"| a\|b | 3 | 1 | 1 |" in text
-        assert r"\<b\> | 3 | 1 | 1 |" in text
+        assert r"| a\|b | 3 | 1 | 0 | 1 |" in text
+        assert r"\<b\> | 3 | 1 | 0 | 1 |" in text
         assert r"- \$d\$ (1): not in val and test" in text
 
     def test_what_systems_leave_in_folders_is_counted(self, tmp_path: Path) -> None:

@@ -40,14 +40,15 @@ class TestGoodData:
         config = make_config()
         pack = prepare(config.data)
         assert {path.name for path in config.data.processed_dir.iterdir()} == {
-            "train_split.csv", "val_split.csv", "test.csv", "images.npy", "index.csv", "pack.json",
-            "report.json", "report.md", "classes.csv", ".lock",
+            "train_split.csv", "val_split.csv", "reference_split.csv", "test.csv", "images.npy", "index.csv",
+            "pack.json", "report.json", "report.md", "classes.csv", ".lock",
         }  # fmt: skip
         assert [len(pack.load(split).rows) for split in ("train", "val", "test")] == [64, 16, 12]
         columns = ["Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId", "Path"]
         assert list(pd.read_csv(config.data.processed_dir / "val_split.csv").columns) == columns
         assert (
-            "| 0 | 274-20 | Speed limit 20 km/h | 16 | 4 | 3 |" in (config.data.processed_dir / "report.md").read_text()
+            "| 0 | 274-20 | Speed limit 20 km/h | 16 | 4 | 0 | 3 |"
+            in (config.data.processed_dir / "report.md").read_text()
         )
 
     def test_packed_pixels_are_those_of_preprocessing(self, make_config: MakeConfig, raw_dir: Path) -> None:

@@ -21,8 +21,8 @@ class TestBaseline:
             assert np.array_equal(getattr(read, name), getattr(written, name))
 
     def test_needs_enough_signs(self) -> None:
-        with pytest.raises(DataError, match="at least 200 physical signs"):
-            baseline(100)
+        with pytest.raises(DataError, match="at least 50 physical signs"):
+            baseline(40)
 
     def test_missing_file(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="Accept a window"):
