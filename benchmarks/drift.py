@@ -62,7 +62,7 @@ from src.mlops.preprocessing import preprocess
 app = new_app()
 CORES = os.cpu_count() or 1
 RUNS = 300  # of clean images
-WRITTEN_STREAMS, WRITTEN_RUNS = 50, 5  # for other detectors
+WRITTEN_STREAMS, WRITTEN_RUNS = 50, 2  # for other detectors
 PER_KIND = 150  # drawn unknown images
 
 

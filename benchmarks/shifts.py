@@ -23,7 +23,7 @@ MIXES = (*FEW, "all classes")
 def all_shifts() -> list[tuple[str, int]]:
     """Returns the name and the strength of each shift that changes the images themselves."""
     weather = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    return weather + [(name, strength) for name in _CAMERAS for strength in STRENGTHS]
+    return weather + [(name, strength) for name in CAMERAS for strength in STRENGTHS]
 
 
 def shifted(images: Pixels, name: str, strength: int, seed: int = 0) -> Pixels:
@@ -35,7 +35,7 @@ def shifted(images: Pixels, name: str, strength: int, seed: int = 0) -> Pixels:
         strength: Severity of the corruption, or 1 to 3 for a camera.
         seed: Seed of the random numbers.
     """
-    return corrupt(images, name, strength, seed) if name in CORRUPTIONS else _CAMERAS[name](images, strength)
+    return corrupt(images, name, strength, seed) if name in CORRUPTIONS else CAMERAS[name](images, strength)
 
 
 def other_mix(shares: NDArray[np.float64], kind: str, distance: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -99,7 +99,7 @@ def _pixels(values: NDArray[np.floating]) -> Pixels:
     return np.asarray(np.clip(values + 0.5, 0, 255), np.uint8)
 
 
-_CAMERAS = {
+CAMERAS = {
     "white balance": _white_balance,
     "gamma": _gamma,
     "sharpening": _sharpening,
