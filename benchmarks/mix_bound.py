@@ -8,13 +8,15 @@ computed by importance sampling from the shift itself. With `all classes`, the f
 exactly the distance 0.2, so that the mean over directions is a product over the classes; the best spread is given.
 
 The budgets: `one look` is what the detector spends on the mix at one horizon. `all` is for any detector of anything
-that has 1 % false alarms in 100,000 images: in at least one of the 333 disjoint windows of 300 images, the probability that
-the first alarm of a run is raised there is at most 0.01 / 333, and in this one the shift may begin.
+that has 1 % false alarms in 100,000 images: in at least one of the 333 disjoint windows of 300 images, the first alarm
+of a run is raised with a probability of at most 0.01 / 333, and the shift may begin there.
+
+The rows with a baseline have what n images are worth if the usual mix is estimated from m clusters: n m / (n + m).
 
 Writes benchmarks/results/drift_mix_bound.csv.
 """
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,32 +81,34 @@ def _few(windows: NDArray[np.int64], shares: Array, count: int) -> Array:
     """Returns log ratios for random classes that become more frequent, float [W]."""
     sets = np.array(list(combinations(range(len(shares)), count)))
     usual, found = shares[sets].sum(axis=1), windows[:, sets].sum(axis=2)
-    terms = found * np.log1p(DISTANCE / usual) + (IMAGES - found) * np.log1p(-DISTANCE / (1 - usual))
+    terms = found * np.log1p(DISTANCE / usual) + (windows.sum(axis=1, keepdims=True) - found) * np.log1p(
+        -DISTANCE / (1 - usual)
+    )
     return np.asarray(logsumexp(terms, axis=1) - np.log(len(sets)))
 
 
 def _all(windows: NDArray[np.int64], shares: Array, rng: np.random.Generator) -> list[tuple[Array, Array]]:
     """Returns log ratios for log-normal factors of all classes, and those of windows with such factors."""
-    pairs = []
+    pairs, images = [], windows[0].sum()
     for spread in SPREADS:
         mixes = shares * np.exp(spread * rng.normal(size=(WINDOWS, len(shares))))
-        assumed = rng.multinomial(IMAGES, mixes / mixes.sum(axis=1, keepdims=True))
+        assumed = rng.multinomial(images, mixes / mixes.sum(axis=1, keepdims=True))
         pairs.append((_log_normal(windows, shares, spread), _log_normal(assumed, shares, spread)))
     return pairs
 
 
 def _log_normal(windows: NDArray[np.int64], shares: Array, spread: float) -> Array:
     """Returns the mean ratio, as in `evidence.mix`, by Gauss-Hermite quadrature for each class."""
+    n = int(windows[0].sum())
     nodes, weights = np.polynomial.hermite_e.hermegauss(24)
     weights, factors = weights / weights.sum(), np.exp(spread * nodes)
-    x = np.arange(-0.7, 0.7, 1 / np.sqrt(IMAGES))
-    logs = np.zeros((len(windows), len(x))) + IMAGES * x
+    x = np.arange(-0.7, 0.7, 1 / np.sqrt(n))
+    logs = np.zeros((len(windows), len(x))) + n * x
     for label, share in enumerate(shares):
-        # The integrand for every possible count, [301, X]
         counts = np.arange(windows[:, label].max() + 1)[:, None, None]
-        terms = counts * np.log(factors) - IMAGES * share * np.exp(x)[:, None] * factors
+        terms = counts * np.log(factors) - n * share * np.exp(x)[:, None] * factors
         logs += logsumexp(terms, axis=-1, b=weights)[windows[:, label]]
-    return np.asarray(logsumexp(logs, axis=1) + np.log(x[1] - x[0]) + IMAGES * np.log(IMAGES) - gammaln(IMAGES))
+    return np.asarray(logsumexp(logs, axis=1) + np.log(x[1] - x[0]) + n * np.log(n) - gammaln(n))
 
 
 if __name__ == "__main__":
