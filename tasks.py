@@ -401,6 +401,13 @@ def docker_run(c: Context, engine: str = "docker", port: int = 8000, model: str 
     _run(c, engine, "run", *options, "api:latest")
 
 
+@command("sbom", out="folder for the files")
+def docker_sbom(c: Context, out: str = "reports/sbom") -> None:
+    """Write the packages of each container image as CycloneDX."""
+    for kind in IMAGES:
+        _typer(c, "sbom", kind, out=_from_here(f"{out}/{kind}.cdx.json"))
+
+
 def _cloud(c: Context, name: str, override: list[str], dry_run: bool) -> None:
     _hydra(c, f"cloud.{name}", *override, *(["cloud.dry_run=true"] if dry_run else []))
 
@@ -521,7 +528,7 @@ def _namespace() -> Collection:
         ],
         "log": [log_erase],
         "drift": [drift_report, drift_baseline],
-        "docker": [docker_build, docker_run],
+        "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_teardown],
     }
     everyday = [quickstart, train, evaluate, sweep, repro, predict, explain, api, loadtest, serve_bento]

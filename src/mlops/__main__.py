@@ -18,6 +18,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "drift": ("monitoring.drift", "app"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
+    "sbom": ("cloud.sbom", "app"),
 }
 
 
