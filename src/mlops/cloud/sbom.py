@@ -93,7 +93,7 @@ def _export(options: list[str]) -> dict[str, Any]:
 
 
 def _is_installed(component: dict[str, Any], environments: list[dict[str, str]]) -> bool:
-    """Returns whether a package is installed in one of the environments, given by the variables of markers (PEP 508)."""
+    """Returns whether a package is installed in one of the environments (variables of markers, PEP 508)."""
     markers = [Marker(entry["value"]) for entry in component.get("properties", []) if entry["name"] == MARKER]
     return all(any(marker.evaluate(environment) for environment in environments) for marker in markers)
 
