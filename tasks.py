@@ -24,6 +24,7 @@ MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
 RELEASE = "ckpt_path=models/release/best_model.pth"  # target of `inv registry.pull`; never overwrites a trained model
 IMAGES = ("api", "train")
+FORMS = (".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/feature.yml")
 PARALLEL = ("-n", "auto", "--dist", "worksteal")  # test durations differ widely, so idle workers take over tests
 
 
@@ -473,6 +474,8 @@ def check(c: Context) -> None:
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
     _run(c, "yamllint", "--strict", ".")
     if sys.platform != "win32":  # hadolint has no package for Windows
