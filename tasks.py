@@ -214,6 +214,7 @@ def model_export(c: Context, override: list[str], variant: str = "fp32") -> None
 def model_recalibrate(c: Context, override: list[str]) -> None:
     """Fit temperature and thresholds of the model again."""
     _hydra(c, "evaluation.recalibrate", *override)
+    _hydra(c, "export", *override)  # with the reference of drift detection, which depends on the thresholds
 
 
 @command("parity", **OVERRIDE)
@@ -405,7 +406,7 @@ def drift_baselines(c: Context, log: str = "", model: str = "") -> None:
     host="address to listen on",
 )
 def drift_api(c: Context, log: str = "", model: str = "", port: int = 0, host: str = "") -> None:
-    """Start the drift service at http://localhost:8002; needs MLOPS_DRIFT_TOKEN."""
+    """Start the drift service; the token is MLOPS_DRIFT_TOKEN."""
     _typer(c, "drift-api", log=_from_here(log), model=model, port=port or None, host=host)
 
 
