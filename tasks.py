@@ -361,6 +361,16 @@ def log_erase(c: Context, request_id: str, log: str = "") -> None:
     _typer(c, "erase", "--", request_id, log=_from_here(log))
 
 
+@command(
+    "compact",
+    log="folder or gs:// URL of the prediction log; default: MLOPS_LOG_URL",
+    before="only days before this one, such as 2026-11-30; default: all days before today (UTC)",
+)
+def log_compact(c: Context, log: str = "", before: str = "") -> None:
+    """Turn the prediction log of past days into one Parquet file per day."""
+    _typer(c, "compact", log=_from_here(log), before=before)
+
+
 @command("serve-bento", port="port to listen on")
 def serve_bento(c: Context, port: int = 3000) -> None:
     """Start the same classifier as a BentoML service."""
@@ -563,7 +573,7 @@ def _namespace() -> Collection:
             registry_sync,
             registry_pull,
         ],
-        "log": [log_erase],
+        "log": [log_compact, log_erase],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_drift, gcp_teardown],

@@ -176,6 +176,7 @@ def exported_variant(config: Config, folder: Path) -> object:
         patch.setattr(
             export, "export", lambda path, images=None, **options: calls.append((path, images is not None, options))
         )
+        patch.setattr(export, "add_reference", lambda file, pack: None)
         export.main(config)
     return calls
 
