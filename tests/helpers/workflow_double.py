@@ -1,4 +1,4 @@
-"""Double of the commands that need an account, the network or much time: `gcloud`, `gh`, `docker`, `uv`, `uvx`, `sudo`.
+"""Double of the commands that need an account, the network, a service or much time, such as `gcloud` and `docker`.
 
 Records each call for the checks of `workflow_commands.py`, and leaves the files and output that later steps use.
 """
@@ -18,12 +18,14 @@ FILES = {  # part of a command → files that it writes
     "inv docker.sbom": ("dist/api.cdx.json", "dist/train.cdx.json"),
     "--out sbom.cdx.json": ("sbom.cdx.json",),
     "docker run --volume": ("out/best_model.onnx",),
+    "curl --silent --output answer.json": ("answer.json",),
 }
 OUTPUT = {  # start of a command → its output
     "docker inspect --format {{.State.ExitCode}}": "0",
     "docker inspect --format {{.Size}}": "100000000",
     "docker buildx imagetools inspect": "{}",
     "docker run --rm --entrypoint python": "numpy 2.1.0",
+    "curl --silent --output answer.json --write-out %{http_code} --request POST": "422",  # the log is empty
     "uv run --no-sync python -m src.mlops sbom": json.dumps(
         {"components": [{"type": "library", "name": "numpy", "version": "2.1.0"}]}
     ),
@@ -43,6 +45,8 @@ def main(program: str, words: list[str]) -> None:
             path.write_text("x\n")
     if line.startswith("docker run --volume"):  # the training container
         subprocess.run("sha256sum best_model.onnx > SHA256SUMS", shell=True, cwd="out", check=True)
+    if "src.mlops.monitoring.drift" in line:
+        sys.exit("error: the prediction log is empty")
     if line.startswith("gh run download"):
         artifact = Path(os.environ["WORKFLOW_ARTIFACTS"], words[words.index("--name") + 1])
         shutil.copytree(artifact, words[words.index("--dir") + 1], dirs_exist_ok=True)

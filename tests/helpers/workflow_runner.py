@@ -24,7 +24,7 @@ from tests.helpers.workflow_expressions import Expressions
 from tests.helpers.workflow_origin import git
 
 FOLDER = ROOT / ".github" / "workflows"
-DOUBLES = ("gcloud", "gh", "docker", "uv", "uvx", "sudo", "npx")
+DOUBLES = ("gcloud", "gh", "docker", "curl", "uv", "uvx", "sudo", "npx")
 # Everything else that steps may call. No other command is on the PATH.
 TOOLS = (
     *("awk", "basename", "bash", "cat", "chmod", "comm", "cp", "cut", "diff", "dirname", "env", "find", "git", "grep"),
