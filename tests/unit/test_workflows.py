@@ -104,7 +104,7 @@ def test_the_documentation_lists_workflows_variables_and_environments() -> None:
     for variable in {name for path in FILES for name in re.findall(r"vars\.(\w+)", path.read_text())}:
         assert f"gh variable set {variable} " in document
     for environment in {job["environment"] for job in JOBS.values() if isinstance(job.get("environment"), str)}:
-        assert f"| `{environment}` |" in document
+        assert re.search(rf"Create the environments [^.]*`{environment}`", document)
 
 
 def test_dependabot_updates_everything_that_is_pinned() -> None:
