@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Mapping
 from typing import Annotated
 
 import httpx2 as httpx
@@ -17,12 +18,12 @@ logger = logging.getLogger("src.mlops.cloud.smoke_test")
 PATIENCE = 60.0  # maximum seconds until the service is ready
 
 
-def smoke(url: str, token: str = "", patience: float = PATIENCE) -> str:
+def smoke(url: str, headers: Mapping[str, str] | None = None, patience: float = PATIENCE) -> str:
     """Waits until a service is ready, then sends a valid image and an invalid one.
 
     Args:
         url: Address of the service.
-        token: Identity token; needed if the service is not public.
+        headers: Headers with an identity token or an API key, if the service needs one.
         patience: Maximum waiting time in seconds.
 
     Returns:
@@ -31,8 +32,7 @@ def smoke(url: str, token: str = "", patience: float = PATIENCE) -> str:
     Raises:
         ServiceError: The service is not ready in time, or an answer is wrong.
     """
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=10) as client:
+    with httpx.Client(base_url=url, headers=dict(headers or {}), timeout=10) as client:
         try:
             _wait(client, patience)
             good = client.post("/cv_model/", files={"file": ("sign.png", _image())})

@@ -9,6 +9,7 @@ from tenacity import retry, retry_if_result, wait_fixed
 
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.names import JOBS, SECRET, Names, render
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CheckpointError, CloudError
@@ -22,17 +23,17 @@ _ENDED = ("JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB
 
 
 def train(cloud: CloudConfig, target: Path) -> None:
-    """Starts a training job, waits for its end and fetches the model.
+    """Starts a training job, waits for its end and fetches the model; `cloud.train.action` can select a part of this.
 
-    If `cloud.train.job` names a job that has succeeded, its model is fetched without a new job. If the job was
-    interrupted, the new job resumes from its last checkpoint.
+    If `cloud.train.job` names a job that has succeeded, its model is fetched without a new job. If it names a job that
+    runs, the command waits for that one. If the job was interrupted, the new job resumes from its last checkpoint.
 
     Args:
         cloud: Section `cloud` of the configuration.
         target: Local folder for the files of the model.
 
     Raises:
-        CloudError: A step failed. The message contains its name.
+        CloudError: A step failed, or `action=fetch` and the job has not succeeded. The message contains its name.
         CheckpointError: The model is incomplete or corrupted.
         StorageError: The bucket cannot be accessed.
     """
@@ -41,35 +42,77 @@ def train(cloud: CloudConfig, target: Path) -> None:
     output = f"{names.bucket}/{JOBS}/{name}"
     if cloud.train.job and not gcloud.dry_run and SUMS in open_storage(f"{output}/model").names():
         logger.info("Job %s has already succeeded", name)
-        fetch_model(f"{output}/model", target)
+        if cloud.train.action != "start":
+            fetch_model(f"{output}/model", target)
         return
     gcloud.login()
-    gcloud.require_image(names.image("train"))
+    if cloud.train.action == "fetch":
+        state = _find(gcloud, names, name)[1] or "not started"
+        if not gcloud.dry_run:
+            raise CloudError(
+                f"The job {name} has no complete model in {output}/model; its state is {state}. Start it with "
+                f"cloud.train.action=start, or run this command again when it has succeeded."
+            )
+        return
+    job = _start(gcloud, names, name, output)
     place = f"--region={cloud.region}"
-    job = gcloud.run(
-        "start the training job",
-        *("ai", "custom-jobs", "create", place, f"--display-name={name}", f"--config={job_file(names, output)}"),
-        "--format=value(name)",
-    ).rpartition("/")[2]
     logger.info("Started job %s; show its log with `gcloud ai custom-jobs stream-logs %s %s`", name, job, place)
+    if cloud.train.action == "start":
+        return
     state, _, reason = _wait(gcloud, job or "JOB", place).partition("\t")
     if gcloud.dry_run:
         return
     if state != _ENDED[0]:
         raise CloudError(
-            f"Step 'train' failed: the job {name} ended in the state {state}: "
-            f"{(reason or 'no reason given').rstrip('.')}. Show its log with "
-            f"`gcloud ai custom-jobs stream-logs {job} {place} --project={cloud.project}`."
+            gcloud.explain("train", f"the job {name} ended in the state {state}: {reason or 'no reason given'}")
+            + f" Show its log with `gcloud ai custom-jobs stream-logs {job} {place} --project={cloud.project}`."
         )
     fetch_model(f"{output}/model", target)
 
 
-def job_file(names: Names, output: str) -> Path:
+def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
+    """Starts a job unless it runs already. Returns its number.
+
+    The command is never repeated blindly: if it fails after the job was created, a second one would be paid as well.
+    """
+    job, state = _find(gcloud, names, name) if names.cloud.train.job else ("", "")
+    if job and state not in _ENDED:
+        logger.info("Job %s runs already", name)
+        return job
+    image = pinned_image(gcloud, names, "train")
+    create = (
+        *("ai", "custom-jobs", "create", f"--region={names.cloud.region}", f"--display-name={name}"),
+        f"--config={job_file(names, output, image)}",
+        "--format=value(name)",
+    )
+    try:
+        return gcloud.run("start the training job", *create, attempts=1).rpartition("/")[2]
+    except CloudError:
+        created, state = _find(gcloud, names, name)
+        if created in ("", job):
+            raise
+        logger.warning("The job was created although the command failed; its state is %s", state)
+        return created
+
+
+def _find(gcloud: Gcloud, names: Names, name: str) -> tuple[str, str]:
+    """Returns the number and the state of the newest job with a name; empty strings if there is none."""
+    found = gcloud.run(
+        "find the training job",
+        *("ai", "custom-jobs", "list", f"--region={names.cloud.region}", f"--filter=displayName={name}"),
+        *("--sort-by=~createTime", "--limit=1", "--format=value(name,state)"),
+    )
+    path, _, state = found.partition("\t")
+    return path.rpartition("/")[2], state
+
+
+def job_file(names: Names, output: str, image: str) -> Path:
     """Writes the description of the job to a file and returns its path.
 
     Args:
         names: Names of the resources.
         output: URL of the folder for the output of the job.
+        image: Address of the container image.
     """
     settings = names.cloud.train
     machine: dict[str, Any] = {"machineType": settings.machine}
@@ -81,7 +124,7 @@ def job_file(names: Names, output: str) -> Path:
         "vertex-job.yaml" if settings.replicas == 1 else "vertex-job-distributed.yaml",
         names.cloud,
         machine=machine,
-        image=names.image("train"),
+        image=image,
         arguments=[*data, *settings.options],
         environment=[{"name": "WANDB_SECRET", "value": secret}],  # the container reads it with its own account
         timeout=f"{settings.hours * 3600}s",
