@@ -7,7 +7,7 @@ from typing import Any
 from src.mlops import ROOT
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import Names
+from src.mlops.cloud.names import NEWEST, Names
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, GitError
 from src.mlops.io.files import to_json
@@ -24,9 +24,9 @@ def build(cloud: CloudConfig) -> None:
         CloudError: Files differ from the commit that the container images are named after, or a step failed.
     """
     gcloud, names = Gcloud(cloud), Names(cloud)
-    if not (cloud.tag or gcloud.dry_run):
-        _require_clean()
     gcloud.login()
+    if not gcloud.dry_run:
+        _require_own_name(gcloud, names)
     # A training takes hours, and Vertex AI ends it without this build.
     settings = cloud.model_copy(update={"train": cloud.train.model_copy(update={"action": "start"})})
     options = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS) | {"tag": names.tag}
@@ -53,16 +53,23 @@ def build(cloud: CloudConfig) -> None:
     )
 
 
-def _require_clean() -> None:
+def _require_own_name(gcloud: Gcloud, names: Names) -> None:
+    """Raises an error if the images would be named after a commit, or an earlier image, with other content."""
     try:
         changed = git(ROOT, "status", "--porcelain")
     except GitError:
-        return  # not a repository, so there is no commit that the images would be named after
-    if changed:
-        files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
+        changed = ""  # not a repository
+    files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
+    advice = "Commit them, or choose a new name for the images such as cloud.tag=trial-1."
+    if names.tag == NEWEST:
+        raise CloudError(f"cloud.tag={NEWEST} names an image that was built before. Use another name, or the commit.")
+    if changed and not names.cloud.tag:
+        raise CloudError(f"There are uncommitted changes in {files}, so the commit does not name the content. {advice}")
+    if changed and gcloud.exists(
+        "find the container image", "artifacts", "docker", "images", "describe", names.image("api")
+    ):
         raise CloudError(
-            f"The working copy has uncommitted changes in {files}, but the container images would be named after the "
-            "commit. Commit them, or choose a name such as cloud.tag=trial-1."
+            f"{names.image('api')} exists, and its tag cannot move. There are uncommitted changes in {files}. {advice}"
         )
 
 

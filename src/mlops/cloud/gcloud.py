@@ -27,7 +27,7 @@ _PERMISSION = re.compile(
 _SERVICE = re.compile(r"\b(?P<name>[a-z]+\.googleapis\.com)\b")
 _COMMAND = re.compile(r"\(gcloud[\w.-]*\)")  # gcloud's own name of the command, such as (gcloud.run.services.replace)
 _DISABLED = r"SERVICE_DISABLED|has not been used in project|is not enabled"
-_DENIED = r"PERMISSION_DENIED|does not have permission|[Pp]ermission .* denied|HTTPError 403|forbidden|Forbidden"
+_DENIED = r"PERMISSION_DENIED|does not have permission|[Pp]ermission denied|[Pp]ermission .* denied|HTTPError 403|forbidden|Forbidden"
 
 # Pattern in the output of gcloud → advice. The first match is used.
 _ADVICE = (
@@ -35,6 +35,11 @@ _ADVICE = (
     (
         r"[Bb]illing account .* not found|billing to be enabled|[Bb]illing is disabled|[Bb]illing must be enabled",
         "Link the project to a billing account with `gcloud billing projects link {project}`.",
+    ),
+    (
+        r"failed the configured startup probe|failed to start and listen",
+        "See its log with `gcloud run services logs read` or in the console. If the log contains a 403, `inv "
+        "gcp.bootstrap`, run by an owner, allows the account `serve` to read models (storage.objects.get).",
     ),
     (
         _DENIED,

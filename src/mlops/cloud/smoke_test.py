@@ -39,7 +39,7 @@ def smoke(url: str, headers: Mapping[str, str] | None = None, patience: float = 
             answer = good.raise_for_status().json()
             bad = client.post("/cv_model/", files={"file": ("sign.png", b"no image")})
         except (httpx.HTTPError, ValueError) as error:
-            raise ServiceError(f"The service at {url} failed: {error or type(error).__name__}. See its log.") from error
+            raise ServiceError(f"The service at {url} failed: {_reason(error)}") from error
     sound = isinstance(answer.get("predicted_class"), int) and 0 <= answer.get("probability", -1) <= 1
     if not sound or bad.status_code != httpx.codes.UNSUPPORTED_MEDIA_TYPE:
         raise ServiceError(
@@ -57,6 +57,17 @@ def _wait(client: httpx.Client, patience: float) -> None:
         reraise=True,
     )
     again(lambda: client.get("/health/ready").raise_for_status())()
+
+
+def _reason(error: Exception) -> str:
+    """Returns the reason of a failure and what to do."""
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.FORBIDDEN:
+        return (
+            "Google refused the request with the status 403. The account that asks needs the permission "
+            "run.routes.invoke (roles/run.invoker) on the service, which `inv gcp.bootstrap`, run by an owner, grants to "
+            "`build`; the same command opens the service after cloud.serve.public was set."
+        )
+    return f"{error or type(error).__name__}. See its log."
 
 
 def _image() -> bytes:

@@ -47,27 +47,38 @@ def train(cloud: CloudConfig, target: Path) -> None:
         return
     gcloud.login()
     if cloud.train.action == "fetch":
-        state = _find(gcloud, names, name)[1] or "not started"
+        _, state, reason = _find(gcloud, names, name)
         if not gcloud.dry_run:
-            raise CloudError(
-                f"The job {name} has no complete model in {output}/model; its state is {state}. Start it with "
-                f"cloud.train.action=start, or run this command again when it has succeeded."
-            )
+            raise CloudError(_not_succeeded(gcloud, name, state, reason))
         return
     job = _start(gcloud, names, name, output)
     place = f"--region={cloud.region}"
-    logger.info("Started job %s; show its log with `gcloud ai custom-jobs stream-logs %s %s`", name, job, place)
+    logger.info("Started job %s; show its log with %s", name, _log(gcloud, name))
     if cloud.train.action == "start":
         return
     state, _, reason = _wait(gcloud, job or "JOB", place).partition("\t")
     if gcloud.dry_run:
         return
     if state != _ENDED[0]:
-        raise CloudError(
-            gcloud.explain("train", f"the job {name} ended in the state {state}: {reason or 'no reason given'}")
-            + f" Show its log with `gcloud ai custom-jobs stream-logs {job} {place} --project={cloud.project}`."
-        )
+        raise CloudError(_not_succeeded(gcloud, name, state, reason))
     fetch_model(f"{output}/model", target)
+
+
+def _not_succeeded(gcloud: Gcloud, name: str, state: str, reason: str) -> str:
+    if not state:
+        return f"There is no job {name}. Start it with cloud.train.action=start, or choose another cloud.train.job."
+    if state not in _ENDED:
+        return f"The job {name} has not ended; its state is {state}. Run this command again later."
+    found = f"the job {name} ended in the state {state}: {reason or 'no reason given'}"
+    return f"{gcloud.explain('train', found)} Its log: {_log(gcloud, name)}"
+
+
+def _log(gcloud: Gcloud, name: str) -> str:
+    """Returns the command that shows the log of a job."""
+    cloud = gcloud.cloud
+    job = f"$(gcloud ai custom-jobs list --filter=displayName={name} --limit=1 --format='value(name)'"
+    place = f"--region={cloud.region} --project={cloud.project}"
+    return f"`gcloud ai custom-jobs stream-logs {job} {place}) {place}`"
 
 
 def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
@@ -75,7 +86,7 @@ def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
 
     The command is never repeated blindly: if it fails after the job was created, a second one would be paid as well.
     """
-    job, state = _find(gcloud, names, name) if names.cloud.train.job else ("", "")
+    job, state, _ = _find(gcloud, names, name) if names.cloud.train.job else ("", "", "")
     if job and state not in _ENDED:
         logger.info("Job %s runs already", name)
         return job
@@ -88,22 +99,22 @@ def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
     try:
         return gcloud.run("start the training job", *create, attempts=1).rpartition("/")[2]
     except CloudError:
-        created, state = _find(gcloud, names, name)
+        created, state, _ = _find(gcloud, names, name)
         if created in ("", job):
             raise
         logger.warning("The job was created although the command failed; its state is %s", state)
         return created
 
 
-def _find(gcloud: Gcloud, names: Names, name: str) -> tuple[str, str]:
-    """Returns the number and the state of the newest job with a name; empty strings if there is none."""
+def _find(gcloud: Gcloud, names: Names, name: str) -> tuple[str, str, str]:
+    """Returns number, state and error of the newest job with a name; empty strings if there is none."""
     found = gcloud.run(
         "find the training job",
         *("ai", "custom-jobs", "list", f"--region={names.cloud.region}", f"--filter=displayName={name}"),
-        *("--sort-by=~createTime", "--limit=1", "--format=value(name,state)"),
+        *("--sort-by=~createTime", "--limit=1", "--format=value(name,state,error.message)"),
     )
-    path, _, state = found.partition("\t")
-    return path.rpartition("/")[2], state
+    path, state, reason = [*found.split("\t"), "", "", ""][:3]
+    return path.rpartition("/")[2], state, reason
 
 
 def job_file(names: Names, output: str, image: str) -> Path:
