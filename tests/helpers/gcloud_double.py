@@ -157,7 +157,7 @@ def simple(state: State, account: str, kind: str, verb: str, name: str, options:
         raise DeniedError("NOT_FOUND: it was not found")
     if verb in ("create-oidc", "update-oidc"):
         kept = {key: value for key, value in state.get("provider", {}).items() if key != "disabled"}
-        state["provider"] = kept | options
+        state["provider"] = kept | {key: value for key, value in options.items() if key != "no-disabled"}
     if verb in ("delete", "rm"):
         things.remove(entry)
         state.get("policies", {}).pop(resource, None)

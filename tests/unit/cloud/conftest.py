@@ -8,10 +8,11 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import google.auth
 import pytest
 import requests
+import requests.adapters
 from google.oauth2.credentials import Credentials
 
 from tests.helpers import gcloud_double
@@ -46,11 +47,21 @@ def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     monkeypatch.setattr(
-        google.auth, "default", lambda _: (Credentials(f"of-{double.state().get('account', OWNER)}"), None)
+        "src.mlops.cloud.identity.google",
+        SimpleNamespace(
+            auth=SimpleNamespace(
+                default=lambda _: (Credentials(f"of-{double.state().get('account', OWNER)}"), None)  # type: ignore[no-untyped-call]
+            )
+        ),
     )
+    original = requests.adapters.HTTPAdapter.send
 
-    def send(_: object, request: requests.PreparedRequest, **__: object) -> requests.Response:
+    def send(
+        adapter: requests.adapters.HTTPAdapter, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
         """Answers requests of google-auth, which asks IAM Credentials for tokens."""
+        if "://iamcredentials." not in str(request.url):
+            return original(adapter, request, **options)
         account = str(request.headers["authorization"]).removeprefix("Bearer of-")
         target, _, method = str(request.url).rpartition("/")[2].partition(":")
         assert method == "generateIdToken", request.url
