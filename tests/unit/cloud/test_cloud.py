@@ -446,12 +446,14 @@ class TestTrain:
         with pytest.raises(CloudError, match=r"'train'.*JOB_STATE_FAILED.*The replica .*stream-logs .*displayName=gts"):
             train(cloud(), tmp_path)
 
+    @pytest.mark.usefixtures("cloud")
     def test_a_failed_request_starts_no_second_job(self, gcloud: Double, tmp_path: Path) -> None:
         gcloud.script({"match": "custom-jobs create", "stderr": "ERROR: UNAVAILABLE: 503", "after": True})
         train(cloud("train.action=start", "train.job=one"), tmp_path)
         assert len(gcloud.state()["jobs"]) == 1
         assert sum("custom-jobs create" in call for call in gcloud.calls()) == 1
 
+    @pytest.mark.usefixtures("cloud")
     def test_a_request_that_created_nothing_is_an_error(self, gcloud: Double, tmp_path: Path) -> None:
         gcloud.fails("custom-jobs create", "ERROR: UNAVAILABLE: 503")
         with pytest.raises(CloudError, match="UNAVAILABLE"):
