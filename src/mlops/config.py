@@ -306,6 +306,13 @@ class LoadConfig(_Section):
     seconds: Count
 
 
+class DriftJobConfig(_Section):
+    """The drift job of Cloud Run."""
+
+    window: Annotated[str, Field(min_length=1)]
+    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None
+
+
 class BuildConfig(_Section):
     """Steps of Cloud Build in addition to testing and building."""
 
@@ -327,6 +334,7 @@ class CloudConfig(_Section):
     region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,54}[a-z0-9]$")]  # leaves room for `-builds`
     models: Annotated[str, Field(pattern=r"^gs://")]
+    prediction_log: str | None
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,18}[a-z0-9]$")]
     github: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
     github_id: Count | None
@@ -337,6 +345,7 @@ class CloudConfig(_Section):
     canary: CanaryConfig
     load: LoadConfig
     train: JobConfig
+    drift: DriftJobConfig
     build: BuildConfig
     budget: Count
     teardown: TeardownConfig
@@ -347,6 +356,10 @@ class CloudConfig(_Section):
             if value and not value.startswith(f"gs://{self.bucket}/"):
                 # The accounts have roles on folders of this bucket only.
                 raise ValueError(f"{name} must be a folder in the bucket gs://{self.bucket}, but is {value!r}")
+        log = f"gs://{self.bucket}/prediction_log"
+        if self.prediction_log and not re.fullmatch(rf"{re.escape(log)}(/[\w.-]+)*", self.prediction_log):
+            # Access is granted in this bucket, and cloud/lifecycle.json deletes erased records in this folder.
+            raise ValueError(f"prediction_log must be null, {log} or a folder in it, but is {self.prediction_log!r}")
         return self
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.google_iam import OWNER, DeniedError, State, bind, require
-from tests.helpers.google_resources import artifacts, build, cloud_run, jobs, secret_versions
+from tests.helpers.google_resources import artifacts, build, cloud_run, jobs, run_job, secret_versions
 
 ANSWERS = {"projects describe": "123456", "billing projects describe": "billingAccounts/0A0A0A-0B0B0B-0C0C0C"}
 # Group of commands → service that must be enabled.
@@ -26,6 +26,7 @@ SERVICES = {
     "artifacts": "artifactregistry",
     "secrets": "secretmanager",
     "run": "run",
+    "scheduler": "cloudscheduler",
     "ai": "aiplatform",
     "builds": "cloudbuild",
     "billing projects": "cloudbilling",
@@ -58,6 +59,13 @@ SIMPLE = {
     "secrets describe": [":secretmanager.secrets.get"],
     "secrets create": ["secretmanager.secrets.create"],
     "secrets delete": [":secretmanager.secrets.delete"],
+    "run jobs describe": [":run.jobs.get"],
+    "run jobs delete": [":run.jobs.delete"],
+    "run jobs execute": [":run.jobs.run"],
+    "scheduler jobs describe": ["cloudscheduler.jobs.get"],
+    "scheduler jobs create": ["cloudscheduler.jobs.create", "robot iam.serviceAccounts.actAs"],
+    "scheduler jobs update": ["cloudscheduler.jobs.update", "robot iam.serviceAccounts.actAs"],
+    "scheduler jobs delete": ["cloudscheduler.jobs.delete"],
 }
 # Resource with a policy → prefix of its permissions, and of its name in the state.
 POLICIES = {
@@ -67,10 +75,13 @@ POLICIES = {
     "secrets": ("secretmanager.secrets", "secrets/"),
     "iam service-accounts": ("iam.serviceAccounts", "serviceAccounts/"),
     "run services": ("run.services", "services/"),
+    "run jobs": ("run.jobs", "jobs/"),
 }
 Handler = Callable[[State, str, str, str, dict[str, str]], str]
 HANDLERS: dict[str, Handler] = {
-    "run ": cloud_run,
+    "run services": cloud_run,
+    "run revisions": cloud_run,
+    "run jobs replace": run_job,
     "ai custom-jobs": jobs,
     "builds submit": build,
     "artifacts docker images": artifacts,
@@ -78,7 +89,7 @@ HANDLERS: dict[str, Handler] = {
 }
 VERBS = re.compile(
     r"(add-iam-policy-binding|remove-iam-policy-binding|create-oidc|update-oidc|set-cleanup-policies|update-traffic"
-    r"|describe|create|delete|update|enable|list|submit|replace|access|add|rm|print-identity-token)"
+    r"|execute|describe|create|delete|update|enable|list|submit|replace|access|add|rm|print-identity-token)"
 )
 
 
@@ -135,8 +146,12 @@ def simple(state: State, account: str, kind: str, verb: str, name: str, options:
     resource = POLICIES.get(kind, ("", kind + "/"))[1] + name.removeprefix("gs://")
     if kind == "storage":
         kind, resource = "storage buckets", f"buckets/{name.removeprefix('gs://')}"
+    name = name.removeprefix("http ")  # the kind of a schedule
     for permission in SIMPLE[command]:
-        require(state, account, permission.removeprefix(":"), resource if permission[0] == ":" else "project")
+        target = resource if permission[0] == ":" else "project"
+        if permission.startswith("robot "):
+            target = f"serviceAccounts/{options['oauth-service-account-email']}"
+        require(state, account, permission.removeprefix(":").removeprefix("robot "), target)
     if command == "services enable":
         found = [word.removesuffix(".googleapis.com") for word in name.split()]
         state["enabled"] = [service for service in found if service != state.get("off")]

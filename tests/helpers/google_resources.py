@@ -102,6 +102,20 @@ def jobs(state: State, account: str, command: str, name: str, options: dict[str,
     return str(job["path"])
 
 
+def run_job(state: State, account: str, _: str, name: str, __: dict[str, str]) -> str:
+    """Creates or changes a job of Cloud Run."""
+    wanted = yaml.safe_load(Path(name).read_text())
+    job = wanted["metadata"]["name"]
+    there = ["run jobs", job] in state["things"]
+    robot = wanted["spec"]["template"]["spec"]["template"]["spec"]["serviceAccountName"]
+    require(state, account, "run.jobs.get", f"jobs/{job}")
+    require(state, account, f"run.jobs.{'update' if there else 'create'}", f"jobs/{job}")
+    require(state, account, "iam.serviceAccounts.actAs", f"serviceAccounts/{robot}")
+    if not there:
+        state["things"].append(["run jobs", job])
+    return ""
+
+
 def cloud_run(state: State, account: str, command: str, name: str, options: dict[str, str]) -> str:
     """Simulates Cloud Run services with their revisions and traffic."""
     services: dict[str, dict[str, Any]] = state.setdefault("services", {})

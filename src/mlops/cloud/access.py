@@ -7,7 +7,8 @@ from src.mlops.cloud.names import JOBS, PROCESSED, RAW, SECRET, Names
 
 ACCOUNTS = {
     "train": "training job: reads data, writes prepared data and its own output",
-    "serve": "service: reads models",
+    "serve": "service: reads models, writes the prediction log",
+    "drift": "drift job: reads models and the prediction log, writes reports",
     "build": "Cloud Build and workflows that deploy: builds, starts jobs, registers and deploys",
     "measure": "workflows that measure a version: reads data, models and the output of jobs",
     "report": "workflows of pull requests: reads data",
@@ -28,6 +29,7 @@ WANDB_ROLES = (("train", "roles/secretmanager.secretAccessor"), ("build", "roles
 ACTS_AS = (
     ("build", "train", "roles/iam.serviceAccountUser"),
     ("build", "serve", "roles/iam.serviceAccountUser"),
+    ("build", "drift", "roles/iam.serviceAccountUser"),
     ("build", "build", "roles/iam.serviceAccountUser"),
     ("build", "build", "roles/iam.serviceAccountOpenIdTokenCreator"),
 )
@@ -36,6 +38,7 @@ INVOKE = "roles/run.invoker"
 # Roles that earlier releases granted on the whole bucket or project. The next bootstrap removes them.
 FORMER_BUCKET_ROLES = (
     ("serve", READ),
+    ("drift", READ),
     ("train", WRITE),
     ("build", WRITE),
     ("build", "roles/storage.legacyBucketReader"),
@@ -46,14 +49,19 @@ FORMER_PROJECT_ROLES = (("build", "roles/logging.logWriter"), ("build", INVOKE))
 
 def folder_roles(names: Names) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yields an account, its role, and the folders of the bucket in which it has that role."""
-    data = (*RAW, PROCESSED)
-    yield "serve", READ, (names.models,)
+    data, models = (*RAW, PROCESSED), names.folder(names.cloud.models)
+    yield "serve", READ, (models,)
     yield "train", READ, RAW
     yield "train", WRITE, (JOBS, PROCESSED)
     yield "build", READ, (*RAW, JOBS)
-    yield "build", WRITE, (names.models, PROCESSED)
-    yield "measure", READ, (*data, names.models, JOBS)
+    yield "build", WRITE, (models, PROCESSED)
+    yield "measure", READ, (*data, models, JOBS)
     yield "report", READ, data
+    if names.cloud.prediction_log:
+        log = names.folder(names.cloud.prediction_log)
+        yield "serve", WRITE, (log,)
+        yield "drift", READ, (models, log)
+        yield "drift", WRITE, (names.folder(names.reports),)
 
 
 def grant_folders(gcloud: Gcloud, names: Names) -> None:

@@ -14,6 +14,7 @@ from src.mlops.cloud.access import (
     grant_secret,
     member,
 )
+from src.mlops.cloud.drift_job import schedule_job
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.github import trust_workflows
 from src.mlops.cloud.names import SECRET, TEMPLATES, Names, render
@@ -27,6 +28,7 @@ SERVICES = (
     "cloudbilling",
     "cloudbuild",
     "cloudresourcemanager",
+    "cloudscheduler",
     "iam",
     "iamcredentials",
     "logging",
@@ -64,6 +66,7 @@ def bootstrap(cloud: CloudConfig) -> None:
     for stage in STAGES:
         _service(gcloud, names, stage)
     _public(gcloud, names)
+    schedule_job(gcloud, names)
     trust_workflows(gcloud, names)
     _budget(gcloud, names)
 

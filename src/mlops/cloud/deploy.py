@@ -11,6 +11,7 @@ from typing import Any
 
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.canary import Compare, compare
+from src.mlops.cloud.drift_job import update_job
 from src.mlops.cloud.gcloud import Gcloud, capitalised
 from src.mlops.cloud.identity import request_headers
 from src.mlops.cloud.images import pinned_image
@@ -39,6 +40,7 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke, comparison: Compare = compare) 
     gcloud, names = Gcloud(cloud), Names(cloud)
     gcloud.login()
     image, model = pinned_image(gcloud, names, "api"), model_to_serve(gcloud, names)
+    drift_image = pinned_image(gcloud, names, "drift") if names.log else ""
     former = describe(gcloud, names)
     _start(gcloud, names, former, image, model)
     state = describe(gcloud, names)
@@ -61,6 +63,9 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke, comparison: Compare = compare) 
             raise
         shift(gcloud, names, "roll back", {former.serving: 100}, _previous(former))
         raise CloudError(f"{error} Rolled back to {former.serving}.") from error
+    if drift_image:
+        # Otherwise it would compare records of the new model with the baseline of the previous one.
+        update_job(gcloud, names, drift_image, model)
     logger.info("Deployed %s with the model %s at %s", image, model, state.url)
 
 
@@ -96,6 +101,7 @@ def _environment(names: Names, model: str) -> list[dict[str, Any]]:
     values = {
         "MLOPS_MODEL": model,
         "MLOPS_MODEL_STORE": names.cloud.models,  # location of models such as models:/gtsrb@v3
+        "MLOPS_LOG_URL": names.log,  # empty: predictions are not recorded
         "MLOPS_LOG_FORMAT": "json",  # Cloud Logging parses the JSON fields
     }
     secrets = {"MLOPS_API_KEYS": names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}

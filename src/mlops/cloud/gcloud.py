@@ -27,7 +27,7 @@ _PERMISSION = re.compile(
 _SERVICE = re.compile(r"\b(?P<name>[a-z]+\.googleapis\.com)\b")
 _COMMAND = re.compile(r"\(gcloud[\w.-]*\)")  # gcloud's own name of the command, such as (gcloud.run.services.replace)
 _DISABLED = r"SERVICE_DISABLED|has not been used in project|is not enabled"
-_DENIED = r"PERMISSION_DENIED|does not have permission|[Pp]ermission denied|[Pp]ermission .* denied|HTTPError 403|forbidden|Forbidden"
+_DENIED = r"PERMISSION_DENIED|does not have permission|[Pp]ermission (.* )?denied|HTTPError 403|[Ff]orbidden"
 
 # Pattern in the output of gcloud → advice. The first match is used.
 _ADVICE = (

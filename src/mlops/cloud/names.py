@@ -42,11 +42,6 @@ class Names:
         return f"{self.bucket}-builds"
 
     @property
-    def models(self) -> str:
-        """Folder of the bucket for registered models."""
-        return self.cloud.models.removeprefix(f"{self.bucket}/")
-
-    @property
     def images(self) -> str:
         """Address of the container image repository in Artifact Registry."""
         return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{self.cloud.name}"
@@ -62,8 +57,27 @@ class Names:
         return self.cloud.tag or commit()
 
     def image(self, kind: str) -> str:
-        """Returns the address of the container image `api` or `train`."""
+        """Returns the address of the container image `api`, `train` or `drift`."""
         return f"{self.images}/{kind}:{self.tag}"
+
+    @property
+    def drift_job(self) -> str:
+        """Name of the drift job in Cloud Run, and of its schedule."""
+        return f"{self.cloud.name}-drift"
+
+    @property
+    def log(self) -> str:
+        """URL of the prediction log of the service; empty if predictions are not recorded, as in staging."""
+        return (self.cloud.serve.stage == "production" and self.cloud.prediction_log) or ""
+
+    @property
+    def reports(self) -> str:
+        """URL of the folder for drift reports, in the prediction log."""
+        return f"{self.cloud.prediction_log}/reports"
+
+    def folder(self, url: str) -> str:
+        """Returns the folder of the bucket that a URL names."""
+        return url.removeprefix(f"{self.bucket}/")
 
     def account(self, role: str) -> str:
         """Returns the e-mail address of a service account, such as train or serve."""

@@ -64,8 +64,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.FORBIDDEN:
         return (
             "Google refused the request with the status 403. The account that asks needs the permission "
-            "run.routes.invoke (roles/run.invoker) on the service, which `inv gcp.bootstrap`, run by an owner, grants to "
-            "`build`; the same command opens the service after cloud.serve.public was set."
+            "run.routes.invoke (roles/run.invoker) on the service. `inv gcp.bootstrap`, run by an owner, grants it to "
+            "`build`, and opens the service after cloud.serve.public was set."
         )
     return f"{error or type(error).__name__}. See its log."
 

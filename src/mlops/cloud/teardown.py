@@ -27,6 +27,9 @@ def teardown(cloud: CloudConfig) -> None:
     for stage in STAGES:
         service = names.service_in(stage)
         gcloud.remove(f"delete the service {service}", "run", "services", "delete", service, region)
+    job = names.drift_job
+    gcloud.remove("delete the schedule of the drift job", "scheduler", "jobs", "delete", job, location)
+    gcloud.remove("delete the drift job", "run", "jobs", "delete", job, region)
     for repository in (cloud.name, names.cache):
         gcloud.remove(
             f"delete the container images in {repository}", "artifacts", "repositories", "delete", repository, location

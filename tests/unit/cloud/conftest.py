@@ -15,9 +15,11 @@ import requests
 import requests.adapters
 from google.oauth2.credentials import Credentials
 
+from src.mlops.cloud.bootstrap import bootstrap
 from tests.helpers import gcloud_double
 from tests.helpers.gcloud_record import Double
 from tests.helpers.google_iam import OWNER, DeniedError
+from tests.helpers.tiny import quick_config
 
 
 @pytest.fixture
@@ -79,3 +81,16 @@ def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
 
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
     return double
+
+
+@pytest.fixture
+def ready(gcloud: Double) -> Double:
+    """Returns the double after a bootstrap and a build."""
+    settings = quick_config(["cloud.tag=abc", "cloud.prediction_log=gs://my-project-gtsrb/prediction_log"]).cloud
+    bootstrap(settings)
+    state = gcloud.state()
+    images = "europe-west4-docker.pkg.dev/my-project/gtsrb"
+    state["images"] = {f"{images}/{kind}:abc": f"sha256:{kind}" for kind in ("api", "train", "drift")}
+    gcloud.write(state)
+    gcloud.forget()
+    return gcloud

@@ -201,17 +201,6 @@ class TestBootstrap:
             bootstrap(cloud())
 
 
-@pytest.fixture
-def ready(gcloud: Double) -> Double:
-    """Returns the double after a bootstrap and a build."""
-    bootstrap(cloud())
-    state = gcloud.state()
-    state["images"] = {f"{IMAGES}/{kind}:abc": f"sha256:{kind}" for kind in ("api", "train")}
-    gcloud.write(state)
-    gcloud.forget()
-    return gcloud
-
-
 def container(gcloud: Double) -> dict[str, Any]:
     """Returns the container in the last file that was sent to Cloud Run."""
     path = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]][-1]
@@ -603,7 +592,12 @@ def test_old_versions_that_are_in_use_are_kept() -> None:
     """DVC and the registry refer to objects in the bucket, including old versions of archives."""
     for rule in json.loads((ROOT / "cloud/lifecycle.json").read_text())["rule"]:
         if rule["action"]["type"] == "Delete":
-            assert set(rule["condition"]["matchesPrefix"]) <= {f"{JOBS}/", "builds/", "gtsrb/data/processed/"}
+            assert set(rule["condition"]["matchesPrefix"]) <= {
+                f"{JOBS}/",
+                "builds/",
+                "gtsrb/data/processed/",
+                "prediction_log/",
+            }
 
 
 @pytest.mark.parametrize(

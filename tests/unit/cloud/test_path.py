@@ -37,12 +37,13 @@ GITHUB = ("github=owner/name", "github_id=11", "github_owner_id=22")
 PRINCIPALS = (
     "principalSet://iam.googleapis.com/projects/123456/locations/global/workloadIdentityPools/github/attribute.role"
 )
+LOG = "prediction_log=gs://my-project-gtsrb/prediction_log"
 MODELS = "gs://my-project-gtsrb/gtsrb/models"
 
 
 @cache
 def settings(*overrides: str) -> CloudConfig:
-    return quick_config([f"cloud.{override}" for override in ("tag=abc", *GITHUB, *overrides)]).cloud
+    return quick_config([f"cloud.{override}" for override in ("tag=abc", LOG, *GITHUB, *overrides)]).cloud
 
 
 class Walk:
