@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tests.helpers.google_iam import OWNER, DeniedError, State, bind, require
 from tests.helpers.google_resources import artifacts, build, cloud_run, jobs, run_job, secret_versions
@@ -201,8 +200,8 @@ def disabled(service: str) -> str:
     return (
         f"PERMISSION_DENIED: {service.title()} API has not been used in project my-project before or it is disabled. "
         f"Enable it by visiting https://console.developers.google.com/apis/api/{service}.googleapis.com/overview?"
-        "project=my-project then retry. If you enabled this API recently, wait a few minutes for the action to propagate "
-        "to our systems and retry. reason: SERVICE_DISABLED"
+        "project=my-project then retry. If you enabled this API recently, wait a few minutes for the action to "
+        "propagate to our systems and retry. reason: SERVICE_DISABLED"
     )
 
 

@@ -59,7 +59,7 @@ def build(state: State, account: str, _: str, __: str, options: dict[str, str]) 
             )
     except DeniedError as error:
         raise DeniedError(f"build 1 completed with status 'FAILURE': {error}") from error
-    for kind in ("api", "train"):
+    for kind in ("api", "train", "drift"):
         images: dict[str, str] = state.setdefault("images", {})
         images.setdefault(f"{values['_IMAGES']}/{kind}:{values['_TAG']}", f"sha256:{len(images):064x}")
     return "the log of the build"
@@ -198,9 +198,10 @@ def _start(state: State, revision: dict[str, Any]) -> None:
                 require(state, revision["account"], "secretmanager.versions.access", f"secrets/{source['name']}")
             except DeniedError as error:
                 raise DeniedError(
-                    f"Permission denied on secret: projects/123456/secrets/{source['name']}/versions/latest for Revision "
-                    f"service account {revision['account']}. The service account used must be granted the 'Secret Manager "
-                    "Secret Accessor' role (roles/secretmanager.secretAccessor) at the secret, project or higher level."
+                    f"Permission denied on secret: projects/123456/secrets/{source['name']}/versions/latest for "
+                    f"Revision service account {revision['account']}. The service account used must be granted the "
+                    "'Secret Manager Secret Accessor' role (roles/secretmanager.secretAccessor) at the secret, project "
+                    "or higher level."
                 ) from error
     model = values.get("MLOPS_MODEL", {}).get("value", "")
     if model.startswith("models:/"):

@@ -76,7 +76,7 @@ def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
         except DeniedError as error:
             response.status_code, answer = 403, {"error": str(error)}
         double.write(state)
-        response._content = json.dumps(answer).encode()
+        response.raw = io.BytesIO(json.dumps(answer).encode())
         return response
 
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
