@@ -417,10 +417,16 @@ def gcp_build(c: Context, override: list[str], dry_run: bool = False) -> None:
     _cloud(c, "build", override, dry_run)
 
 
-@command("train", **DRY, **OVERRIDE)
-def gcp_train(c: Context, override: list[str], dry_run: bool = False) -> None:
+@command("train", detach="only start the job; `inv gcp.collect` registers its model later", **DRY, **OVERRIDE)
+def gcp_train(c: Context, override: list[str], detach: bool = False, dry_run: bool = False) -> None:
     """Train on Vertex AI and fetch the model."""
-    _cloud(c, "submit", override, dry_run)
+    _cloud(c, "submit", [*(["cloud.train.action=start"] if detach else []), *override], dry_run)
+
+
+@command("collect", **PUSH, **OVERRIDE)
+def gcp_collect(c: Context, override: list[str], push: bool = False) -> None:
+    """Register the models of training jobs that have ended."""
+    _typer(c, "collect", push=push, override=override)
 
 
 @command("deploy", **DRY, **OVERRIDE)
@@ -522,7 +528,7 @@ def _namespace() -> Collection:
         "log": [log_erase],
         "drift": [drift_report, drift_baseline],
         "docker": [docker_build, docker_run],
-        "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_teardown],
+        "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_collect, gcp_deploy, gcp_teardown],
     }
     everyday = [quickstart, train, evaluate, sweep, repro, predict, explain, api, loadtest, serve_bento]
     collected = Collection(*everyday, test, check, audit, format_, docs)

@@ -276,6 +276,7 @@ class ServeConfig(_Section):
 class JobConfig(_Section):
     """The training job of Vertex AI."""
 
+    action: Literal["run", "start", "fetch"]
     job: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
     data: Annotated[str, Field(pattern=r"^gs://")] | None
     options: list[str]

@@ -17,10 +17,8 @@ ANSWERS = {
     "auth print-identity-token": "token-of-me",
     "projects describe": "123456",
     "billing projects": "billingAccounts/0A0A0A-0B0B0B-0C0C0C",
-    "ai custom-jobs create": "projects/123456/locations/europe-west4/customJobs/77",
-    "ai custom-jobs describe": "JOB_STATE_SUCCEEDED\t",
 }
-ALWAYS_THERE = ("projects", "billing projects", "ai custom-jobs", "artifacts docker images")
+ALWAYS_THERE = ("projects", "billing projects", "artifacts docker images")
 
 
 def main(arguments: list[str], folder: Path) -> int:
@@ -44,13 +42,15 @@ def main(arguments: list[str], folder: Path) -> int:
 
 def act(arguments: list[str], line: str, state: dict[str, Any]) -> int:
     words = [word for word in arguments if not word.startswith("--")]
+    if words[:2] == ["ai", "custom-jobs"]:
+        return training(words, arguments, state)
     place = next((i for i, word in enumerate(words) if word in VERBS), None)
     if place is not None:
         kind, verb = " ".join(words[:place]), words[place]
         name = "latest" if kind == "secrets versions" else words[-1].partition("@")[0]
         things: list[list[str]] = state.setdefault("things", [])
         if verb.startswith("create") or verb == "add":
-            if kind != "ai custom-jobs" and verb != "add" and [kind, name] in things:
+            if verb != "add" and [kind, name] in things:
                 return fail("ALREADY_EXISTS: it already exists")
             things.append([kind, name])
         elif verb in ("delete", "rm"):
@@ -67,6 +67,37 @@ def act(arguments: list[str], line: str, state: dict[str, Any]) -> int:
         )
     else:
         sys.stdout.write(str(next((answer for start, answer in ANSWERS.items() if line.startswith(start)), "")) + "\n")
+    return 0
+
+
+def training(words: list[str], arguments: list[str], state: dict[str, Any]) -> int:
+    """Simulates the training jobs of Vertex AI, which accepts any number of jobs with one display name.
+
+    `state["jobs"]` has the jobs, oldest first; `state["job_state"]` is the state of new ones.
+    """
+    options = dict(word.removeprefix("--").partition("=")[::2] for word in arguments if word.startswith("--"))
+    jobs: list[dict[str, Any]] = state.setdefault("jobs", [])
+    if words[2] == "create":
+        name = f"projects/123456/locations/europe-west4/customJobs/{77 + len(jobs)}"
+        jobs.append(
+            {
+                "name": name,
+                "displayName": options["display-name"],
+                "state": state.get("job_state", "JOB_STATE_SUCCEEDED"),
+            }
+        )
+        sys.stdout.write(f"{name}\n")
+    elif words[2] == "list":
+        wanted = options["filter"].removeprefix("displayName=").lower()  # the filters of gcloud ignore case
+        found = [job for job in reversed(jobs) if job["displayName"].lower() == wanted]
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        job = next((job for job in jobs if job["name"].endswith(f"/{words[3]}")), None)
+        if job is None:
+            return fail(f"NOT_FOUND: the job {words[3]} does not exist")
+        if words[2] == "cancel":
+            job["state"] = "JOB_STATE_CANCELLED"
+        sys.stdout.write(f"{job['state']}\t{job.get('error', {}).get('message', '')}\n")
     return 0
 
 

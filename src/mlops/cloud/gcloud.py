@@ -74,7 +74,9 @@ class Gcloud:
             raise CloudError(f"Step {step!r} failed: no account is logged in. {self._advice('active account')}")
         self.run("find the project", "projects", "describe", self.cloud.project, "--format=value(projectNumber)")
 
-    def run(self, step: str, *words: str, project: bool = True, stdin: str | None = None) -> str:
+    def run(
+        self, step: str, *words: str, project: bool = True, stdin: str | None = None, attempts: int = ATTEMPTS
+    ) -> str:
         """Runs one command and retries it after temporary failures.
 
         Args:
@@ -82,6 +84,7 @@ class Gcloud:
             words: The command without `gcloud`.
             project: Whether the option `--project` is added.
             stdin: Standard input of the command; it is never shown.
+            attempts: Maximum number of attempts; 1 for a command that must not run twice.
 
         Returns:
             The standard output of the command; an empty string if the command is only printed.
@@ -95,8 +98,8 @@ class Gcloud:
             return ""
         logger.info("%s", capitalised(step))
         again = retry(
-            retry=retry_if_exception_type(_TemporaryError),
-            stop=stop_after_attempt(ATTEMPTS),
+            retry=retry_if_exception_type(TemporaryCloudError),
+            stop=stop_after_attempt(attempts),
             wait=wait_exponential(max=16),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
@@ -160,7 +163,7 @@ class Gcloud:
             logger.info("%s: already exists", capitalised(step))  # created concurrently by another process
         elif result.returncode:
             error = self._error(step, result)
-            raise _TemporaryError(str(error)) if _TEMPORARY.search(result.stderr) else error
+            raise TemporaryCloudError(str(error)) if _TEMPORARY.search(result.stderr) else error
         return result.stdout.strip()
 
     @staticmethod
@@ -186,8 +189,8 @@ class Gcloud:
         return next(fitting, "Show all commands with `--dry-run`.").format(**words)
 
 
-class _TemporaryError(CloudError):
-    """A temporary failure that is retried."""
+class TemporaryCloudError(CloudError):
+    """A failure that a later attempt may not have."""
 
 
 def capitalised(step: str) -> str:
