@@ -3,9 +3,11 @@
 Calls, state and script are files in one folder: `calls.jsonl`, `state.json` and `script.json`.
 """
 
+import io
 import json
 import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ def main(arguments: list[str], folder: Path) -> int:
         if re.search(fault["match"], line) and fault.get("times", 1) > 0:
             fault["times"] = fault.get("times", 1) - 1
             (folder / "script.json").write_text(json.dumps(script))
+            if fault.get("acts"):  # the request succeeds, but its response is lost
+                with redirect_stdout(io.StringIO()):
+                    act(arguments, line, state)
+                (folder / "state.json").write_text(json.dumps(state))
             sys.stdout.write(fault.get("stdout", ""))
             sys.stderr.write(fault.get("stderr", ""))
             return int(fault.get("code", 1))

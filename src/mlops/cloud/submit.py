@@ -1,6 +1,7 @@
 """Trains on Vertex AI and fetches the model: `python -m src.mlops.cloud.submit`, or `inv gcp.train`."""
 
 import logging
+import re
 import secrets
 import tempfile
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from src.mlops.io.storage import open_storage
 
 logger = logging.getLogger("src.mlops.cloud.submit")
 POLL_SECONDS = 30.0
+_SUM = re.compile(r"([0-9a-f]{64})  (\w[\w.-]*)")
 
 
 def train(cloud: CloudConfig, target: Path) -> None:
@@ -124,9 +126,10 @@ def fetch_model(url: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target, prefix=".fetch-") as work:
         names = []
         for line in sums.splitlines():
-            digest, _, name = line.partition("  ")
-            if not name or Path(name).name != name:
+            found = _SUM.fullmatch(line)
+            if not found:
                 raise CheckpointError(f"{url}/{SUMS} is corrupted: {line[:100]!r} is not a checksum and a file name.")
+            digest, name = found.groups()
             storage.download(name, Path(work, name))
             if sha256(Path(work, name)) != digest:
                 raise CheckpointError(f"{url}/{name} is corrupted: its SHA-256 is not {digest}. Train the model again.")

@@ -13,19 +13,15 @@ import pytest
 import yaml
 
 from src.mlops import ROOT
-from src.mlops.cloud import submit as submit_module
 from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import JOBS, Names
-from src.mlops.cloud.submit import fetch_model, job_file, train
+from src.mlops.cloud.names import JOBS
 from src.mlops.cloud.teardown import teardown
 from src.mlops.config import CloudConfig
-from src.mlops.errors import CheckpointError, CloudError, ConfigError, ServiceError
-from src.mlops.io.storage import open_storage
+from src.mlops.errors import CloudError, ConfigError, ServiceError
 from tests.helpers.gcloud_record import Double, positions
-from tests.helpers.storage_emulator import Cloud
 from tests.helpers.tiny import quick_config
 
 
@@ -239,77 +235,6 @@ class TestDeploy:
         deploy(cloud("serve.public=true"), lambda _, token: asked.append(token))
         assert asked == [""]
         assert any("--member=allUsers" in call for call in gcloud.calls())
-
-
-class TestTrain:
-    @pytest.fixture(autouse=True)
-    def _no_polling(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(submit_module, "POLL_SECONDS", 0)
-
-    def test_waits_and_fetches(self, gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        fetched: list[str] = []
-        monkeypatch.setattr(submit_module, "fetch_model", lambda url, _: fetched.append(url))
-        gcloud.script({"match": "custom-jobs describe", "stdout": "JOB_STATE_RUNNING\t\n", "code": 0, "times": 3})
-        train(cloud(), tmp_path)
-        assert sum("custom-jobs describe 77" in call for call in gcloud.calls()) == 4
-        assert fetched[0].startswith("gs://my-project-gtsrb/jobs/gtsrb-")
-
-    def test_the_model_of_a_successful_job_is_fetched_without_a_new_job(
-        self, gcloud: Double, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings = quick_config(["cloud.tag=abc", "cloud.train.job=run-7"]).cloud
-        fetched: list[str] = []
-        monkeypatch.setattr(submit_module, "fetch_model", lambda url, _: fetched.append(url))
-        train(settings, tmp_path)
-        assert any("custom-jobs create" in call and "--display-name=gtsrb-run-7" in call for call in gcloud.calls())
-        gcloud.forget()
-        cloud.put("jobs/gtsrb-run-7/model/SHA256SUMS", b"complete")
-        train(settings, tmp_path)
-        assert gcloud.calls() == []
-        assert fetched == ["gs://my-project-gtsrb/jobs/gtsrb-run-7/model"] * 2
-
-    def test_a_failed_job(self, gcloud: Double, tmp_path: Path) -> None:
-        out = "JOB_STATE_FAILED\tThe replica exited with a non-zero status of 1.\n"
-        gcloud.script({"match": "custom-jobs describe", "stdout": out, "code": 0})
-        with pytest.raises(CloudError, match=r"'train'.*JOB_STATE_FAILED.*The replica .*stream-logs 77"):
-            train(cloud(), tmp_path)
-
-    def test_no_quota(self, gcloud: Double, tmp_path: Path) -> None:
-        gcloud.fails("custom-jobs create", "ERROR: RESOURCE_EXHAUSTED: custom_model_training_nvidia_l4_gpus")
-        with pytest.raises(CloudError, match=r"'start the training job'.*RESOURCE_EXHAUSTED.*quota"):
-            train(cloud(), tmp_path)
-
-    def test_no_image(self, gcloud: Double, tmp_path: Path) -> None:
-        gcloud.fails("images describe", "ERROR: Image not found.")
-        with pytest.raises(CloudError, match=r"/train:abc.*inv gcp\.build"):
-            train(cloud(), tmp_path)
-
-    def test_the_job(self) -> None:
-        job = yaml.safe_load(job_file(Names(cloud("train.data=gs://b/x.zip")), "gs://b/jobs/1").read_text())
-        [pool] = job["workerPoolSpecs"]
-        assert pool["machineSpec"] == {
-            "machineType": "g2-standard-8",
-            "acceleratorType": "NVIDIA_L4",
-            "acceleratorCount": 1,
-        }
-        assert pool["containerSpec"]["args"] == ["--data", "gs://b/x.zip", "data=synthetic"]
-        assert job["scheduling"]["timeout"] == "21600s"
-        assert "WANDB_API_KEY" not in str(job)
-
-    def test_several_machines_and_no_gpu(self) -> None:
-        names = Names(cloud("train.replicas=3", "train.accelerator=null"))
-        first, others = yaml.safe_load(job_file(names, "gs://b/jobs/1").read_text())["workerPoolSpecs"]
-        assert (first["replicaCount"], others["replicaCount"]) == (1, 2)
-        assert first["machineSpec"] == {"machineType": "g2-standard-8"}
-
-    def test_an_incomplete_model_is_rejected(self, tmp_path: Path) -> None:
-        source = open_storage(str(tmp_path / "job"))
-        source.write("best_model.onnx", b"half")
-        with pytest.raises(CheckpointError, match=r"job.*SHA256SUMS"):
-            fetch_model(str(tmp_path / "job"), tmp_path / "latest")
-        source.write("SHA256SUMS", b"0" * 64 + b"  best_model.onnx\n")
-        with pytest.raises(CheckpointError, match=r"best_model\.onnx .*SHA-256 .*0000"):
-            fetch_model(str(tmp_path / "job"), tmp_path / "latest")
 
 
 class TestTeardown:
