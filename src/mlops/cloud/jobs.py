@@ -161,6 +161,19 @@ def keep_first(gcloud: Gcloud, attempts: Sequence[Attempt]) -> Attempt:
     return first
 
 
+def mark_for_registration(url: str, name: str) -> None:
+    """Lets `collect.py` register the model of a job that was started to be waited for.
+
+    Raises:
+        CloudError: Another process changes the request at the same time.
+        StorageError: The bucket cannot be used.
+    """
+    storage = open_storage(url)
+    request = read_request(storage)
+    if request and not request.register:
+        _write(storage, name, request, replace(request, register=True))
+
+
 def read_request(storage: Storage) -> Request | None:
     """Reads the settings of a job; None if it was started by an earlier release.
 

@@ -20,6 +20,7 @@ from src.mlops.cloud.jobs import (
     failure,
     find_attempts,
     keep_first,
+    mark_for_registration,
     start,
 )
 from src.mlops.cloud.names import JOBS, SECRET, Names, render
@@ -57,7 +58,9 @@ def train(cloud: CloudConfig, target: Path) -> None:
     output = f"{names.bucket}/{JOBS}/{name}"
     if settings.job and not gcloud.dry_run and SUMS in open_storage(f"{output}/model").names():
         logger.info("Job %s has already succeeded", name)
-        if settings.action != "start":
+        if settings.action == "start":
+            mark_for_registration(output, name)
+        else:
             fetch_model(f"{output}/model", target)
         return
     gcloud.login()
@@ -146,6 +149,8 @@ def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
     if running:
         attempt = keep_first(gcloud, running).name
         logger.info("Job %s is already running", name)
+        if settings.action == "start":
+            mark_for_registration(output, name)
     else:
         image = names.image("train")
         gcloud.require_image(image)

@@ -35,10 +35,10 @@ from src.mlops.registry.registry import promote, rollback, sync, table
 from src.mlops.training.train import train
 from tests.helpers.once import made_once
 from tests.helpers.storage_emulator import BUCKET, Cloud
-from tests.helpers.tiny import quick_config, tiny_overrides, write_kaggle
+from tests.helpers.tiny import quick_config, tiny_overrides
+from tests.helpers.versions import LENIENT, commit, git, identify, make_models, make_repository
 
 REMOTE_STORE = f"gs://{BUCKET}/gtsrb/models"
-LENIENT = ["gate.max_calibration_error=1", "gate.min_class_f1=0", "gate.max_latency_ms=1000"]
 Make = Callable[..., Config]
 
 
@@ -53,55 +53,13 @@ def no_figures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, no_figures: None) -> Path:
-    """Returns the parent of three model folders with results: `good`, `equal` (other file, same predictions), `bad`."""
+    """Returns the parent of the model folders `good`, `equal` and `bad`."""
     return made_once(tmp_path_factory, "registry_models", make_models)
-
-
-def make_models(folder: Path) -> None:
-    measured: dict[str, Any] = {}
-    overrides = [*tiny_overrides(folder, write_kaggle(folder / "raw")), "training.epochs=8"]
-    train(quick_config(overrides))
-    content = read_plain(folder / "latest" / "best_model.pth")
-    head = [name for name in content["state_dict"] if name.startswith("head.")]
-    for name, change in {"good": 1, "equal": 1, "bad": -1}.items():
-        own = dict(content)
-        own["provenance"] = {**content["provenance"], "git_commit": "a" * 40, "created": f"2026-01-01 {name}"}
-        own["state_dict"] = {k: change * v if k in head else v for k, v in content["state_dict"].items()}
-        path = folder / name / "best_model.pth"
-        path.parent.mkdir()
-        write_content(path, own)
-        version = Classifier.load(export(path)).version
-        reports = folder / name / "reports"
-        if not measured:  # `equal` has the same metrics, and the tests do not read those of `bad`
-            measured = evaluate(quick_config([*overrides, f"ckpt_path={path}", f"evaluation.reports_dir={reports}"]))
-        reports.mkdir(exist_ok=True)
-        (reports / "metrics.json").write_text(json.dumps({**measured, "provenance": own["provenance"]}))
-        report = {"model_version": version, "mean": 0.9}
-        (reports / "robustness.json").write_text(json.dumps(report))
-
-
-def git(folder: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    return result.stdout.strip()
-
-
-def commit(repository: Path) -> Path:
-    """Makes a commit that has no version yet."""
-    git(repository, "commit", "--quiet", "--allow-empty", "-m", "next")
-    return repository
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    git(folder, "init", "--quiet")
-    git(folder, "config", "user.name", "A Name")
-    git(folder, "config", "user.email", "a@example.org")
-    (folder / "README.md").write_text("x")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "-m", "first")
-    return folder
+    return make_repository(tmp_path / "clone")
 
 
 @pytest.fixture
@@ -275,8 +233,7 @@ class TestInterruptedRegistration:
     def test_two_registrations_of_one_file(self, make: Make, repository: Path, tmp_path: Path) -> None:
         """Another clone registers the file after this one has reserved a number and before it has uploaded anything."""
         git(tmp_path, "clone", "--quiet", str(repository), "second")
-        git(tmp_path / "second", "config", "user.name", "B")
-        git(tmp_path / "second", "config", "user.email", "b@example.org")
+        identify(tmp_path / "second", "B")
         upload, refused = registration._upload, []  # noqa: SLF001 - the moment cannot be chosen otherwise
 
         def second_first(*arguments: Any) -> Any:
@@ -569,8 +526,7 @@ class TestSharedGit:
         register(make("good"), repository, push=True)
         git(tmp_path, "clone", "--quiet", "--branch", "main", str(origin), "second")
         second = tmp_path / "second"
-        git(second, "config", "user.name", "B")
-        git(second, "config", "user.email", "b@example.org")
+        identify(second, "B")
         promote(make("good"), "production", repository=repository, push=True)
         # Remove the promotion from the store, as if both clones had read it at the same time.
         (tmp_path / "store" / "stages" / "production.json").unlink()
@@ -785,8 +741,7 @@ class TestBucket:
         register(make(store=REMOTE_STORE), repository)
         git(tmp_path, "clone", "--quiet", str(repository), "second")
         second = tmp_path / "second"
-        git(second, "config", "user.name", "B")
-        git(second, "config", "user.email", "b@example.org")
+        identify(second, "B")
         both = threading.Barrier(2, timeout=60)
         measured = registry.run_gate
 

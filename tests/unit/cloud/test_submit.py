@@ -134,6 +134,20 @@ class TestOneJob:
         assert len(gcloud.jobs()) == 1
         assert fetched == ["gs://my-project-gtsrb/jobs/gtsrb-run-7/model"]
 
+    @pytest.mark.parametrize("finished", [False, True])
+    def test_a_job_that_was_waited_for_can_be_left_to_collect(
+        self, gcloud: Double, cloud: Cloud, tmp_path: Path, finished: bool
+    ) -> None:
+        train(settings(NAMED), tmp_path)
+        if finished:
+            cloud.put("jobs/gtsrb-run-7/model/SHA256SUMS", b"complete")
+        else:
+            gcloud.set_state(jobs=[{**gcloud.jobs()[0], "state": "JOB_STATE_RUNNING"}])
+        assert json.loads(cloud.objects()[REQUEST])["register"] is False
+        train(settings(NAMED, START), tmp_path)
+        assert json.loads(cloud.objects()[REQUEST])["register"] is True
+        assert creations(gcloud) == 1
+
     def test_a_job_with_another_name_is_not_taken_for_it(self, gcloud: Double, cloud: Cloud, tmp_path: Path) -> None:
         job = {"name": "projects/1/x/customJobs/70", "displayName": "GTSRB-run-7", "state": "JOB_STATE_RUNNING"}
         gcloud.set_state(jobs=[job])

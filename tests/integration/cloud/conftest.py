@@ -1,0 +1,3 @@
+"""The double of `gcloud` of the unit tests."""
+
+from tests.unit.cloud.conftest import gcloud as gcloud
