@@ -88,7 +88,7 @@ HANDLERS: dict[str, Handler] = {
 }
 VERBS = re.compile(
     r"(add-iam-policy-binding|remove-iam-policy-binding|create-oidc|update-oidc|set-cleanup-policies|update-traffic"
-    r"|execute|describe|create|delete|update|enable|list|submit|replace|access|add|rm|print-identity-token)"
+    r"|execute|cancel|describe|create|delete|update|enable|list|submit|replace|access|add|rm|print-identity-token)"
 )
 
 
@@ -104,7 +104,7 @@ def main(arguments: list[str], folder: Path, stdin: str = "") -> int:
     if fault:
         fault["times"] = fault.get("times", 1) - 1
         (folder / "script.json").write_text(json.dumps(script))
-    if not fault or fault.get("after"):  # `after`: the command succeeds, but its answer is lost
+    if not fault or fault.get("acts"):  # with `acts`, the request succeeds, but its response is lost
         try:
             sys.stdout.write(act(arguments, state, stdin) + "\n")
         except DeniedError as error:

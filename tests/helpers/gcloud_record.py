@@ -34,6 +34,21 @@ class Double:
     def fails(self, match: str, stderr: str, times: int = 1) -> None:
         self.script({"match": match, "stderr": stderr, "times": times})
 
+    def set_state(self, **values: Any) -> None:
+        (self.folder / "state.json").write_text(json.dumps(self.state() | values))
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Returns the training jobs, oldest first."""
+        return list(self.state().get("jobs", []))
+
+    def job_ends(self, state: str, message: str = "") -> None:
+        """Changes the state of all training jobs that run."""
+        jobs = self.jobs()
+        for job in jobs:
+            if job["state"] == "JOB_STATE_RUNNING":
+                job |= {"state": state, "error": {"message": message}}
+        self.set_state(jobs=jobs, job_state=state)
+
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
         return state

@@ -33,6 +33,16 @@ class GuardedStorage(Folder):
         self._check("storage.objects.create", name)
         super().write(name, content)
 
+    def create(self, name: str, content: bytes, replaces: str | None = None) -> None:
+        self._check("storage.objects.create", name)
+        if replaces is not None:
+            self._check("storage.objects.delete", name)
+        super().create(name, content, replaces)
+
+    def state(self, name: str) -> str:
+        self._check("storage.objects.get", name)
+        return super().state(name)
+
     def download(self, name: str, target: Path) -> None:
         self._check("storage.objects.get", name)
         super().download(name, target)

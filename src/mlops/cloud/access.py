@@ -53,8 +53,8 @@ def folder_roles(names: Names) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     yield "serve", READ, (models,)
     yield "train", READ, RAW
     yield "train", WRITE, (JOBS, PROCESSED)
-    yield "build", READ, (*RAW, JOBS)
-    yield "build", WRITE, (models, PROCESSED)
+    yield "build", READ, RAW
+    yield "build", WRITE, (models, JOBS, PROCESSED)
     yield "measure", READ, (*data, models, JOBS)
     yield "report", READ, data
     if names.cloud.prediction_log:

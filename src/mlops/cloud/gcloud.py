@@ -127,7 +127,7 @@ class Gcloud:
             return ""
         logger.info("%s", capitalised(step))
         again = retry(
-            retry=retry_if_exception_type(_TemporaryError),
+            retry=retry_if_exception_type(TemporaryCloudError),
             stop=stop_after_attempt(attempts),
             wait=wait_exponential(max=16),
             before_sleep=before_sleep_log(logger, logging.WARNING),
@@ -171,7 +171,7 @@ class Gcloud:
             logger.info("%s: already exists", capitalised(step))  # created concurrently by another process
         elif result.returncode:
             error = self._error(step, result)
-            raise _TemporaryError(str(error)) if _TEMPORARY.search(result.stderr) else error
+            raise TemporaryCloudError(str(error)) if _TEMPORARY.search(result.stderr) else error
         return (result.stdout or "").strip()
 
     @staticmethod
@@ -207,8 +207,8 @@ class Gcloud:
         return f"Step {step!r} failed: {reason}. {advice}"
 
 
-class _TemporaryError(CloudError):
-    """A temporary failure that is retried."""
+class TemporaryCloudError(CloudError):
+    """A failure that a later attempt may not have."""
 
 
 def capitalised(step: str) -> str:

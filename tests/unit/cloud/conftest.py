@@ -90,7 +90,8 @@ def ready(gcloud: Double) -> Double:
     bootstrap(settings)
     state = gcloud.state()
     images = "europe-west4-docker.pkg.dev/my-project/gtsrb"
-    state["images"] = {f"{images}/{kind}:abc": f"sha256:{kind}" for kind in ("api", "train", "drift")}
+    state["images"] = {f"{images}/train:def": "sha256:other"}
+    state["images"] |= {f"{images}/{kind}:abc": f"sha256:{kind}" for kind in ("api", "train", "drift")}
     gcloud.write(state)
     gcloud.forget()
     return gcloud

@@ -15,21 +15,18 @@ import yaml
 
 from src.mlops import ROOT
 from src.mlops.cloud import promoted as promoted_module
-from src.mlops.cloud import submit as submit_module
 from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import JOBS, Names
+from src.mlops.cloud.names import JOBS
 from src.mlops.cloud.rollback import rollback
-from src.mlops.cloud.submit import fetch_model, job_file, train
 from src.mlops.cloud.teardown import teardown
 from src.mlops.config import CloudConfig
-from src.mlops.errors import CheckpointError, CloudError, ConfigError, ServiceError, UnreachableError
+from src.mlops.errors import CloudError, ConfigError, ServiceError, UnreachableError
 from src.mlops.io.git import git
-from src.mlops.io.storage import Folder, open_storage
+from src.mlops.io.storage import Folder
 from tests.helpers.gcloud_record import Double, positions, robot
-from tests.helpers.storage_emulator import Cloud
 from tests.helpers.tiny import quick_config
 
 
@@ -129,7 +126,7 @@ class TestBootstrap:
 
     def test_a_resource_may_be_created_concurrently(self, gcloud: Double) -> None:
         said = "ERROR: HTTPError 409: Your previous request to create it succeeded"
-        gcloud.script({"match": "buckets create", "stderr": said, "after": True})
+        gcloud.script({"match": "buckets create", "stderr": said, "acts": True})
         bootstrap(cloud())
 
     def test_the_secret_is_never_an_argument(self, gcloud: Double) -> None:
@@ -430,114 +427,6 @@ class TestRollback:
         assert gcloud.traffic() == {"gtsrb-r3": 100}
 
 
-def config_of(gcloud: Double) -> Path:
-    """Returns the description of the training job that was started."""
-    [words] = [words for words in gcloud.arguments() if words[:3] == ["ai", "custom-jobs", "create"]]
-    return Path(next(word for word in words if word.startswith("--config=")).removeprefix("--config="))
-
-
-@pytest.mark.usefixtures("ready")
-class TestTrain:
-    @pytest.fixture(autouse=True)
-    def _no_polling(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(submit_module, "POLL_SECONDS", 0)
-
-    def test_waits_and_fetches(self, gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        fetched: list[str] = []
-        monkeypatch.setattr(submit_module, "fetch_model", lambda url, _: fetched.append(url))
-        gcloud.script({"match": "custom-jobs describe", "stdout": "JOB_STATE_RUNNING\t\n", "code": 0, "times": 3})
-        train(cloud(), tmp_path)
-        assert yaml.safe_load(config_of(gcloud).read_text())["workerPoolSpecs"][0]["containerSpec"]["imageUri"] == (
-            f"{IMAGES}/train@sha256:train"
-        )
-        assert sum("custom-jobs describe 77" in call for call in gcloud.calls()) == 4
-        assert fetched[0].startswith("gs://my-project-gtsrb/jobs/gtsrb-")
-
-    def test_the_model_of_a_successful_job_is_fetched_without_a_new_job(
-        self, gcloud: Double, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings = quick_config(["cloud.tag=abc", "cloud.train.job=run-7"]).cloud
-        fetched: list[str] = []
-        monkeypatch.setattr(submit_module, "fetch_model", lambda url, _: fetched.append(url))
-        train(settings, tmp_path)
-        assert any("custom-jobs create" in call and "--display-name=gtsrb-run-7" in call for call in gcloud.calls())
-        gcloud.forget()
-        cloud.put("jobs/gtsrb-run-7/model/SHA256SUMS", b"complete")
-        train(settings, tmp_path)
-        assert gcloud.calls() == []
-        assert fetched == ["gs://my-project-gtsrb/jobs/gtsrb-run-7/model"] * 2
-
-    def test_a_failed_job(self, gcloud: Double, tmp_path: Path) -> None:
-        out = "JOB_STATE_FAILED\tThe replica exited with a non-zero status of 1.\n"
-        gcloud.script({"match": "custom-jobs describe", "stdout": out, "code": 0})
-        with pytest.raises(CloudError, match=r"'train'.*JOB_STATE_FAILED.*The replica .*stream-logs .*displayName=gts"):
-            train(cloud(), tmp_path)
-
-    @pytest.mark.usefixtures("cloud")
-    def test_a_failed_request_starts_no_second_job(self, gcloud: Double, tmp_path: Path) -> None:
-        gcloud.script({"match": "custom-jobs create", "stderr": "ERROR: UNAVAILABLE: 503", "after": True})
-        train(cloud("train.action=start", "train.job=one"), tmp_path)
-        assert len(gcloud.state()["jobs"]) == 1
-        assert sum("custom-jobs create" in call for call in gcloud.calls()) == 1
-
-    @pytest.mark.usefixtures("cloud")
-    def test_a_request_that_created_nothing_is_an_error(self, gcloud: Double, tmp_path: Path) -> None:
-        gcloud.fails("custom-jobs create", "ERROR: UNAVAILABLE: 503")
-        with pytest.raises(CloudError, match="UNAVAILABLE"):
-            train(cloud("train.action=start", "train.job=one"), tmp_path)
-        assert sum("custom-jobs create" in call for call in gcloud.calls()) == 1
-
-    @pytest.mark.usefixtures("cloud")
-    def test_a_job_that_runs_is_not_started_again(self, gcloud: Double, tmp_path: Path) -> None:
-        start = cloud("train.action=start", "train.job=one")
-        train(start, tmp_path)
-        state = gcloud.state()
-        state["jobs"][0]["state"] = "JOB_STATE_RUNNING"
-        gcloud.write(state)
-        train(start, tmp_path)
-        assert len(gcloud.state()["jobs"]) == 1
-        with pytest.raises(CloudError, match=r"gtsrb-one has not ended; its state is JOB_STATE_RUNNING"):
-            train(cloud("train.action=fetch", "train.job=one"), tmp_path)
-        with pytest.raises(CloudError, match=r"no job gtsrb-two\. .*cloud\.train\.action=start"):
-            train(cloud("train.action=fetch", "train.job=two"), tmp_path)
-
-    def test_no_quota(self, gcloud: Double, tmp_path: Path) -> None:
-        gcloud.fails("custom-jobs create", "ERROR: RESOURCE_EXHAUSTED: custom_model_training_nvidia_l4_gpus")
-        with pytest.raises(CloudError, match=r"'start the training job'.*RESOURCE_EXHAUSTED.*quota"):
-            train(cloud(), tmp_path)
-
-    def test_no_image(self, gcloud: Double, tmp_path: Path) -> None:
-        with pytest.raises(CloudError, match=r"/train:other.*inv gcp\.build"):
-            train(cloud("tag=other"), tmp_path)
-
-    def test_the_job(self) -> None:
-        job = yaml.safe_load(job_file(Names(cloud(f"train.data={OWN}")), "gs://b/jobs/1", "image").read_text())
-        [pool] = job["workerPoolSpecs"]
-        assert pool["machineSpec"] == {
-            "machineType": "g2-standard-8",
-            "acceleratorType": "NVIDIA_L4",
-            "acceleratorCount": 1,
-        }
-        assert pool["containerSpec"]["args"] == ["--data", OWN, "data=synthetic"]
-        assert job["scheduling"]["timeout"] == "21600s"
-        assert "WANDB_API_KEY" not in str(job)
-
-    def test_several_machines_and_no_gpu(self) -> None:
-        names = Names(cloud("train.replicas=3", "train.accelerator=null"))
-        first, others = yaml.safe_load(job_file(names, "gs://b/jobs/1", "image").read_text())["workerPoolSpecs"]
-        assert (first["replicaCount"], others["replicaCount"]) == (1, 2)
-        assert first["machineSpec"] == {"machineType": "g2-standard-8"}
-
-    def test_an_incomplete_model_is_rejected(self, tmp_path: Path) -> None:
-        source = open_storage(str(tmp_path / "job"))
-        source.write("best_model.onnx", b"half")
-        with pytest.raises(CheckpointError, match=r"job.*SHA256SUMS"):
-            fetch_model(str(tmp_path / "job"), tmp_path / "latest")
-        source.write("SHA256SUMS", b"0" * 64 + b"  best_model.onnx\n")
-        with pytest.raises(CheckpointError, match=r"best_model\.onnx .*SHA-256 .*0000"):
-            fetch_model(str(tmp_path / "job"), tmp_path / "latest")
-
-
 class TestTeardown:
     def test_needs_confirmation(self, gcloud: Double) -> None:
         with pytest.raises(CloudError, match=r"cloud\.teardown\.confirm=my-project"):
@@ -596,7 +485,7 @@ def test_uncommitted_changes_need_a_name_of_their_own(ready: Double, working_cop
 
 def test_a_build_is_never_submitted_twice(ready: Double, working_copy: Path) -> None:
     assert working_copy
-    ready.script({"match": "builds submit", "stderr": "ERROR: UNAVAILABLE: 503", "after": True, "times": 9})
+    ready.script({"match": "builds submit", "stderr": "ERROR: UNAVAILABLE: 503", "acts": True, "times": 9})
     with pytest.raises(CloudError, match="UNAVAILABLE"):
         build(cloud("tag=def"))
     assert sum(call.startswith("builds submit") for call in ready.calls()) == 1

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from src.mlops.cloud import jobs as jobs_module
 from src.mlops.cloud import load_test as load_test_module
 from src.mlops.cloud import promoted as promoted_module
 from src.mlops.cloud import smoke_test
@@ -152,6 +153,7 @@ def walk(gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wal
         return GuardedStorage(gcloud, url)
 
     monkeypatch.setattr(submit_module, "open_storage", open_guarded)
+    monkeypatch.setattr(jobs_module, "open_storage", open_guarded)
     monkeypatch.setattr(promoted_module, "open_storage", open_guarded)
     monkeypatch.setattr(submit_module, "POLL_SECONDS", 0)
     return Walk(gcloud, tmp_path / "model")
@@ -183,7 +185,7 @@ NEEDED = {
         artifactregistry.tags.get artifactregistry.versions.get cloudbuild.builds.create cloudbuild.builds.get
         iam.serviceAccounts.actAs iam.serviceAccounts.getOpenIdToken run.jobs.get run.jobs.update run.revisions.list
         run.routes.invoke run.services.get run.services.update secretmanager.versions.access serviceusage.services.use
-        storage.buckets.get storage.objects.create storage.objects.get storage.objects.list
+        storage.buckets.get storage.objects.create storage.objects.delete storage.objects.get storage.objects.list
     """,
     "train": """
         artifactregistry.repositories.downloadArtifacts logging.logEntries.create secretmanager.versions.access
@@ -242,7 +244,7 @@ READS = {
     "measure": "raw own prepared model job",
     "report": "raw own prepared",
 }
-WRITES = {"train": "prepared job", "serve": "", "build": "prepared model", "measure": "", "report": ""}
+WRITES = {"train": "prepared job", "serve": "", "build": "prepared model job", "measure": "", "report": ""}
 
 
 class TestAccess:
