@@ -70,6 +70,7 @@ def test_a_rollback_waits_for_nothing() -> None:
 
 def test_rights_need_an_environment_and_the_main_branch() -> None:
     """Accounts that can write are only for jobs that no tag or pull request can change."""
+    assert set(TRUSTED) <= WORKFLOWS.keys()
     for name, job in JOBS.items():
         if "GCP_SERVICE_ACCOUNT" in yaml.safe_dump(job):
             assert job["environment"] in ENVIRONMENTS
