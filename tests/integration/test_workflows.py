@@ -108,6 +108,7 @@ class TestRollout:
         assert [call.split()[4] for call in run.calls["staging"][1:]] == ["gcp.deploy", "gcp.loadtest"]
 
     def test_production_is_deployed_after_the_measurement(self, runner: Runner) -> None:
+        """GitHub would skip it because of the skipped job `rollback`, although it is not in `needs`."""
         run = self.rollout(runner, "gtsrb#production#4")
         assert list(run.calls) == ["plan", "measure", "production"]
         assert "src.mlops.cloud.deploy" in run.calls["production"][-1]
