@@ -183,6 +183,7 @@ BROKEN = {  # step → part of the error
     "uv run --no-sync inv evaluate -o data=photos": "data=photos",
     "uv run --no-sync inv evaluate -o training.epochs=many": "training.epochs",
     "uv run --no-sync inv registry.pull -o registry=gcs": "no step has logged in",
+    "uv run --no-sync inv data.pull": "DVC tracks no data",
     "uv run --no-sync python -m src.mlops registry publish": "there is no such command",
     "uv run --no-sync python -m src.mlops registry promote --now": "No such option: --now",
     "uv run --no-sync python -m src.mlops.cloud.calibrate": "there is no such module",
