@@ -286,6 +286,13 @@ class JobConfig(_Section):
     hours: Annotated[int, Field(ge=1, le=168)]
 
 
+class DriftJobConfig(_Section):
+    """The drift job of Cloud Run."""
+
+    window: Annotated[str, Field(min_length=1)]
+    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None
+
+
 class BuildConfig(_Section):
     """Steps of Cloud Build in addition to testing and building."""
 
@@ -307,15 +314,25 @@ class CloudConfig(_Section):
     region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
     models: Annotated[str, Field(pattern=r"^gs://")]
+    prediction_log: str | None
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,18}[a-z0-9]$")]
     github: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
     tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] | None
     dry_run: bool
     serve: ServeConfig
     train: JobConfig
+    drift: DriftJobConfig
     build: BuildConfig
     budget: Count
     teardown: TeardownConfig
+
+    @model_validator(mode="after")
+    def _log_in_the_bucket(self) -> Self:
+        log = f"gs://{self.bucket}/prediction_log"
+        if self.prediction_log and not re.fullmatch(rf"{re.escape(log)}(/[\w.-]+)*", self.prediction_log):
+            # Access is granted in this bucket, and cloud/lifecycle.json deletes erased records in this folder.
+            raise ValueError(f"prediction_log must be null, {log} or a folder in it, but is {self.prediction_log!r}")
+        return self
 
 
 class RegistryConfig(_Section):

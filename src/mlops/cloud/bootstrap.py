@@ -11,6 +11,7 @@ SERVICES = (
     "artifactregistry",
     "billingbudgets",
     "cloudbuild",
+    "cloudscheduler",
     "iamcredentials",
     "run",
     "secretmanager",
@@ -18,7 +19,8 @@ SERVICES = (
 )
 ACCOUNTS = {
     "train": "training job: reads data and writes models",
-    "serve": "service: reads models",
+    "serve": "service: reads models, writes the prediction log",
+    "drift": "drift job: reads models and the prediction log, writes reports",
     "build": "Cloud Build: builds, trains and deploys",
     "report": "workflows of pull requests: reads data",
 }
@@ -34,17 +36,20 @@ PROJECT_ROLES = (
 )
 BUCKET_ROLES = (
     ("serve", "roles/storage.objectViewer"),
+    ("drift", "roles/storage.objectViewer"),
     ("train", "roles/storage.objectUser"),
     ("build", "roles/storage.objectUser"),
     ("build", "roles/storage.legacyBucketReader"),
     ("report", "roles/storage.objectViewer"),
 )
+LOG_ROLE = "roles/storage.objectUser"  # of `serve` in the prediction log, and of `drift` in its reports
 REGISTRY_ROLES = (("build", "roles/artifactregistry.writer"), ("train", "roles/artifactregistry.reader"))
 SECRET_ROLES = (("train", "roles/secretmanager.secretAccessor"), ("build", "roles/secretmanager.secretAccessor"))
 # (account, account to impersonate, role): who may run something as another account, or get its identity token.
 ACTS_AS = (
     ("build", "train", "roles/iam.serviceAccountUser"),
     ("build", "serve", "roles/iam.serviceAccountUser"),
+    ("build", "drift", "roles/iam.serviceAccountUser"),
     ("build", "build", "roles/iam.serviceAccountUser"),
     ("build", "build", "roles/iam.serviceAccountOpenIdTokenCreator"),
 )
@@ -108,8 +113,22 @@ def _bucket(gcloud: Gcloud, names: Names) -> None:
     for role, right in BUCKET_ROLES:
         gcloud.run(
             f"grant {role} access to the bucket",
-            *(*buckets, "add-iam-policy-binding", names.bucket, *_binding(names, role, right)),
+            *(*buckets, "add-iam-policy-binding", names.bucket, *_binding(names, role, right), "--condition=None"),
         )
+    if names.cloud.prediction_log:
+        folders = {"serve": names.cloud.prediction_log, "drift": names.reports}
+        for role, folder in folders.items():
+            gcloud.run(
+                f"grant {role} access to {folder}",
+                *(*buckets, "add-iam-policy-binding", names.bucket, *_binding(names, role, LOG_ROLE)),
+                f"--condition={_below(names, folder)}",
+            )
+
+
+def _below(names: Names, folder: str) -> str:
+    """Returns a condition that limits a role to the objects in a folder of the bucket."""
+    prefix = f"projects/_/buckets/{names.cloud.bucket}/objects{folder.removeprefix(names.bucket)}/"
+    return f'title={folder.rpartition("/")[2]},expression=resource.name.startsWith("{prefix}")'
 
 
 def _images(gcloud: Gcloud, names: Names) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from src.mlops.cli import hydra_main
+from src.mlops.cloud.drift_job import update_job
 from src.mlops.cloud.gcloud import Gcloud, capitalised
 from src.mlops.cloud.names import Names, render
 from src.mlops.cloud.smoke_test import smoke
@@ -35,6 +36,8 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke) -> None:
     gcloud, names = Gcloud(cloud), Names(cloud)
     gcloud.login()
     gcloud.require_image(names.image("api"))
+    if cloud.prediction_log:
+        gcloud.require_image(names.image("drift"))
     former = _serving(_describe(gcloud, names))
     traffic: list[dict[str, Any]] = [{"latestRevision": True, "percent": 100}]
     if former:
@@ -58,6 +61,8 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke) -> None:
             raise
         _shift(gcloud, names, former, "roll back")
         raise CloudError(f"{error} Rolled back to {former}.") from error
+    if cloud.prediction_log:
+        update_job(gcloud, names)  # or it would compare records of the new model with the baseline of the previous one
     logger.info("Deployed %s at %s", names.image("api"), state["status"]["url"])
 
 
@@ -88,6 +93,7 @@ def _replace(gcloud: Gcloud, names: Names, traffic: list[dict[str, Any]]) -> Non
         names.cloud,
         image=names.image("api"),
         account=names.account("serve"),
+        log=names.cloud.prediction_log or "",
         cpu=str(settings.cpu),
         min_instances=str(settings.min_instances),
         max_instances=str(settings.max_instances),

@@ -44,8 +44,18 @@ class Names:
         return self.cloud.tag or commit()
 
     def image(self, kind: str) -> str:
-        """Returns the address of the container image `api` or `train`."""
+        """Returns the address of the container image `api`, `train` or `drift`."""
         return f"{self.images}/{kind}:{self.tag}"
+
+    @property
+    def drift_job(self) -> str:
+        """Name of the drift job in Cloud Run, and of its schedule."""
+        return f"{self.cloud.name}-drift"
+
+    @property
+    def reports(self) -> str:
+        """URL of the folder for drift reports, in the prediction log."""
+        return f"{self.cloud.prediction_log}/reports"
 
     def account(self, role: str) -> str:
         """Returns the e-mail address of a service account, such as train or serve."""

@@ -1,7 +1,7 @@
 """Deletes all resources in Google Cloud: `python -m src.mlops.cloud.teardown`, or `inv gcp.teardown`."""
 
 from src.mlops.cli import hydra_main
-from src.mlops.cloud.bootstrap import ACCOUNTS, BUCKET_ROLES, PROJECT_ROLES
+from src.mlops.cloud.bootstrap import ACCOUNTS, BUCKET_ROLES, LOG_ROLE, PROJECT_ROLES
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import SECRET, Names
 from src.mlops.config import CloudConfig, Config
@@ -24,6 +24,9 @@ def teardown(cloud: CloudConfig) -> None:
     gcloud.login()
     region, location = f"--region={cloud.region}", f"--location={cloud.region}"
     gcloud.remove("delete the service", "run", "services", "delete", cloud.name, region)
+    job = names.drift_job
+    gcloud.remove("delete the schedule of the drift job", "scheduler", "jobs", "delete", job, location)
+    gcloud.remove("delete the drift job", "run", "jobs", "delete", job, region)
     gcloud.remove("delete the container images", "artifacts", "repositories", "delete", cloud.name, location)
     gcloud.remove("delete the secret", "secrets", "delete", SECRET)
     for role, right in PROJECT_ROLES:
@@ -33,11 +36,11 @@ def teardown(cloud: CloudConfig) -> None:
             *(f"--member=serviceAccount:{names.account(role)}", f"--role={right}", "--condition=None"),
         )
     if not cloud.teardown.data:
-        for role, right in BUCKET_ROLES:
+        for role, right in (*BUCKET_ROLES, ("serve", LOG_ROLE), ("drift", LOG_ROLE)):
             gcloud.remove(
                 f"remove {role} from the bucket",
                 *("storage", "buckets", "remove-iam-policy-binding", names.bucket),
-                *(f"--member=serviceAccount:{names.account(role)}", f"--role={right}"),
+                *(f"--member=serviceAccount:{names.account(role)}", f"--role={right}", "--all"),
             )
     for role in ACCOUNTS:
         gcloud.remove(f"delete the account {role}", "iam", "service-accounts", "delete", names.account(role))

@@ -17,6 +17,7 @@ from src.mlops.cloud import submit as submit_module
 from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
+from src.mlops.cloud.drift_job import run_drift_job
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import JOBS, Names
 from src.mlops.cloud.submit import fetch_model, job_file, train
@@ -241,6 +242,124 @@ class TestDeploy:
         assert any("--member=allUsers" in call for call in gcloud.calls())
 
 
+LOG = "prediction_log=gs://my-project-gtsrb/prediction_log"
+
+
+class TestPredictionLog:
+    @staticmethod
+    def variables(gcloud: Double) -> dict[str, str]:
+        [path] = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]]
+        [container] = yaml.safe_load(Path(path).read_text())["spec"]["template"]["spec"]["containers"]
+        return {entry["name"]: entry["value"] for entry in container["env"]}
+
+    def test_is_off_by_default(self, gcloud: Double) -> None:
+        bootstrap(cloud())
+        deploy(cloud(), works)
+        assert self.variables(gcloud)["MLOPS_LOG_URL"] == ""
+        assert not any("resource.name" in call or "run jobs" in call for call in gcloud.calls())
+
+    def test_is_passed_to_the_service(self, gcloud: Double) -> None:
+        deploy(cloud(LOG), works)
+        assert self.variables(gcloud)["MLOPS_LOG_URL"] == "gs://my-project-gtsrb/prediction_log"
+
+    def test_the_service_can_write_there_only(self, gcloud: Double) -> None:
+        bootstrap(cloud(LOG))
+        written = {
+            call.partition("serviceAccount:gtsrb-")[2].partition("@")[0]: call.partition("startsWith(")[2].split(")")[0]
+            for call in gcloud.calls()
+            if "--condition=title" in call and "--role=roles/storage.objectUser" in call
+        }
+        objects = "projects/_/buckets/my-project-gtsrb/objects/prediction_log"
+        assert written == {"serve": f'"{objects}/"', "drift": f'"{objects}/reports/"'}
+        # gcloud refuses a binding without a condition if the policy has conditions, unless it is told so.
+        for words in gcloud.arguments():
+            if words[:3] == ["storage", "buckets", "add-iam-policy-binding"]:
+                assert any(word.startswith("--condition=") for word in words)
+
+    def test_old_versions_of_erased_records_are_deleted(self) -> None:
+        rules = json.loads((ROOT / "cloud/lifecycle.json").read_text())["rule"]
+        [rule] = [rule for rule in rules if rule["condition"].get("matchesPrefix") == ["prediction_log/"]]
+        assert (rule["action"]["type"], rule["condition"]["daysSinceNoncurrentTime"]) == ("Delete", 1)
+        assert "age" not in rule["condition"]  # current records stay
+
+    @pytest.mark.parametrize(
+        "url", ["gs://my-project-gtsrb", "gs://other/prediction_log", "log", "gs://my-project-gtsrb/prediction_log/"]
+    )
+    def test_another_place_is_refused(self, url: str) -> None:
+        with pytest.raises(ConfigError, match="prediction_log must be null, gs://my-project-gtsrb/prediction_log or"):
+            cloud(f"prediction_log={url}")
+
+
+class TestDriftJob:
+    def job(self, gcloud: Double) -> dict[str, Any]:
+        paths = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "jobs", "replace"]]
+        task: dict[str, Any] = yaml.safe_load(Path(paths[-1]).read_text())["spec"]["template"]["spec"]["template"]
+        return task["spec"]
+
+    def test_order(self, gcloud: Double) -> None:
+        run_drift_job(cloud(LOG))
+        order = positions(
+            gcloud.calls(),
+            "images describe europe-west4-docker.pkg.dev/my-project/gtsrb/drift:abc",
+            "run jobs replace",
+            "run jobs execute gtsrb-drift --region=europe-west4 --wait",
+            "run jobs add-iam-policy-binding gtsrb-drift",
+            "scheduler jobs create http gtsrb-drift",
+        )
+        assert order == sorted(order)
+        [schedule] = [words for words in gcloud.arguments() if words[:3] == ["scheduler", "jobs", "create"]]
+        assert "--schedule=0 6 * * *" in schedule
+        assert any(
+            word.endswith("/v2/projects/my-project/locations/europe-west4/jobs/gtsrb-drift:run") for word in schedule
+        )
+
+    def test_runs_the_command_with_its_own_account(self, gcloud: Double) -> None:
+        run_drift_job(cloud(LOG, "serve.model=models:/gtsrb@production", "drift.window=7d"))
+        job = self.job(gcloud)
+        assert job["serviceAccountName"] == "gtsrb-drift@my-project.iam.gserviceaccount.com"
+        [container] = job["containers"]
+        log = "gs://my-project-gtsrb/prediction_log"
+        model = "--model=models:/gtsrb@production"
+        assert container["args"] == [f"--log={log}", model, "--window=7d", f"--out={log}/reports"]
+        assert container["command"] == ["python", "-m", "src.mlops.monitoring.drift"]
+
+    def test_a_second_run_updates_the_schedule(self, gcloud: Double) -> None:
+        run_drift_job(cloud(LOG))
+        run_drift_job(cloud(LOG, "drift.schedule=0 7 * * *"))
+        assert "scheduler jobs update http gtsrb-drift" in gcloud.calls()[-1]
+        run_drift_job(cloud(LOG, "drift.schedule=null"))
+        assert "scheduler jobs delete gtsrb-drift" in gcloud.calls()[-1]
+
+    def test_a_failed_job(self, gcloud: Double) -> None:
+        gcloud.fails("jobs execute", "ERROR: (gcloud.run.jobs.execute) The execution failed.")
+        with pytest.raises(CloudError, match="'run the drift job' failed"):
+            run_drift_job(cloud(LOG))
+
+    def test_without_a_log(self, gcloud: Double) -> None:
+        with pytest.raises(
+            CloudError, match=r"cloud\.prediction_log is null\. Set it to gs://my-project-gtsrb/prediction"
+        ):
+            run_drift_job(cloud())
+        assert not (gcloud.folder / "calls.jsonl").exists()
+
+    def test_a_deployment_updates_the_job(self, gcloud: Double) -> None:
+        deploy(cloud(LOG), works)
+        assert self.job(gcloud)["containers"][0]["image"].endswith("/gtsrb/drift:abc")
+        assert not any("jobs execute" in call for call in gcloud.calls())
+
+    def test_no_image(self, gcloud: Double) -> None:
+        gcloud.fails("images describe .*/drift:", "ERROR: Image not found.")
+        with pytest.raises(CloudError, match=r"/gtsrb/drift:abc.*inv gcp\.build"):
+            deploy(cloud(LOG), works)
+        assert not any("replace" in call for call in gcloud.calls())
+
+    def test_dry_run(self, gcloud: Double, capsys: pytest.CaptureFixture[str]) -> None:
+        run_drift_job(cloud(LOG, "dry_run=true"))
+        printed = capsys.readouterr().out.splitlines()
+        assert sum("run jobs" in line or "scheduler jobs" in line for line in printed) == 4
+        assert gcloud.calls() == []
+
+
 class TestTrain:
     @pytest.fixture(autouse=True)
     def _no_polling(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +468,12 @@ def test_old_versions_that_are_in_use_are_kept() -> None:
     """DVC and the registry refer to objects in the bucket, including old versions of archives."""
     for rule in json.loads((ROOT / "cloud/lifecycle.json").read_text())["rule"]:
         if rule["action"]["type"] == "Delete":
-            assert set(rule["condition"]["matchesPrefix"]) <= {f"{JOBS}/", "builds/", "gtsrb/data/processed/"}
+            assert set(rule["condition"]["matchesPrefix"]) <= {
+                f"{JOBS}/",
+                "builds/",
+                "gtsrb/data/processed/",
+                "prediction_log/",
+            }
 
 
 @pytest.mark.parametrize(
