@@ -23,7 +23,7 @@ WINDOW = {"log": "folder or gs:// URL of the prediction log", "window": "24h, 7d
 MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
 RELEASE = "ckpt_path=models/release/best_model.pth"  # target of `inv registry.pull`; never overwrites a trained model
-IMAGES = ("api", "train")
+IMAGES = ("api", "train", "drift")
 PARALLEL = ("-n", "auto", "--dist", "worksteal")  # test durations differ widely, so idle workers take over tests
 
 
@@ -213,6 +213,7 @@ def model_export(c: Context, override: list[str], variant: str = "fp32") -> None
 def model_recalibrate(c: Context, override: list[str]) -> None:
     """Fit temperature and thresholds of the model again."""
     _hydra(c, "evaluation.recalibrate", *override)
+    _hydra(c, "export", *override)  # with the reference of drift detection, which depends on the thresholds
 
 
 @command("parity", **OVERRIDE)
@@ -359,6 +360,16 @@ def log_erase(c: Context, request_id: str, log: str = "") -> None:
     _typer(c, "erase", "--", request_id, log=_from_here(log))
 
 
+@command(
+    "compact",
+    log="folder or gs:// URL of the prediction log; default: MLOPS_LOG_URL",
+    before="only days before this one, such as 2026-11-30; default: all days before today (UTC)",
+)
+def log_compact(c: Context, log: str = "", before: str = "") -> None:
+    """Turn the prediction log of past days into one Parquet file per day."""
+    _typer(c, "compact", log=_from_here(log), before=before)
+
+
 @command("serve-bento", port="port to listen on")
 def serve_bento(c: Context, port: int = 3000) -> None:
     """Start the same classifier as a BentoML service."""
@@ -369,16 +380,43 @@ def serve_bento(c: Context, port: int = 3000) -> None:
 # --- monitoring
 
 
-@command("report", **WINDOW)
-def drift_report(c: Context, log: str = "", window: str = "") -> None:
+@command(
+    "report",
+    **WINDOW,
+    baseline="name of an accepted baseline, reference, or the path of a file; default: the newest accepted one",
+    out="folder or gs:// URL for the report",
+    model=MODEL,
+)
+def drift_report(
+    c: Context, log: str = "", window: str = "", baseline: str = "", out: str = "", model: str = ""
+) -> None:
     """Compare a window of the prediction log with the baseline."""
-    _typer(c, "drift", log=_from_here(log), window=window)
+    given = _from_here(baseline) if baseline.endswith(".npz") else baseline
+    _typer(c, "drift", log=_from_here(log), window=window, baseline=given, out=_from_here(out), model=model)
 
 
-@command("baseline", **WINDOW, author="who accepts it; default: the user")
-def drift_baseline(c: Context, log: str = "", window: str = "", author: str = "") -> None:
+@command("baseline", **WINDOW, author="who accepts it; default: the user", model=MODEL)
+def drift_baseline(c: Context, log: str = "", window: str = "", author: str = "", model: str = "") -> None:
     """Accept a window of the prediction log as the baseline."""
-    _typer(c, "drift", "--accept", log=_from_here(log), window=window, author=author)
+    _typer(c, "drift", "--accept", log=_from_here(log), window=window, author=author, model=model)
+
+
+@command("baselines", log=WINDOW["log"], model=MODEL)
+def drift_baselines(c: Context, log: str = "", model: str = "") -> None:
+    """List the baselines of the model: when, who, and from what."""
+    _typer(c, "drift", "--list", log=_from_here(log), model=model)
+
+
+@command(
+    "api",
+    log="folder or gs:// URL of the prediction log; default: MLOPS_DRIFT_LOG_URL",
+    model=MODEL,
+    port="port to listen on; 0: the setting, 8002",
+    host="address to listen on",
+)
+def drift_api(c: Context, log: str = "", model: str = "", port: int = 0, host: str = "") -> None:
+    """Start the drift service; the token is MLOPS_DRIFT_TOKEN."""
+    _typer(c, "drift-api", log=_from_here(log), model=model, port=port or None, host=host)
 
 
 # --- containers and cloud
@@ -386,7 +424,7 @@ def drift_baseline(c: Context, log: str = "", window: str = "", author: str = ""
 
 @command("build", engine="docker, podman or any command with the same options")
 def docker_build(c: Context, engine: str = "docker") -> None:
-    """Build the container images for service and training."""
+    """Build the container images for service, training and drift."""
     for kind in IMAGES:
         _run(c, engine, "build", "-f", f"dockerfiles/Dockerfile.{kind}", "-t", f"{kind}:latest", ".")
 
@@ -433,6 +471,12 @@ def gcp_collect(c: Context, override: list[str], push: bool = False) -> None:
 def gcp_deploy(c: Context, override: list[str], dry_run: bool = False) -> None:
     """Deploy to Cloud Run and roll back after a failure."""
     _cloud(c, "deploy", override, dry_run)
+
+
+@command("drift", **DRY, **OVERRIDE)
+def gcp_drift(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Run the drift job in Cloud Run, and schedule it."""
+    _cloud(c, "drift_job", override, dry_run)
 
 
 @command("teardown", **DRY, **OVERRIDE)
@@ -525,10 +569,10 @@ def _namespace() -> Collection:
             registry_sync,
             registry_pull,
         ],
-        "log": [log_erase],
-        "drift": [drift_report, drift_baseline],
+        "log": [log_compact, log_erase],
+        "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "docker": [docker_build, docker_run],
-        "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_collect, gcp_deploy, gcp_teardown],
+        "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_collect, gcp_deploy, gcp_drift, gcp_teardown],
     }
     everyday = [quickstart, train, evaluate, sweep, repro, predict, explain, api, loadtest, serve_bento]
     collected = Collection(*everyday, test, check, audit, format_, docs)

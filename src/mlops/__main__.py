@@ -16,9 +16,11 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "collect": ("cloud.collect", "app"),
     "pipeline": ("pipeline", "app"),
     "data": ("data.commands", "app"),
-    "drift": ("monitoring.drift", "app"),
+    "drift": ("monitoring.commands", "app"),
+    "drift-api": ("serving.commands", "drift"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
+    "compact": ("monitoring.compact", "app"),
 }
 
 

@@ -256,6 +256,7 @@ class ExportConfig(_Section):
 class ServeConfig(_Section):
     """The Cloud Run service."""
 
+    stage: Literal["staging", "production"]
     public: bool
     model: Annotated[str, Field(min_length=1)]
     cpu: Literal[1, 2, 4, 6, 8]
@@ -287,6 +288,31 @@ class JobConfig(_Section):
     hours: Annotated[int, Field(ge=1, le=168)]
 
 
+class CanaryConfig(_Section):
+    """Traffic of a new revision before it replaces the current one, and the limits that it must meet."""
+
+    share: Annotated[int, Field(ge=0, le=50)]
+    minutes: Annotated[float, Field(gt=0, le=60)]
+    requests: Count
+    max_error_increase: Probability
+    max_slowdown: Annotated[float, Field(ge=1)]
+    max_unknown_increase: Probability
+
+
+class LoadConfig(_Section):
+    """The load test of the deployed service."""
+
+    users: Count
+    seconds: Count
+
+
+class DriftJobConfig(_Section):
+    """The drift job of Cloud Run."""
+
+    window: Annotated[str, Field(min_length=1)]
+    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None
+
+
 class BuildConfig(_Section):
     """Steps of Cloud Build in addition to testing and building."""
 
@@ -306,17 +332,35 @@ class CloudConfig(_Section):
 
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
-    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,54}[a-z0-9]$")]  # leaves room for `-builds`
     models: Annotated[str, Field(pattern=r"^gs://")]
+    prediction_log: str | None
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,18}[a-z0-9]$")]
     github: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
+    github_id: Count | None
+    github_owner_id: Count | None
     tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] | None
     dry_run: bool
     serve: ServeConfig
+    canary: CanaryConfig
+    load: LoadConfig
     train: JobConfig
+    drift: DriftJobConfig
     build: BuildConfig
     budget: Count
     teardown: TeardownConfig
+
+    @model_validator(mode="after")
+    def _in_the_bucket(self) -> Self:
+        for name, value in {"models": self.models, "train.data": self.train.data}.items():
+            if value and not value.startswith(f"gs://{self.bucket}/"):
+                # The accounts have roles on folders of this bucket only.
+                raise ValueError(f"{name} must be a folder in the bucket gs://{self.bucket}, but is {value!r}")
+        log = f"gs://{self.bucket}/prediction_log"
+        if self.prediction_log and not re.fullmatch(rf"{re.escape(log)}(/[\w.-]+)*", self.prediction_log):
+            # Access is granted in this bucket, and cloud/lifecycle.json deletes erased records in this folder.
+            raise ValueError(f"prediction_log must be null, {log} or a folder in it, but is {self.prediction_log!r}")
+        return self
 
 
 class RegistryConfig(_Section):

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.inference.classifier import Prediction
-from src.mlops.monitoring.record import Batch, Origin
+from src.mlops.io.storage import open_storage
+from src.mlops.monitoring.record import Batch, Origin, json_lines
+from src.mlops.monitoring.segments import CLOSED, RECORDS, pack_lines
 from tests.helpers.images import encode, make_image
 
 PNG = encode(make_image(3, side=40), "PNG")
@@ -64,3 +66,16 @@ def batch(
         predictions=predictions or [prediction()] * count,
         origins=[Origin(request_id, now - 0.004, 40, 30, 90, content) for request_id in ids],
     )
+
+
+def record_lines(*ids: str, moment: float | None = None) -> list[bytes]:
+    """Returns the lines of a segment: one record for each ID of a request, whose own ID starts with `record-`."""
+    return json_lines([batch(*ids, moment=moment)], (f"record-{name}" for name in ids), [None] * len(ids)).splitlines()
+
+
+def store_segment(url: str, name: str, lines: Sequence[bytes]) -> str:
+    """Writes a closed segment of 2026-11-28, or of the day in its name. Returns its name in the storage."""
+    day, _, name = name.rpartition("/")
+    stored = f"{RECORDS}/date={day or '2026-11-28'}/20261128T000000.000000Z-{name}-000000{CLOSED}"
+    open_storage(url).write(stored, pack_lines(list(lines)))
+    return stored

@@ -1,11 +1,23 @@
 """Makes records of a prediction log, and a baseline that they agree with, without images or a network."""
 
+import base64
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pandas as pd
 
+from src.mlops import ROOT
+from src.mlops.inference.classifier import Classifier
+from src.mlops.io.files import to_json
+from src.mlops.modelfile.locate import BUNDLED
+from src.mlops.modelfile.metadata import REFERENCE
 from src.mlops.monitoring.baseline import Baseline, Knowledge, Origin
 from src.mlops.monitoring.observations import CAMERA, FEATURES
+from src.mlops.monitoring.record import SCHEMA_VERSION
 from src.mlops.monitoring.records import Model, observe
+from src.mlops.monitoring.segments import CLOSED, RECORDS, pack_lines
+from tests.helpers.graphs import rewritten
 
 CLASSES = 5
 MODEL = Model("0123456789ab", "cafe")
@@ -44,3 +56,34 @@ def baseline(count: int = 2000, seed: int = 99) -> Baseline:
     )
     origin = Origin("reference", "2026-11-01T00:00:00Z", "tests", "traffic", *MODEL, [*"abcde"], 0)
     return Baseline.of(observe(records(count, seed), CENTRES, MODEL, 0)[0], origin, knowledge)
+
+
+def write_model(path: Path, reference: Baseline | None) -> Model:
+    """Writes the bundled model with another reference, or without one. Returns what its records state."""
+
+    def change(graph: onnx.ModelProto) -> None:
+        kept = {entry.key: entry.value for entry in graph.metadata_props if entry.key != REFERENCE}
+        if reference:
+            kept[REFERENCE] = to_json(base64.b64encode(reference.to_bytes()).decode())
+        onnx.helper.set_model_props(graph, kept)
+
+    rewritten(ROOT / BUNDLED, path, change)
+    return MODEL._replace(version=Classifier.load(path).version)
+
+
+def write_log(folder: Path, frame: pd.DataFrame, model: Model) -> str:
+    """Writes records of a model as one segment of a prediction log, in the folder of the first day."""
+    start = f"{frame['time'].min():%Y-%m-%d}"
+    encoded = [base64.b64encode(value.tobytes()).decode() for value in frame["embedding"]]
+    rows = frame.assign(
+        embedding=encoded,
+        schema_version=SCHEMA_VERSION,
+        record_id=[f"{start}-{number}" for number in range(len(frame))],
+        model_version=model.version,
+        class_list=model.class_list,
+    )
+    day = folder / RECORDS / f"date={start}"
+    day.mkdir(parents=True)
+    lines = rows.to_json(orient="records", lines=True, date_format="iso").encode().splitlines()
+    (day / f"00000000T000000.000000Z-abcdef-000000{CLOSED}").write_bytes(pack_lines(lines))
+    return str(folder)

@@ -35,7 +35,7 @@ def test_debug_shows_the_traceback() -> None:
     assert result.returncode == 1
 
 
-HELP = ("api", "predict", "pipeline", "train_job")
+HELP = ("api", "drift_api", "predict", "pipeline", "train_job")
 SCRIPTS = (*HELP, "train", "evaluate", "export", "sweep", "quickstart")
 
 

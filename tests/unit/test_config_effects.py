@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 
 from src.mlops import export
-from src.mlops.cloud import bootstrap, build, deploy, submit, teardown
+from src.mlops.cloud import bootstrap, build, deploy, drift_job, submit, teardown
 from src.mlops.config import AugmentationConfig, Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
@@ -176,6 +176,7 @@ def exported_variant(config: Config, folder: Path) -> object:
         patch.setattr(
             export, "export", lambda path, images=None, **options: calls.append((path, images is not None, options))
         )
+        patch.setattr(export, "add_reference", lambda file, pack: None)
         export.main(config)
     return calls
 
@@ -238,6 +239,8 @@ def in_cloud(config: Config, folder: Path) -> object:
         build.build(config.cloud)
         submit.train(config.cloud, folder)
         deploy.deploy(config.cloud)
+        if config.cloud.prediction_log:
+            drift_job.run_drift_job(config.cloud)
         teardown.teardown(config.cloud)
     return out.getvalue().replace(str(folder), "")
 
@@ -347,13 +350,14 @@ EFFECTS: dict[str, Effect] = {
     "hparams_search.space": Effect(searched, "hparams_search.space=[{{key: training.optimizer.lr, choices: [1.0]}}]"),
     "cloud.dry_run": Effect(in_cloud, "cloud.dry_run=false", refused="gcloud is not installed"),
     "cloud.teardown.confirm": Effect(confirmed, "cloud.teardown.confirm=my-project", ("cloud.dry_run=false",)),
+    "cloud.bucket": Effect(in_cloud, "cloud.bucket=other-bucket", ("cloud.prediction_log=null",)),
     **{
         f"cloud.{key}": Effect(in_cloud, f"cloud.{key}={value}")
         for key, value in {
             "project": "other-project",
             "region": "europe-west1",
-            "bucket": "other-bucket",
             "models": "gs://other/models",
+            "prediction_log": "gs://my-project-gtsrb/prediction_log/signs",
             "name": "signs",
             "github": "owner/signs",
             "tag": "v2",
@@ -373,6 +377,8 @@ EFFECTS: dict[str, Effect] = {
             "train.accelerators": 2,
             "train.replicas": 2,
             "train.hours": 3,
+            "drift.window": "7d",
+            "drift.schedule": "0 7 * * *",
             "build.train": "true",
             "build.deploy": "false",
             "budget": 50,
@@ -426,7 +432,12 @@ def result_of(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
             f"training.epochs={3 if probe is stopped else 2}",
             *("training.batch_size=16", "training.size_schedule=[]", "run_dir={folder}/run"),
             *("ckpt_path={folder}/latest/best_model.pth", "evaluation.reports_dir={folder}/reports"),
-            *("cloud.dry_run=true", "cloud.train.job=one", "cloud.tag=v1"),
+            *(
+                "cloud.dry_run=true",
+                "cloud.train.job=one",
+                "cloud.tag=v1",
+                "cloud.prediction_log=gs://my-project-gtsrb/prediction_log",
+            ),
             "hparams_search.trials=2",
         ]
         given = [override.format(folder=folder, **places) for override in (*base, *overrides)]

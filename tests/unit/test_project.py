@@ -85,7 +85,7 @@ def test_unusable_files(content: bytes | None, message: str, tmp_path: Path) -> 
         read_project(path)
 
 
-@pytest.mark.parametrize("kind", ["api", "train"])
+@pytest.mark.parametrize("kind", ["api", "train", "drift"])
 def test_container_images_have_the_file_where_it_is_read(kind: str) -> None:
     """The file is in /app/pyproject.toml, next to /app/src, and every user can read it."""
     final = (ROOT / f"dockerfiles/Dockerfile.{kind}").read_text().rpartition("\nFROM ")[2]

@@ -12,6 +12,7 @@ from tenacity import retry, retry_if_result, wait_fixed
 
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.jobs import (
     SUCCEEDED,
     SUMS,
@@ -80,12 +81,13 @@ def train(cloud: CloudConfig, target: Path) -> None:
     fetch_model(f"{output}/model", target)
 
 
-def job_file(names: Names, output: str) -> Path:
+def job_file(names: Names, output: str, image: str) -> Path:
     """Writes the description of the job to a file and returns its path.
 
     Args:
         names: Names of the resources.
         output: URL of the folder for the output of the job.
+        image: Address of the container image.
     """
     settings = names.cloud.train
     machine: dict[str, Any] = {"machineType": settings.machine}
@@ -97,7 +99,7 @@ def job_file(names: Names, output: str) -> Path:
         "vertex-job.yaml" if settings.replicas == 1 else "vertex-job-distributed.yaml",
         names.cloud,
         machine=machine,
-        image=names.image("train"),
+        image=image,
         arguments=[*data, *settings.options],
         environment=[{"name": "WANDB_SECRET", "value": secret}],  # the container reads it with its own account
         timeout=f"{settings.hours * 3600}s",
@@ -152,13 +154,12 @@ def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
         if settings.action == "start":
             mark_for_registration(output, name)
     else:
-        image = names.image("train")
-        gcloud.require_image(image)
+        image = pinned_image(gcloud, names, "train")
         request = Request(
             {"image": image, "data": settings.data, "options": list(settings.options)},
             register=settings.action == "start",
         )
-        attempt = start(gcloud, output, name, request, job_file(names, output))
+        attempt = start(gcloud, output, name, request, job_file(names, output, image))
     logger.info(
         "Started the job %s; show its log with `gcloud ai custom-jobs stream-logs %s --region=%s`. To wait for it and "
         "fetch its model, use -o cloud.train.job=%s",

@@ -1,6 +1,7 @@
 """Fits the calibration of a trained model again, with the current settings of `calibration`.
 
-`python -m src.mlops.evaluation.recalibrate calibration.coverage=0.99` changes the model at `ckpt_path` and its export.
+`python -m src.mlops.evaluation.recalibrate calibration.coverage=0.99` changes the model at `ckpt_path`. Export it again
+afterwards; `inv model.recalibrate` does both.
 """
 
 import logging
@@ -13,7 +14,6 @@ from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.modelfile.calibration import Calibration, warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain, write_content
-from src.mlops.modelfile.onnx_export import export
 
 logger = logging.getLogger("src.mlops.evaluation.recalibrate")
 
@@ -55,11 +55,5 @@ def calibrate(config: Config) -> Calibration:
     return calibration
 
 
-def main(config: Config) -> None:
-    """Calibrates the checkpoint and exports it."""
-    calibrate(config)
-    export(config.ckpt_path, opset=config.export.opset)
-
-
 if __name__ == "__main__":
-    hydra_main(main)
+    hydra_main(calibrate)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import tempfile
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
@@ -10,6 +12,7 @@ from src.mlops.cli import new_app, typer_main
 from src.mlops.errors import DataError, MissingFileError
 from src.mlops.io.storage import Storage, open_storage
 from src.mlops.monitoring.images import IMAGES, image_ending
+from src.mlops.monitoring.read import PARQUET, parquet_module, record_files
 from src.mlops.monitoring.segments import CLOSED, OPEN, RECORDS, pack_lines, read_lines
 
 logger = logging.getLogger(__name__)
@@ -33,8 +36,9 @@ class Erased(NamedTuple):
 def erase(url: str, request_id: str) -> Erased:
     """Deletes the records of a request and their images.
 
-    A record is deleted as a whole: its embedding and descriptors come from the image, too. All closed segments are
-    read, because a client can use the same ID on different days. Segments that are still written cannot be changed.
+    A record is deleted as a whole: its embedding and descriptors come from the image, too. All closed segments and
+    Parquet files are read, because a client can use the same ID on different days. Segments that are still written
+    cannot be changed.
 
     Args:
         url: The folder or `gs://` URL of the log.
@@ -47,14 +51,15 @@ def erase(url: str, request_id: str) -> Erased:
     images = [name for name in storage.names(IMAGES) if name.endswith(image_ending(request_id))]
     for name in images:
         storage.remove(name)
-    names = storage.names(RECORDS)
-    records = sum(_erase_in(storage, name, request_id) for name in names if name.endswith(CLOSED))
-    return Erased(records, len(images), sum(name.endswith(CLOSED + OPEN) for name in names))
+    records = sum(_erase_in(storage, name, request_id) for name in record_files(storage))
+    return Erased(records, len(images), sum(name.endswith(CLOSED + OPEN) for name in storage.names(RECORDS)))
 
 
 def _erase_in(storage: Storage, name: str, request_id: str) -> int:
-    """Deletes the records of a request in one segment. Returns their number."""
+    """Deletes the records of a request in one file. Returns their number."""
     try:
+        if name.endswith(PARQUET):
+            return _erase_in_parquet(storage, name, request_id)
         lines, fault = read_lines(storage.read(name))
     except MissingFileError:
         return 0  # deleted meanwhile
@@ -66,6 +71,22 @@ def _erase_in(storage: Storage, name: str, request_id: str) -> int:
     elif lines and not kept:
         storage.remove(name)
     return len(lines) - len(kept)
+
+
+def _erase_in_parquet(storage: Storage, name: str, request_id: str) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        path, others = Path(folder, "records.parquet"), Path(folder, "others.parquet")
+        storage.download(name, path)
+        try:
+            found, kept = parquet_module(storage).write_others(path, request_id, others)
+        except DataError as error:
+            logger.warning("%s/%s cannot be searched: %s", storage.url, name, error)
+            return 0
+        if found and kept:
+            storage.upload(others, name)
+        elif found:
+            storage.remove(name)
+        return int(found)
 
 
 def _is_of(line: bytes, request_id: str) -> bool:

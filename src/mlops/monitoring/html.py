@@ -125,7 +125,7 @@ def _examples(report: Report, finding: Finding, read_image: ReadImage) -> str:
         return ""
     stored = report.records["image"].notna().to_numpy()
     if finding.kind == "unknown":
-        stored &= report.stream.unknown
+        stored = stored & report.stream.unknown
     lines = []
     for title, rows in (
         ("before", slice(0, finding.since_row)),

@@ -13,33 +13,9 @@ from pydantic_core import to_json
 from src.mlops.data.classes import ClassList
 from src.mlops.inference.classifier import Prediction
 from src.mlops.monitoring.descriptors import DESCRIPTORS, describe
+from src.mlops.monitoring.schema import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1  # raised when a field changes its meaning or disappears; new fields do not raise it
 _LARGEST_HALF = 65_504.0  # of float16
-
-
-# docs/monitoring.md documents them. They are flat, because all readers load flat rows.
-FIELDS = (
-    "schema_version",
-    "record_id",
-    "time",
-    "request_id",
-    "model_version",
-    "class_list",
-    "predicted_class",
-    "class_name",
-    "probability",
-    "prediction_set",
-    "is_unknown",
-    "energy",
-    *DESCRIPTORS,
-    "width",
-    "height",
-    "jpeg_quality",
-    "latency_ms",
-    "image",
-    "embedding",
-)
 
 
 class Origin(NamedTuple):

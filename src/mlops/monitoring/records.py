@@ -5,22 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from src.mlops.errors import DataError
 from src.mlops.monitoring.observations import CAMERA, Floats, Observations, clusters, features
+from src.mlops.monitoring.schema import LARGEST
 
 logger = logging.getLogger(__name__)
-NEEDED = (
-    "time",
-    "model_version",
-    "class_list",
-    "predicted_class",
-    "probability",
-    "is_unknown",
-    "energy",
-    "embedding",
-    *CAMERA,
-)
+_NUMBERS = (*CAMERA, "probability", "energy")
+NEEDED = ("time", "model_version", "class_list", "predicted_class", "is_unknown", "embedding", *_NUMBERS)
 
 
 class Model(NamedTuple):
@@ -34,28 +27,23 @@ def model_of(frame: pd.DataFrame) -> Model:
     """Returns the model of the newest record.
 
     Raises:
-        DataError: There are no records, or they do not have the columns of `NEEDED`.
+        DataError: There are no records.
     """
-    if missing := [name for name in NEEDED if name not in frame]:
-        raise DataError(
-            f"The records have no {', '.join(missing)}. They were written by another release; drift is measured on "
-            "records of this one."
-        )
     if frame.empty:
         raise DataError(
             "The window contains no records. Check that the prediction log is on, and choose another window."
         )
-    newest = int(frame["time"].to_numpy().argmax())
+    newest = int(_times(frame).fillna(pd.Timestamp(0, tz="UTC")).to_numpy().argmax())
     return Model(str(frame["model_version"].iloc[newest]), str(frame["class_list"].iloc[newest]))
 
 
 def observe(frame: pd.DataFrame, centres: Floats, model: Model, seconds: float) -> tuple[Observations, pd.DataFrame]:
     """Computes the features of records and groups them into clusters.
 
-    Records of other models, and records with missing or infinite values, are left out with a warning.
+    Records of other models, and records with missing or impossible values in `NEEDED`, are left out with a warning.
 
     Args:
-        frame: Records with the columns of `NEEDED`, in any order. `embedding` holds arrays, float16 [D].
+        frame: Records as `read_frame` returns them, in any order. `embedding` holds arrays, float16 [D].
         centres: Mean embedding of each class, float32 [C, D].
         model: The model to judge.
         seconds: Longest time between two frames of one physical sign; 0: all records are independent.
@@ -66,35 +54,66 @@ def observe(frame: pd.DataFrame, centres: Floats, model: Model, seconds: float) 
     Raises:
         DataError: No record is left.
     """
-    own = (frame["model_version"] == model.version) & (frame["class_list"] == model.class_list)
+    frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *NEEDED])))
+    own = ((frame["model_version"] == model.version) & (frame["class_list"] == model.class_list)).to_numpy(bool)
     if not own.all():
         others = sorted(frame.loc[~own, "model_version"].astype(str).unique())
         logger.warning("Left out %d records of other models or class lists: %s", (~own).sum(), ", ".join(others[:5]))
     frame = frame[own]
-    numbers = frame[[*CAMERA, "probability", "energy"]].to_numpy(np.float32)
-    classes, length = centres.shape
-    fits = np.array([getattr(value, "shape", None) == (length,) for value in frame["embedding"]], bool)
-    predicted = pd.to_numeric(frame["predicted_class"], errors="coerce").fillna(-1).to_numpy(np.int64)
-    usable = np.isfinite(numbers).all(axis=1) & fits & (predicted >= 0) & (predicted < classes)
-    usable &= frame["time"].notna().to_numpy()
-    if not usable.all():
-        logger.warning("Left out %d records with missing or impossible values", (~usable).sum())
-    frame = frame[usable]
-    if frame.empty:
-        raise DataError(f"The window contains no usable records of the model {model.version}. Choose another window.")
-    frame = frame.sort_values("time", kind="stable", ignore_index=True)  # clocks jump
-    numbers = frame[[*CAMERA]].to_numpy(np.float32)
+    frame = frame.assign(time=_times(frame), **{name: _numbers(frame[name]) for name in (*_NUMBERS, "predicted_class")})
+    frame = _usable(frame, centres, model).sort_values("time", kind="stable", ignore_index=True)  # clocks jump
     embedding = np.stack(list(frame["embedding"])).astype(np.float16, copy=False)
     time = np.asarray((frame["time"] - pd.Timestamp(0, tz="UTC")).dt.total_seconds(), np.float64)
     predicted = frame["predicted_class"].to_numpy(np.int64)
-    values = features(
-        dict(zip(CAMERA, numbers.T, strict=True)),
-        predicted,
-        frame["probability"].to_numpy(np.float32),
-        frame["energy"].to_numpy(np.float32),
-        embedding,
-        centres,
-    )
+    numbers = {name: frame[name].to_numpy(np.float32) for name in _NUMBERS}
+    values = features(numbers, predicted, numbers["probability"], numbers["energy"], embedding, centres)
     cluster = clusters(time, predicted, embedding, seconds)
     unknown = frame["is_unknown"].to_numpy(bool)
     return Observations(time, predicted, unknown, values, cluster), frame.drop(columns="embedding")
+
+
+def _usable(frame: pd.DataFrame, centres: Floats, model: Model) -> pd.DataFrame:
+    """Leaves out records with missing or impossible values, and reports which fields have them."""
+    classes, length = centres.shape
+    predicted = frame["predicted_class"]
+    good = {
+        **{name: (frame[name].abs() <= LARGEST).to_numpy() for name in _NUMBERS},
+        "time": frame["time"].notna().to_numpy(),
+        "probability": frame["probability"].between(0, 1).to_numpy(),
+        "predicted_class": (predicted.between(0, classes - 1) & (predicted % 1 == 0)).to_numpy(),
+        "is_unknown": np.array([isinstance(value, bool | np.bool_) for value in frame["is_unknown"]], bool),
+        "embedding": np.array([_is_embedding(value, length) for value in frame["embedding"]], bool),
+    }
+    usable = np.logical_and.reduce(list(good.values()))
+    if usable.all() and len(frame):
+        return frame
+    reasons = ", ".join(f"{name} ({(~fine).sum()})" for name, fine in good.items() if not fine.all())
+    if not usable.any():
+        raise DataError(
+            f"The window contains no usable records of the model {model.version}: {len(frame)} have missing or "
+            f"impossible values{f' in {reasons}' if reasons else ''}. Choose another window."
+        )
+    logger.warning("Left out %d records with missing or impossible values in %s", (~usable).sum(), reasons)
+    return frame[usable]
+
+
+def _times(frame: pd.DataFrame) -> "pd.Series[pd.Timestamp]":
+    return pd.to_datetime(frame["time"], utc=True, errors="coerce")
+
+
+def _numbers(column: "pd.Series[float]") -> NDArray[np.float64]:
+    """Returns the numbers of a column, float64 [N]; NaN for everything else."""
+    if pd.api.types.is_numeric_dtype(column):
+        return np.asarray(column.to_numpy(np.float64, na_value=np.nan), np.float64)
+    return np.array(
+        [value if isinstance(value, int | float) and abs(value) <= LARGEST else np.nan for value in column], np.float64
+    )
+
+
+def _is_embedding(value: object, length: int) -> bool:
+    return (
+        isinstance(value, np.ndarray)
+        and value.shape == (length,)
+        and value.dtype == np.float16
+        and bool(np.isfinite(value).all())
+    )

@@ -24,7 +24,7 @@ from src.mlops.project import Project, load_project
 from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin, RequireKey
 from src.mlops.serving.batcher import Batcher
-from src.mlops.serving.middleware import Limits, RequestContext, too_large
+from src.mlops.serving.middleware import FORM_OVERHEAD, Limits, RequestContext, too_large
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.pages import PAGE, page_routes
 from src.mlops.serving.rate_limit import RateLimit
@@ -85,10 +85,15 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
         # OpenTelemetry's standard variables set the target of traces and metrics. Without them nothing is exported.
         telemetry={"auto_configure": True, "operation_spans": False, "logs": False},
     )
-    app.openapi = _completed(app.openapi, models)  # type: ignore[method-assign]
     app.router.default = _ignore_trailing_slash(app)
     errors.install(app)
-    app.add_middleware(Limits, settings=settings)  # the middleware added last is the outermost
+    app.openapi = _completed(app.openapi, models)  # type: ignore[method-assign]
+    image = f"An image has at most {settings.max_upload_bytes:,} bytes."
+    app.add_middleware(  # the middleware added last is the outermost
+        Limits,
+        max_body=settings.max_batch_bytes + FORM_OVERHEAD,
+        too_large=f"{too_large(settings.max_batch_bytes)} {image}",
+    )
     if origins := settings.listed(settings.cors_origins):
         app.add_middleware(
             CORSMiddleware,
@@ -221,7 +226,7 @@ def _public_routes(models: ModelHolder) -> APIRouter:
 
 def _admin_routes(settings: Settings, models: ModelHolder) -> APIRouter:
     """Returns the routes that need the admin token."""
-    router = APIRouter(prefix="/admin", dependencies=[Depends(RequireAdmin(settings))])
+    router = APIRouter(prefix="/admin", dependencies=[Depends(RequireAdmin(settings.admin_token))])
 
     @router.post("/reload", responses=errors.documented(401, 409))
     async def reload() -> Health:
@@ -266,11 +271,10 @@ def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
 
 
 def _completed(generate: Callable[[], dict[str, Any]], models: ModelHolder) -> Callable[[], dict[str, Any]]:
-    """Adds what FastAPI cannot generate: the schema of error responses, and examples with the classes of the model."""
+    """Adds what FastAPI cannot generate: examples with the classes of the model."""
 
     def complete() -> dict[str, Any]:
         document = generate()
-        document["components"]["schemas"]["Problem"] = errors.SCHEMA
         answer = example(models.classifier.info.classes if models.classifier else None)
         for path, value in [("/cv_model/", answer), ("/cv_model/batch", {"results": [answer, REFUSED_EXAMPLE]})]:
             success = document["paths"][path]["post"]["responses"]["200"]

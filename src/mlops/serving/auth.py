@@ -3,6 +3,7 @@
 import hmac
 
 from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import SecretStr
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 
@@ -42,13 +43,14 @@ class RequireAdmin(HTTPBearer):
     """A dependency that accepts only requests with the admin token. Without a configured token, it rejects all.
 
     Args:
-        settings: The settings of the service.
+        token: The token; None if none is configured.
+        variable: Name of the environment variable with the token.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(scheme_name="admin", description="The value of MLOPS_ADMIN_TOKEN.")
+    def __init__(self, token: SecretStr | None, variable: str = "MLOPS_ADMIN_TOKEN") -> None:
+        super().__init__(scheme_name="admin", description=f"The value of {variable}.")
         # Files that contain a token often end with a newline.
-        self._token = settings.admin_token.get_secret_value().strip().encode() if settings.admin_token else b""
+        self._token = token.get_secret_value().strip().encode() if token else b""
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Checks the header Authorization.

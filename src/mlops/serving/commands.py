@@ -1,6 +1,10 @@
-"""Starts the service from the command line: `python -m src.mlops.api --port 8000 --workers 2`, or `inv api`."""
+"""Starts a service from the command line.
 
-from typing import Annotated, Any
+`python -m src.mlops.api --port 8000 --workers 2` or `inv api`; `python -m src.mlops.drift_api` or `inv drift.api`.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -10,25 +14,47 @@ from src.mlops.errors import ServiceError, describe
 from src.mlops.project import load_project
 from src.mlops.serving.logs import start_logging
 from src.mlops.serving.server import run
-from src.mlops.serving.settings import Settings
+from src.mlops.serving.settings import DriftSettings, ServerSettings, Settings
 
-app = new_app()
+app, drift = new_app(), new_app()
+Host = Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0: all interfaces.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on.")]
+RootPath = Annotated[str | None, typer.Option(help="Path of the service behind a proxy, such as /signs.")]
+S = TypeVar("S", bound=ServerSettings)
 
 
 @app.command("api")
 def serve(
     model: Annotated[str | None, typer.Option(help="Model file; latest: last trained model; none: no model.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 0.0.0.0: all interfaces.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    host: Host = None,
+    port: Port = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes, best the number of CPU cores.")] = None,
-    root_path: Annotated[str | None, typer.Option(help="Path of the service behind a proxy, such as /signs.")] = None,
+    root_path: RootPath = None,
 ) -> None:
     """Starts the service. Options override variables such as MLOPS_PORT; docs/serving.md lists all settings."""
-    given: dict[str, Any] = {"model": model, "host": host, "port": port, "workers": workers, "root_path": root_path}
-    try:
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise ServiceError(f"{'; '.join(describe(error))}. docs/serving.md lists all settings.") from error
+    settings = _read(Settings, "serving.md", model=model, host=host, port=port, workers=workers, root_path=root_path)
     load_project()  # reports an error here, and not once in each worker
     start_logging(settings)
-    run(settings)
+    run(settings, "src.mlops.api:app", settings.workers)
+
+
+@drift.command("drift-api")
+def serve_drift(
+    log: Annotated[str | None, typer.Option(help="Folder or gs:// URL of the prediction log.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose records are judged.")] = None,
+    host: Host = None,
+    port: Port = None,
+    root_path: RootPath = None,
+) -> None:
+    """Starts the drift service. Options override variables such as MLOPS_DRIFT_PORT; docs/drift.md lists all."""
+    settings = _read(DriftSettings, "drift.md", log_url=log, model=model, host=host, port=port, root_path=root_path)
+    start_logging(settings)
+    run(settings, "src.mlops.drift_api:app")
+
+
+def _read(kind: Callable[..., S], page: str, **given: str | int | None) -> S:
+    """Reads the settings of a service. Options that are None are not given."""
+    try:
+        return kind(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ServiceError(f"{'; '.join(describe(error))}. docs/{page} lists all settings.") from error

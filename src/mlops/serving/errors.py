@@ -51,12 +51,15 @@ def status_of(error: ImageError) -> int:
     return 415 if isinstance(error, UnsupportedImageError) else 422
 
 
-def documented(*statuses: int, success: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+def documented(
+    *statuses: int, success: dict[str, Any] | None = None, meanings: dict[int, str] = _MEANING
+) -> dict[int | str, dict[str, Any]]:
     """Describes the responses of a route for the OpenAPI document.
 
     Args:
         statuses: HTTP statuses of the possible errors.
         success: Content of a successful response, by media type; None leaves it to FastAPI.
+        meanings: What each status means.
 
     Returns:
         A description for each status.
@@ -64,7 +67,7 @@ def documented(*statuses: int, success: dict[str, Any] | None = None) -> dict[in
     found: dict[int | str, dict[str, Any]] = {200: {"content": success}} if success else {}
     return found | {
         status: {
-            "description": _MEANING[status],
+            "description": meanings[status],
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
@@ -85,7 +88,15 @@ SCHEMA = {
 
 
 def install(app: FastAPI) -> None:
-    """Makes an application answer every error with problem details."""
+    """Makes an application answer every error with problem details, and adds their schema to its OpenAPI document."""
+    generate = app.openapi
+
+    def with_schema() -> dict[str, Any]:
+        document = generate()
+        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = SCHEMA
+        return document
+
+    app.openapi = with_schema  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ImageError, _on_image_error)
     app.add_exception_handler(RequestValidationError, _on_bad_request)

@@ -11,12 +11,12 @@ from typing import Any
 
 from src.mlops.io import logs
 from src.mlops.io.files import to_json
-from src.mlops.serving.settings import Settings
+from src.mlops.serving.settings import ServerSettings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
-def start_logging(settings: Settings) -> None:
+def start_logging(settings: ServerSettings) -> None:
     """Starts the logging of this process with the format and level of the settings."""
     logs.start_logging(settings.log_level, JsonFormatter() if settings.log_format == "json" else TextFormatter())
 

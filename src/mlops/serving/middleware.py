@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from src.mlops.serving import prometheus
 from src.mlops.serving.errors import FAILED, RETRY_AFTER, problem
 from src.mlops.serving.logs import REQUEST_ID
-from src.mlops.serving.settings import MAX_HEADER_BYTES, Settings
+from src.mlops.serving.settings import MAX_HEADER_BYTES
 from src.mlops.serving.shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
@@ -125,15 +125,14 @@ class Limits:
 
     Args:
         app: The wrapped application.
-        settings: The settings of the service.
+        max_body: Maximum size of a body in bytes.
+        too_large: Message for a larger one.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, max_body: int, too_large: str) -> None:
         self._app = app
-        self._too_large = (
-            f"{too_large(settings.max_batch_bytes)} An image has at most {settings.max_upload_bytes:,} bytes."
-        )
-        self._max_body = settings.max_batch_bytes + FORM_OVERHEAD
+        self._too_large = too_large
+        self._max_body = max_body
         self._left = _BATCHES_HELD * self._max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,7 +223,7 @@ class Limits:
         encoding = header(scope, b"content-encoding")
         if encoding.strip().lower() not in (b"", b"identity"):
             detail = (
-                f"The content encoding {encoding[:80].decode('latin-1')} is not supported. Send the image without "
+                f"The content encoding {encoding[:80].decode('latin-1')} is not supported. Send the body without "
                 "Content-Encoding."
             )
             return problem(415, detail, {"Accept-Encoding": "identity"})

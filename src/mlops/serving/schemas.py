@@ -7,7 +7,7 @@ from src.mlops.data.classes import ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.statements import statements_of
 from src.mlops.inference.classifier import Classifier, Prediction
-from src.mlops.monitoring.record import FIELDS
+from src.mlops.monitoring.schema import FIELDS
 from src.mlops.serving.settings import Settings
 
 

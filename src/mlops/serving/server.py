@@ -12,7 +12,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from src.mlops.errors import ServiceError
-from src.mlops.serving.settings import MAX_HEADER_BYTES, Settings
+from src.mlops.serving.settings import MAX_HEADER_BYTES, ServerSettings
 from src.mlops.serving.shared import shared_folder
 
 logger = logging.getLogger(__name__)
@@ -21,11 +21,13 @@ HEADER_SECONDS = 10.0  # limit for receiving the headers of a request, and for a
 STOP_SECONDS = 60  # time after SIGTERM in which workers can answer their requests
 
 
-def run(settings: Settings) -> None:
-    """Runs the service until SIGTERM or Ctrl-C.
+def run(settings: ServerSettings, target: str, workers: int = 1) -> None:
+    """Runs a service until SIGTERM or Ctrl-C.
 
     Args:
         settings: The settings of the service. The workers read them from the environment.
+        target: Module and name of the application, such as `src.mlops.api:app`.
+        workers: Number of processes.
 
     Raises:
         ServiceError: The port cannot be used, or the workers do not start.
@@ -37,13 +39,13 @@ def run(settings: Settings) -> None:
     # A worker inherits Granian's handler, which would ignore SIGTERM until the worker has installed its own.
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     os.environ |= settings.as_environment()
-    with shared_folder(settings.workers):
+    with shared_folder(workers):
         server = Granian(
-            "src.mlops.api:app",
+            target,
             address=address,
             port=settings.port,
             interface=Interfaces.ASGI,
-            workers=settings.workers,
+            workers=workers,
             http=HTTPModes.http1,
             websockets=False,
             loop=Loops.auto,
@@ -81,7 +83,7 @@ def _allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def resolve(settings: Settings) -> str:
+def resolve(settings: ServerSettings) -> str:
     """Returns the IP address of the host, and checks that the port can be used.
 
     Granian takes no host names, and its own error is a traceback.

@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
 from limits import parse_many
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from src.mlops.modelfile.locate import LATEST
@@ -15,22 +15,90 @@ NO_MODEL = "none"
 MAX_HEADER_BYTES = 16 * 1024  # of the request line and all headers
 
 
-class Settings(BaseSettings):
-    """Settings of the service, read from environment variables with the prefix `MLOPS_`. Some are also options."""
+Port = Annotated[int, Field(ge=1, le=65535, description="port to listen on")]
+
+
+class ServerSettings(BaseSettings):
+    """Settings that the service and the drift service share."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MLOPS_",
         env_ignore_empty=True,
         hide_input_in_errors=True,  # it can contain keys, and uvicorn logs the error
     )
+
+    host: Annotated[str, Field(description="address to listen on; 0.0.0.0: all interfaces")] = "127.0.0.1"
+    port: Port = 8000
+    root_path: Annotated[str, Field(description="path of the service behind a proxy, such as /signs; empty: none")] = ""
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="text or json; json is the format of Cloud Logging")
+    ] = "text"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="debug, info, warning or error; info logs rejected requests, debug logs all requests"),
+    ] = "info"
+
+    def as_environment(self) -> dict[str, str]:
+        """Returns the environment variables that pass these settings to another process."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            f"{self.model_config['env_prefix']}{name.upper()}": value.get_secret_value()
+            if isinstance(value, SecretStr)
+            else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, given: str) -> str:
+        if not re.fullmatch(r"(/[\w.~/-]*[\w.~-])?", given):
+            raise ValueError(f"must start with a slash and not end with one, such as /signs, but is {given!r}")
+        return given
+
+    @field_validator("log_url", check_fields=False)
+    @classmethod
+    def _supported(cls, given: str) -> str:
+        if "://" in given and not re.fullmatch(r"gs://[\w.-]+(/.*)?", given):
+            raise ValueError(f"must be a folder, or a URL such as gs://bucket/folder, but is {given!r}")
+        return given
+
+    @field_validator("api_keys", "admin_token", "token", check_fields=False)
+    @classmethod
+    def _usable(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # A value without keys, such as "${KEY_A},${KEY_B}" with both unset, must not disable the check of keys.
+        if given is not None and not (cls.listed(given) and given.get_secret_value().isascii()):
+            needed = cls.model_fields[str(info.field_name)].is_required()
+            hint = "" if needed else "; leave it unset to use no key"
+            raise ValueError(f"must contain at least one key, in ASCII characters only{hint}")
+        return given
+
+    @staticmethod
+    def listed(value: str | SecretStr | None) -> list[str]:
+        """Splits a value at its commas and drops empty entries."""
+        plain = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+        return [entry.strip() for entry in plain.split(",") if entry.strip()]
+
+
+class DriftSettings(ServerSettings):
+    """Settings of the drift service, read from environment variables with the prefix `MLOPS_DRIFT_`."""
+
+    model_config = SettingsConfigDict(env_prefix="MLOPS_DRIFT_")
+
+    log_url: Annotated[str, Field(min_length=1, description="prediction log: folder or gs:// URL")]
+    token: Annotated[SecretStr, Field(description="bearer token for all routes but /health/live and /metrics")]
+    model: Annotated[str, Field(description="model file; latest: last trained model")] = LATEST
+    port: Port = 8002
+
+
+class Settings(ServerSettings):
+    """Settings of the service, read from environment variables with the prefix `MLOPS_`. Some are also options."""
+
+    model_config = SettingsConfigDict(env_prefix="MLOPS_")
 
     model: Annotated[str, Field(description="model file; latest: last trained model; none: no model")] = LATEST
     allow_other_classes: Annotated[
         bool, Field(description="whether a model with other classes can replace the loaded one without a restart")
     ] = False
-    host: Annotated[str, Field(description="address to listen on; 0.0.0.0: all interfaces")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
-    root_path: Annotated[str, Field(description="path of the service behind a proxy, such as /signs; empty: none")] = ""
     workers: Annotated[
         int,
         Field(
@@ -68,13 +136,6 @@ class Settings(BaseSettings):
     cors_origins: Annotated[
         str, Field(description="origins of web pages that can call the service, separated by commas; empty: none")
     ] = ""
-    log_format: Annotated[
-        Literal["text", "json"], Field(description="text or json; json is the format of Cloud Logging")
-    ] = "text"
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        Field(description="debug, info, warning or error; info logs rejected requests, debug logs all requests"),
-    ] = "info"
     log_url: Annotated[
         str, Field(description="prediction log: folder or gs:// URL; empty: predictions are not recorded")
     ] = ""
@@ -118,37 +179,6 @@ class Settings(BaseSettings):
             image_days=self.log_image_days,
             image_bytes=self.log_image_bytes,
         )
-
-    def as_environment(self) -> dict[str, str]:
-        """Returns the environment variables that pass these settings to another process."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {
-            f"MLOPS_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            for name, value in values.items()
-            if value is not None
-        }
-
-    @field_validator("api_keys", "admin_token")
-    @classmethod
-    def _usable(cls, given: SecretStr | None) -> SecretStr | None:
-        # A value without keys, such as "${KEY_A},${KEY_B}" with both unset, must not disable the check of keys.
-        if given is not None and not (cls.listed(given) and given.get_secret_value().isascii()):
-            raise ValueError("must contain at least one key, in ASCII characters only; leave it unset to use no key")
-        return given
-
-    @field_validator("root_path")
-    @classmethod
-    def _path(cls, given: str) -> str:
-        if not re.fullmatch(r"(/[\w.~/-]*[\w.~-])?", given):
-            raise ValueError(f"must start with a slash and not end with one, such as /signs, but is {given!r}")
-        return given
-
-    @field_validator("log_url")
-    @classmethod
-    def _supported(cls, given: str) -> str:
-        if "://" in given and not re.fullmatch(r"gs://[\w.-]+(/.*)?", given):
-            raise ValueError(f"must be a folder, or a URL such as gs://bucket/folder, but is {given!r}")
-        return given
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -197,9 +227,3 @@ class Settings(BaseSettings):
         if self.log_images and not self.log_url:
             raise ValueError(f"log_images is {self.log_images}, but log_url, the place for the images, is empty")
         return self
-
-    @staticmethod
-    def listed(value: str | SecretStr | None) -> list[str]:
-        """Splits a value at its commas and drops empty entries."""
-        plain = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
-        return [entry.strip() for entry in plain.split(",") if entry.strip()]

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pandas.testing import assert_frame_equal
 
+from src.mlops.errors import UnreachableError
 from src.mlops.monitoring import spool
+from src.mlops.monitoring.compact import compact
 from src.mlops.monitoring.erase import erase
+from src.mlops.monitoring.frame import read_frame
 from src.mlops.monitoring.prediction_log import LogOptions, PredictionLog
 from src.mlops.monitoring.read import read_records
-from tests.helpers.recording import PNG, Counts, batch, wait_until
+from tests.helpers.recording import PNG, Counts, batch, record_lines, store_segment, wait_until
 from tests.helpers.storage_emulator import BUCKET
 
 if TYPE_CHECKING:
@@ -107,6 +111,35 @@ def test_several_processes_share_a_spool(cloud: "Cloud", tmp_path: Path) -> None
     wanted = [f"{name}-{number}" for name in ("one", "two") for number in range(10)]
     assert sorted(record["request_id"] for record in read_records(URL)) == wanted
     assert spooled(tmp_path) == []
+
+
+def test_compaction(cloud: "Cloud") -> None:
+    for number in range(3):
+        store_segment(URL, str(number), record_lines(f"a-{number}", f"b-{number}"))
+    before = read_frame(URL)
+    assert compact(URL) == (1, 3, 6)
+    [name] = cloud.objects()
+    assert name.startswith("log/records/date=2026-11-28/compacted-")
+    assert_frame_equal(read_frame(URL), before)
+    store_segment(URL, "late", record_lines("late"))
+    assert compact(URL) == (1, 2, 7)
+    assert erase(URL, "b-1") == (1, 0, 0)
+    assert [record["request_id"] for record in read_records(URL)] == ["late", "a-0", "b-0", "a-1", "a-2", "b-2"]
+    assert len(cloud.objects()) == 1
+
+
+def test_compaction_with_a_bucket_that_fails(cloud: "Cloud", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.mlops.io.bucket.ATTEMPTS", 1)
+    store_segment(URL, "0", record_lines("a"))
+    store_segment(URL, "1", record_lines("b"))
+    for method in ("POST", "DELETE"):
+        cloud.fail("503", method=method)
+        with pytest.raises(UnreachableError):
+            compact(URL)
+        cloud.heal()
+        assert sorted(record["request_id"] for record in read_records(URL)) == ["a", "b"]
+    assert compact(URL) == (1, 3, 2)
+    assert len(cloud.objects()) == 1
 
 
 def test_a_spool_of_another_user_is_not_used(

@@ -95,7 +95,7 @@ def test_nothing_is_pushed_before_the_tests(workspace: Workspace) -> None:
     assert workspace.build()
     calls = workspace.calls()
     pushes = [i for i, call in enumerate(calls) if call.startswith("docker push")]
-    assert len(pushes) == 2
+    assert len(pushes) == 3
     assert calls.index("uv run inv test") < min(pushes)
     assert max(pushes) < next(i for i, call in enumerate(calls) if "src.mlops.cloud.deploy" in call)
     assert any("--tag=r/p/gtsrb/api:abc --tag=r/p/gtsrb/api:latest --cache-from=" in call for call in calls)

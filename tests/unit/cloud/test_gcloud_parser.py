@@ -16,6 +16,7 @@ from src.mlops.cloud import submit as submit_module
 from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
+from src.mlops.cloud.drift_job import run_drift_job
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.jobs import Attempt, keep_first
 from src.mlops.cloud.names import Names
@@ -59,16 +60,20 @@ def test_every_command_is_valid(gcloud: Double, cloud: Cloud, tmp_path: Path, mo
         [
             *("cloud.tag=abc", "cloud.github=owner/name", "cloud.serve.public=true"),
             "cloud.teardown.confirm=my-project",
+            "cloud.prediction_log=gs://my-project-gtsrb/prediction_log",
         ]
     ).cloud
     private = settings.model_copy(update={"serve": settings.serve.model_copy(update={"public": False})})
     bootstrap(settings)
     build(settings)
     train(settings, tmp_path)
-    gcloud.set_state(jobs=[{"name": "customJobs/78", "state": "JOB_STATE_RUNNING"}])
+    gcloud.set_state(jobs=[{**gcloud.jobs()[0], "path": "customJobs/78"}])
     keep_first(Gcloud(settings), [Attempt("customJobs/78", "JOB_STATE_RUNNING"), Attempt("customJobs/77", "")])
     deploy(settings, lambda *_: None)
     deploy(private, lambda *_: None)
+    run_drift_job(settings)
+    run_drift_job(settings)  # updates the schedule
+    run_drift_job(settings.model_copy(update={"drift": settings.drift.model_copy(update={"schedule": None})}))
     teardown(settings)
     teardown(settings.model_copy(update={"teardown": settings.teardown.model_copy(update={"data": True})}))
     commands = [list(words) for words in dict.fromkeys(map(tuple, gcloud.arguments()))]
@@ -115,6 +120,17 @@ def test_jobs_match_the_schema_of_vertex_ai(replicas: int) -> None:
     assert result.returncode == 0, result.stderr
     job["workerPoolSpecs"][0]["machineSpec"]["acceleratorTypo"] = "x"
     assert "acceleratorTypo" in check(job, *kind).stderr
+
+
+def test_the_drift_job_matches_the_schema_of_cloud_run(gcloud: Double) -> None:
+    settings = quick_config(["cloud.tag=abc", "cloud.prediction_log=gs://my-project-gtsrb/prediction_log"]).cloud
+    run_drift_job(settings)
+    [path] = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "jobs", "replace"]]
+    job = yaml.safe_load(Path(path).read_text())
+    result = check(job, "run", "v1", "Job")
+    assert result.returncode == 0, result.stderr
+    job["spec"]["template"]["spec"]["taskCont"] = 2
+    assert "taskCont" in check(job, "run", "v1", "Job").stderr
 
 
 def test_the_lifecycle_matches_the_schema_of_cloud_storage() -> None:

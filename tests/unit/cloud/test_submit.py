@@ -31,6 +31,15 @@ def settings(*overrides: str) -> CloudConfig:
     return quick_config([f"cloud.{override}" for override in ("tag=abc", *overrides)]).cloud
 
 
+@pytest.fixture
+def gcloud(ready: Double) -> Double:
+    """Returns the double after a bootstrap and a build."""
+    state = ready.state()
+    state["images"]["europe-west4-docker.pkg.dev/my-project/gtsrb/train:def"] = "sha256:other"
+    ready.write(state)
+    return ready
+
+
 @pytest.fixture(autouse=True)
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns the URLs of the models that were fetched. Nothing is transferred, and nobody waits."""
@@ -71,7 +80,7 @@ class TestOneJob:
     def test_names_differ_in_the_same_second(self, gcloud: Double, cloud: Cloud, tmp_path: Path) -> None:
         train(settings(START), tmp_path)
         train(settings(START), tmp_path)
-        assert len({job["displayName"] for job in gcloud.jobs()}) == 2
+        assert len({job["name"] for job in gcloud.jobs()}) == 2
 
     def test_the_model_of_a_successful_job_is_fetched_without_a_new_job(
         self, gcloud: Double, cloud: Cloud, tmp_path: Path, fetched: list[str]
@@ -90,7 +99,7 @@ class TestOneJob:
     def test_a_lost_response_starts_no_second_job(
         self, gcloud: Double, cloud: Cloud, tmp_path: Path, stderr: str
     ) -> None:
-        gcloud.script({"match": "custom-jobs create", "stderr": stderr, "acts": True})
+        gcloud.script({"match": "custom-jobs create", "stderr": stderr, "after": True})
         train(settings(NAMED, START), tmp_path)
         assert creations(gcloud) == 1
         assert len(gcloud.jobs()) == 1
@@ -98,7 +107,7 @@ class TestOneJob:
     def test_an_unknown_error_after_a_start_starts_no_second_job(
         self, gcloud: Double, cloud: Cloud, tmp_path: Path
     ) -> None:
-        gcloud.script({"match": "custom-jobs create", "stderr": "ERROR: gcloud crashed (ReadTimeout)", "acts": True})
+        gcloud.script({"match": "custom-jobs create", "stderr": "ERROR: gcloud crashed (ReadTimeout)", "after": True})
         train(settings(NAMED), tmp_path)
         assert len(gcloud.jobs()) == 1
 
@@ -117,7 +126,7 @@ class TestOneJob:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         gcloud.set_state(job_state="JOB_STATE_RUNNING")
-        job = {"name": "projects/1/x/customJobs/70", "displayName": "gtsrb-run-7", "state": "JOB_STATE_RUNNING"}
+        job = {"path": "x/customJobs/70", "name": "gtsrb-run-7", "state": "JOB_STATE_RUNNING", "error": ""}
         meanwhile("custom-jobs create", lambda: gcloud.set_state(jobs=[job]))
         train(settings(NAMED, START), tmp_path)
         assert [job["state"] for job in gcloud.jobs()] == ["JOB_STATE_RUNNING", "JOB_STATE_CANCELLED"]
@@ -149,7 +158,7 @@ class TestOneJob:
         assert creations(gcloud) == 1
 
     def test_a_job_with_another_name_is_not_taken_for_it(self, gcloud: Double, cloud: Cloud, tmp_path: Path) -> None:
-        job = {"name": "projects/1/x/customJobs/70", "displayName": "GTSRB-run-7", "state": "JOB_STATE_RUNNING"}
+        job = {"path": "x/customJobs/70", "name": "GTSRB-run-7", "state": "JOB_STATE_RUNNING", "error": ""}
         gcloud.set_state(jobs=[job])
         train(settings(NAMED, START), tmp_path)
         assert len(gcloud.jobs()) == 2
@@ -161,7 +170,7 @@ class TestOneJob:
         gcloud.set_state(job_state="JOB_STATE_SUCCEEDED")
         train(settings(NAMED), tmp_path)
         assert [job["state"] for job in gcloud.jobs()] == ["JOB_STATE_FAILED", "JOB_STATE_SUCCEEDED"]
-        assert json.loads(cloud.objects()[REQUEST])["earlier"] == [gcloud.jobs()[0]["name"]]
+        assert json.loads(cloud.objects()[REQUEST])["earlier"] == [gcloud.jobs()[0]["path"]]
 
 
 class TestNames:
@@ -170,7 +179,7 @@ class TestNames:
     ) -> None:
         train(settings(NAMED, START), tmp_path)
         gcloud.forget()
-        for other in ("train.options=[data=gcs]", "tag=def", "train.data=gs://b/x.zip"):
+        for other in ("train.options=[data=gcs]", "tag=def", "train.data=gs://my-project-gtsrb/gtsrb/raw/x.zip"):
             with pytest.raises(CloudError, match=r"gtsrb-run-7 is taken .*cloud\.train\.job"):
                 train(settings(NAMED, START, other), tmp_path)
         assert creations(gcloud) == 0
@@ -263,7 +272,7 @@ class TestFetch:
         if state:
             gcloud.set_state(job_state=state)
             train(settings(NAMED, START), tmp_path)
-        gcloud.forget() if state else None
+        gcloud.forget() if (gcloud.folder / "calls.jsonl").exists() else None
         with pytest.raises(CloudError, match=message):
             train(settings(NAMED, "train.action=fetch"), tmp_path)
         assert creations(gcloud) == 0
@@ -281,9 +290,8 @@ class TestFetch:
         assert page in str(caught.value)
 
     def test_no_image(self, gcloud: Double, cloud: Cloud, tmp_path: Path) -> None:
-        gcloud.fails("images describe", "ERROR: Image not found.")
-        with pytest.raises(CloudError, match=r"/train:abc.*inv gcp\.build"):
-            train(settings(NAMED), tmp_path)
+        with pytest.raises(CloudError, match=r"/train:unknown.*inv gcp\.build"):
+            train(settings(NAMED, "tag=unknown"), tmp_path)
         assert cloud.objects() == {}
 
     @pytest.mark.parametrize("sums", [f"{'0' * 64}  ../escaped", f"{'0' * 64}  a/b", "0", "\xff", f"{'0' * 64}  .."])
@@ -312,19 +320,23 @@ class TestFetch:
 
 class TestJob:
     def test_the_job(self) -> None:
-        job = yaml.safe_load(job_file(Names(settings("train.data=gs://b/x.zip")), "gs://b/jobs/1").read_text())
+        job = yaml.safe_load(
+            job_file(
+                Names(settings("train.data=gs://my-project-gtsrb/gtsrb/raw/x.zip")), "gs://b/jobs/1", "image"
+            ).read_text()
+        )
         [pool] = job["workerPoolSpecs"]
         assert pool["machineSpec"] == {
             "machineType": "g2-standard-8",
             "acceleratorType": "NVIDIA_L4",
             "acceleratorCount": 1,
         }
-        assert pool["containerSpec"]["args"] == ["--data", "gs://b/x.zip", "data=synthetic"]
+        assert pool["containerSpec"]["args"] == ["--data", "gs://my-project-gtsrb/gtsrb/raw/x.zip", "data=synthetic"]
         assert job["scheduling"]["timeout"] == "21600s"
         assert "WANDB_API_KEY" not in str(job)
 
     def test_several_machines_and_no_gpu(self) -> None:
         names = Names(settings("train.replicas=3", "train.accelerator=null"))
-        first, others = yaml.safe_load(job_file(names, "gs://b/jobs/1").read_text())["workerPoolSpecs"]
+        first, others = yaml.safe_load(job_file(names, "gs://b/jobs/1", "image").read_text())["workerPoolSpecs"]
         assert (first["replicaCount"], others["replicaCount"]) == (1, 2)
         assert first["machineSpec"] == {"machineType": "g2-standard-8"}

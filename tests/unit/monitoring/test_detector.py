@@ -115,5 +115,5 @@ class TestCompare:
         assert "Left out 5 records with missing or impossible values" in caplog.text
 
     def test_missing_columns(self) -> None:
-        with pytest.raises(DataError, match="no energy"):
+        with pytest.raises(DataError, match=r"50 have missing or impossible values in energy \(50\)"):
             _report(records(50).drop(columns="energy"))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from src.mlops import ROOT
 from src.mlops.inference.classifier import Classifier
 from src.mlops.monitoring.read import read_records
-from src.mlops.monitoring.record import FIELDS
+from src.mlops.monitoring.schema import FIELDS
 from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
 from tests.helpers.images import encode, make_image
