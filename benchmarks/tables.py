@@ -297,6 +297,13 @@ def _prediction_log() -> str:
     return _table(head, rows) + _where(results)
 
 
+def _drift_job() -> str:
+    results = read_results("drift_job")
+    columns = ("form", "embedding", "records", "log_mb", "seconds", "slowest_seconds", "peak_memory_mb")
+    head = "form of the log|numbers per embedding|records|log, MB|seconds, median|seconds, slowest|peak RSS, MB"
+    return _table(head, [[row[column] for column in columns] for row in results]) + _where(results)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": _summary,
     "accuracy": _accuracy,
@@ -311,6 +318,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "soak": _soak,
     "uploads": _uploads,
     "prediction_log": _prediction_log,
+    "drift_job": _drift_job,
     "own_data": _own_data,
 }
 

@@ -67,7 +67,8 @@ class Knowledge(NamedTuple):
         confusion: Share of the images of class y that are classified as class c, float32 [C, C] at [y, c].
         coefficients: See `accuracy.Fitted`, float64 [K]; empty if there were no labelled images.
         known: See `accuracy.Fitted`, float64 [G, F + 1].
-        accuracy_error: Standard error of the estimated accuracy on corruptions that the fit did not see, float64 [].
+        accuracy_error: 95 % quantile of `accuracy.relative_error` on kinds of corruptions that the fit did not see,
+            float64 [].
     """
 
     centres: Floats
