@@ -481,6 +481,18 @@ def gcp_deploy(c: Context, override: list[str], dry_run: bool = False) -> None:
     _cloud(c, "deploy", override, dry_run)
 
 
+@command("rollback", **DRY, **OVERRIDE)
+def gcp_rollback(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Move the traffic to the revision with the promoted version, within seconds."""
+    _cloud(c, "rollback", override, dry_run)
+
+
+@command("loadtest", **DRY, **OVERRIDE)
+def gcp_loadtest(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Test the deployed service under load."""
+    _cloud(c, "load_test", override, dry_run)
+
+
 @command("drift", **DRY, **OVERRIDE)
 def gcp_drift(c: Context, override: list[str], dry_run: bool = False) -> None:
     """Run the drift job in Cloud Run, and schedule it."""
@@ -582,7 +594,17 @@ def _namespace() -> Collection:
         "log": [log_compact, log_erase],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "docker": [docker_build, docker_run, docker_sbom],
-        "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_collect, gcp_deploy, gcp_drift, gcp_teardown],
+        "gcp": [
+            gcp_bootstrap,
+            gcp_build,
+            gcp_train,
+            gcp_collect,
+            gcp_deploy,
+            gcp_rollback,
+            gcp_loadtest,
+            gcp_drift,
+            gcp_teardown,
+        ],
     }
     everyday = [quickstart, train, evaluate, sweep, repro, predict, explain, api, loadtest, serve_bento]
     collected = Collection(*everyday, test, check, audit, format_, docs)

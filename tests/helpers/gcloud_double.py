@@ -104,7 +104,7 @@ def main(arguments: list[str], folder: Path, stdin: str = "") -> int:
     if fault:
         fault["times"] = fault.get("times", 1) - 1
         (folder / "script.json").write_text(json.dumps(script))
-    if not fault or fault.get("after"):  # `after`: the command succeeds, but its answer is lost
+    if not fault or fault.get("acts"):  # with `acts`, the request succeeds, but its response is lost
         try:
             sys.stdout.write(act(arguments, state, stdin) + "\n")
         except DeniedError as error:
@@ -200,8 +200,8 @@ def disabled(service: str) -> str:
     return (
         f"PERMISSION_DENIED: {service.title()} API has not been used in project my-project before or it is disabled. "
         f"Enable it by visiting https://console.developers.google.com/apis/api/{service}.googleapis.com/overview?"
-        "project=my-project then retry. If you enabled this API recently, wait a few minutes for the action to propagate "
-        "to our systems and retry. reason: SERVICE_DISABLED"
+        "project=my-project then retry. If you enabled this API recently, wait a few minutes for the action to "
+        "propagate to our systems and retry. reason: SERVICE_DISABLED"
     )
 
 

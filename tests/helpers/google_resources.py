@@ -8,6 +8,8 @@ import yaml
 
 from tests.helpers.google_iam import DeniedError, State, require
 
+_JOBS = "projects/123456/locations/europe-west4/customJobs"
+
 
 def artifacts(state: State, account: str, command: str, name: str, options: dict[str, str]) -> str:
     """Describes a container image, or lists the newest."""
@@ -59,48 +61,43 @@ def build(state: State, account: str, _: str, __: str, options: dict[str, str]) 
             )
     except DeniedError as error:
         raise DeniedError(f"build 1 completed with status 'FAILURE': {error}") from error
-    for kind in ("api", "train"):
+    for kind in ("api", "train", "drift"):
         images: dict[str, str] = state.setdefault("images", {})
         images.setdefault(f"{values['_IMAGES']}/{kind}:{values['_TAG']}", f"sha256:{len(images):064x}")
     return "the log of the build"
 
 
 def jobs(state: State, account: str, command: str, name: str, options: dict[str, str]) -> str:
-    """Creates, lists, describes or cancels training jobs, which end at once, after using data as their own account."""
+    """Simulates the training jobs of Vertex AI, which accepts any number of jobs with one display name.
+
+    `state["jobs"]` has the jobs, oldest first; `state["job_state"]` is the state of new ones. A new job uses its data
+    at once, as its own account.
+    """
     verb = command.rpartition(" ")[2]
     require(state, account, f"aiplatform.customJobs.{ {'describe': 'get'}.get(verb, verb) }", "project")
     known: list[dict[str, Any]] = state.setdefault("jobs", [])
+    if verb == "create":
+        known.append(_new_job(state, account, options) | {"name": f"{_JOBS}/{77 + len(known)}"})
+        return str(known[-1]["name"])
     if verb == "list":
-        wanted = options["filter"].removeprefix("displayName=")
-        found = [job for job in reversed(known) if job["name"].lower() == wanted.lower()]  # filters ignore case
-        return json.dumps(
-            [
-                {
-                    "name": job["path"],
-                    "displayName": job["name"],
-                    "state": job["state"],
-                    **({"error": {"message": job["error"]}} if job["error"] else {}),
-                }
-                for job in found
-            ]
-        )
-    if verb in ("describe", "cancel"):
-        job = next(job for job in known if job["path"].endswith(f"/{name}"))
-        if verb == "cancel":
-            job["state"] = "JOB_STATE_CANCELLED"
-        return f"{job['state']}\t{job['error']}"
+        wanted = options["filter"].removeprefix("displayName=").lower()  # the filters of gcloud ignore case
+        return json.dumps([job for job in reversed(known) if job["displayName"].lower() == wanted])
+    job = next((job for job in known if job["name"].endswith(f"/{name}")), None)
+    if job is None:
+        raise DeniedError(f"NOT_FOUND: the job {name} does not exist")
+    if verb == "cancel":
+        job["state"] = "JOB_STATE_CANCELLED"
+    return f"{job['state']}\t{job.get('error', {}).get('message', '')}"
+
+
+def _new_job(state: State, account: str, options: dict[str, str]) -> dict[str, Any]:
     described = yaml.safe_load(Path(options["config"]).read_text())
     robot, output = described["serviceAccount"], described["baseOutputDirectory"]["outputUriPrefix"]
     require(state, account, "iam.serviceAccounts.actAs", f"serviceAccounts/{robot}")
     bucket, _, folder = output.removeprefix("gs://").partition("/")
-    job = {
-        "name": options["display-name"],
-        "path": f"projects/123456/locations/europe-west4/customJobs/{77 + len(known)}",
-        "state": state.get("job_state", "JOB_STATE_SUCCEEDED"),
-        "error": "",
-    }
+    job = {"displayName": options["display-name"], "state": state.get("job_state", "JOB_STATE_SUCCEEDED")}
+    place = f"buckets/{bucket}"
     try:
-        place = f"buckets/{bucket}"
         require(state, robot, "artifactregistry.repositories.downloadArtifacts", "repositories/gtsrb")
         require(state, robot, "logging.logEntries.create", "project")
         require(state, robot, "secretmanager.versions.access", "secrets/wandb-api-key")
@@ -109,9 +106,8 @@ def jobs(state: State, account: str, command: str, name: str, options: dict[str,
         require(state, robot, "storage.objects.create", place, "gtsrb/data/processed/1/arrays.npz")
         require(state, robot, "storage.objects.create", place, f"{folder}/model/best_model.pth")
     except DeniedError as error:
-        job |= {"state": "JOB_STATE_FAILED", "error": str(error)}
-    known.append(job)
-    return str(job["path"])
+        return job | {"state": "JOB_STATE_FAILED", "error": {"message": str(error)}}
+    return job
 
 
 def run_job(state: State, account: str, _: str, name: str, __: dict[str, str]) -> str:
@@ -210,9 +206,10 @@ def _start(state: State, revision: dict[str, Any]) -> None:
                 require(state, revision["account"], "secretmanager.versions.access", f"secrets/{source['name']}")
             except DeniedError as error:
                 raise DeniedError(
-                    f"Permission denied on secret: projects/123456/secrets/{source['name']}/versions/latest for Revision "
-                    f"service account {revision['account']}. The service account used must be granted the 'Secret Manager "
-                    "Secret Accessor' role (roles/secretmanager.secretAccessor) at the secret, project or higher level."
+                    f"Permission denied on secret: projects/123456/secrets/{source['name']}/versions/latest for "
+                    f"Revision service account {revision['account']}. The service account used must be granted the "
+                    "'Secret Manager Secret Accessor' role (roles/secretmanager.secretAccessor) at the secret, project "
+                    "or higher level."
                 ) from error
     model = values.get("MLOPS_MODEL", {}).get("value", "")
     if model.startswith("models:/"):

@@ -35,7 +35,7 @@ class GuardedStorage(Folder):
 
     def create(self, name: str, content: bytes, replaces: str | None = None) -> None:
         self._check("storage.objects.create", name)
-        if replaces:  # overwriting needs both
+        if replaces is not None:
             self._check("storage.objects.delete", name)
         super().create(name, content, replaces)
 
@@ -53,8 +53,8 @@ class GuardedStorage(Folder):
             require(state, state.get("account", OWNER), permission, self._place, f"{self._folder}/{name}")
         except DeniedError as error:
             raise UnreachableError(
-                f"Cannot access {self.url}/{name}: Forbidden: 403 GET: {error}. Check the network, the name of the bucket "
-                "and your access to it (`gcloud auth application-default login`)."
+                f"Cannot access {self.url}/{name}: Forbidden: 403 GET: {error}. Check the network, the name of the "
+                "bucket and your access to it (`gcloud auth application-default login`)."
             ) from error
         finally:
             self._double.write(state)

@@ -54,7 +54,7 @@ def folder_roles(names: Names) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     yield "train", READ, RAW
     yield "train", WRITE, (JOBS, PROCESSED)
     yield "build", READ, RAW
-    yield "build", WRITE, (models, PROCESSED, JOBS)
+    yield "build", WRITE, (models, JOBS, PROCESSED)
     yield "measure", READ, (*data, models, JOBS)
     yield "report", READ, data
     if names.cloud.prediction_log:

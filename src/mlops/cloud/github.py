@@ -3,10 +3,13 @@
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import Names
 from src.mlops.errors import CloudError
-from src.mlops.modelfile.store import STAGES, model_name
+from src.mlops.modelfile.store import model_name
 
 POOL = "github"
-WORKFLOWS = ("deploy.yaml", "release-model.yaml")  # workflows on the main branch whose jobs can act as `build`
+# Workflows of the main branch whose jobs can act as `build`, in one of these environments. The environment `production`
+# should require a person's approval, see docs/cloud.md.
+WORKFLOWS = ("deploy.yaml", "rollout.yaml", "train.yaml", "collect.yaml")
+ENVIRONMENTS = ("staging", "production", "rollback", "training")
 ROLES = ("build", "measure", "report")
 _ISSUER = "--issuer-uri=https://token.actions.githubusercontent.com"
 
@@ -62,9 +65,9 @@ def _trust(names: Names) -> tuple[str, str]:
             f"`gh api repos/{cloud.github} --jq '.id, .owner.id'` and set them in configshydra/cloud/gcp.yaml."
         )
     files = ", ".join(f"'{cloud.github}/.github/workflows/{name}@refs/heads/main'" for name in WORKFLOWS)
-    stages = ", ".join(f"'{stage}'" for stage in STAGES)
+    places = ", ".join(f"'{name}'" for name in ENVIRONMENTS)
     deploys = (
-        f"has(assertion.environment) && assertion.environment in [{stages}] && assertion.workflow_ref in [{files}]"
+        f"has(assertion.environment) && assertion.environment in [{places}] && assertion.workflow_ref in [{files}]"
     )
     measures = f"assertion.ref == 'refs/heads/main' || assertion.ref.startsWith('refs/tags/{model_name()}')"
     role = f"{deploys} ? 'build' : ({measures}) ? 'measure' : 'report'"

@@ -1,4 +1,4 @@
-"""Moves the traffic back to an earlier revision: `python -m src.mlops.cloud.rollback`, or `inv gcp.rollback`.
+"""Moves the traffic to an earlier revision: `python -m src.mlops.cloud.rollback`, or `inv gcp.rollback`.
 
 The revision exists and has its own model, so nothing is built, loaded or measured before the traffic moves.
 """
@@ -22,8 +22,8 @@ logger = logging.getLogger("src.mlops.cloud.rollback")
 def rollback(cloud: CloudConfig, ask: Ask = smoke) -> None:
     """Moves all traffic to an earlier revision, and tests the service afterwards.
 
-    After `inv registry.rollback`, that is the newest revision with the version that the stage has now; otherwise the
-    revision that served before the last deployment. If the registry cannot be read, it is also that one.
+    That is the newest revision with the version that the stage has now, so `inv registry.rollback` comes first; with
+    `cloud.serve.model=previous`, it is the revision that served before the last deployment, whatever its model is.
 
     Args:
         cloud: Section `cloud` of the configuration.
@@ -36,44 +36,46 @@ def rollback(cloud: CloudConfig, ask: Ask = smoke) -> None:
     gcloud.login()
     state = describe(gcloud, names)
     require_deployed(names, state)
-    target = _target(gcloud, names, state)
-    shift(gcloud, names, f"move the traffic back to {target}", {target: 100}, {})
-    logger.info("All traffic goes to %s instead of %s", target, state.serving)
+    target = _previous(names, state) if cloud.serve.model == PREVIOUS else _with_model(gcloud, names, state)
+    # Also ends a comparison: a new revision that gets a part of the traffic loses it.
+    shift(gcloud, names, f"move the traffic to {target}", {target: 100}, {})
+    logger.info("All traffic goes to %s; before, most of it went to %s", target, state.serving)
     headers = request_headers(gcloud, names, state.url)
     if gcloud.dry_run:
         return
     try:
         ask(state.url, headers)
     except MlopsError as error:
-        raise CloudError(f"The traffic is back at {target}, but the service does not work: {error}") from error
+        raise CloudError(f"The traffic is at {target}, but the service does not work: {error}") from error
 
 
-def _target(gcloud: Gcloud, names: Names, state: State) -> str:
+def _previous(names: Names, state: State) -> str:
+    if PREVIOUS not in state.tagged:
+        raise CloudError(f"No deployment to {names.service} came before that of {state.serving}.")
+    logger.warning("The next deployment serves the promoted version. Change it with `inv registry.rollback`")
+    return state.tagged[PREVIOUS]
+
+
+def _with_model(gcloud: Gcloud, names: Names, state: State) -> str:
+    try:
+        wanted = model_to_serve(gcloud, names)
+    except MlopsError as error:
+        raise CloudError(
+            f"{error} To return to the revision that served before the last deployment, without the registry, use "
+            f"cloud.serve.model={PREVIOUS}."
+        ) from error
     models = models_of_revisions(gcloud, names)
-    previous, current = state.tagged.get(PREVIOUS, ""), models.get(state.serving)
-    wanted = _wanted(gcloud, names) or current
-    if gcloud.dry_run or (wanted == current and previous):
-        if not gcloud.dry_run:
-            logger.warning(
-                "The next deployment serves %s again. Roll back the version as well with `inv registry.rollback`.",
-                current,
-            )
-        return previous
-    found = [revision for revision, model in models.items() if model == wanted and revision != state.serving]
+    if gcloud.dry_run or models.get(state.serving) == wanted:
+        return state.serving
+    found = [revision for revision, model in models.items() if model == wanted]
     if not found:
         raise CloudError(
-            f"{names.service} has no earlier revision with {wanted}; its revisions have "
+            f"{names.service} has no revision with {wanted}; its revisions have "
             f"{', '.join(dict.fromkeys(models.values()))}. Deploy the version with `inv gcp.deploy`."
         )
+    # The newest one may have failed its check, while the one that served before had passed it.
+    previous = state.tagged.get(PREVIOUS, "")
     return previous if previous in found else found[0]
-
-
-def _wanted(gcloud: Gcloud, names: Names) -> str:
-    try:
-        return model_to_serve(gcloud, names)
-    except MlopsError as error:
-        logger.warning("Returning to the previous revision, because the registry cannot be read: %s", error)
-        return ""
 
 
 def main(config: Config) -> None:

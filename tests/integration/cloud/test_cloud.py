@@ -17,7 +17,8 @@ from src.mlops.cli import hydra_main
 def test_the_group_cloud_contains_all_imported_packages() -> None:
     """Cloud Build installs only this group, so it does not download the packages for training."""
     program = (
-        "import sys, src.mlops.cloud.build, src.mlops.cloud.submit, src.mlops.cloud.rollback, src.mlops.cloud.drift_job\n"
+        "import sys\n"
+        "from src.mlops.cloud import build, drift_job, rollback, submit\n"
         "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.startswith('src.') and m.__file__), sep='\\n')"
     )
     options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}

@@ -61,6 +61,11 @@ def repository(tmp_path: Path) -> Path:
     return clone
 
 
+@pytest.fixture(autouse=True)
+def _project(ready: Double) -> None:
+    """Bootstraps the project and builds the container images."""
+
+
 @pytest.fixture
 def gcloud(ready: Double) -> Double:
     return ready

@@ -76,7 +76,7 @@ def gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
         except DeniedError as error:
             response.status_code, answer = 403, {"error": str(error)}
         double.write(state)
-        response._content = json.dumps(answer).encode()
+        response.raw = io.BytesIO(json.dumps(answer).encode())
         return response
 
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
@@ -90,7 +90,8 @@ def ready(gcloud: Double) -> Double:
     bootstrap(settings)
     state = gcloud.state()
     images = "europe-west4-docker.pkg.dev/my-project/gtsrb"
-    state["images"] = {f"{images}/{kind}:abc": f"sha256:{kind}" for kind in ("api", "train", "drift")}
+    state["images"] = {f"{images}/train:def": "sha256:other"}
+    state["images"] |= {f"{images}/{kind}:abc": f"sha256:{kind}" for kind in ("api", "train", "drift")}
     gcloud.write(state)
     gcloud.forget()
     return gcloud

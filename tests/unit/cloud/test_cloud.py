@@ -126,7 +126,7 @@ class TestBootstrap:
 
     def test_a_resource_may_be_created_concurrently(self, gcloud: Double) -> None:
         said = "ERROR: HTTPError 409: Your previous request to create it succeeded"
-        gcloud.script({"match": "buckets create", "stderr": said, "after": True})
+        gcloud.script({"match": "buckets create", "stderr": said, "acts": True})
         bootstrap(cloud())
 
     def test_the_secret_is_never_an_argument(self, gcloud: Double) -> None:
@@ -335,6 +335,8 @@ class TestDeploy:
 
 
 class TestRollback:
+    """r2, r3 and r4 serve v1, v2 and v3."""
+
     @pytest.fixture(autouse=True)
     def _deployed(self, ready: Double, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.store = Folder(tmp_path / "store")
@@ -348,54 +350,83 @@ class TestRollback:
         record = {"version": version, "manifest_sha256": "0" * 64}
         self.store.write("stages/production.json", json.dumps(record).encode())
 
-    def test_the_previous_revision(self, gcloud: Double, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_version_that_the_registry_returned_to(self, gcloud: Double) -> None:
         asked: list[dict[str, int]] = []
+        self.promote("v2")
         rollback(cloud(), lambda *_: asked.append(gcloud.traffic()))
         assert asked == [{"gtsrb-r3": 100}]  # the test comes after the traffic moved
-        assert "inv registry.rollback" in caplog.text
-
-    def test_the_version_that_the_registry_returned_to(self, gcloud: Double) -> None:
         self.promote("v1")
         rollback(cloud(), works)
         assert gcloud.traffic() == {"gtsrb-r2": 100}
         self.promote("v3")
         rollback(cloud(), works)
         assert gcloud.traffic() == {"gtsrb-r4": 100}
+        assert not any("replace" in call or "images" in call for call in gcloud.calls())
+
+    def test_a_second_rollback_changes_nothing(self, gcloud: Double) -> None:
+        self.promote("v2")
+        for _ in range(2):
+            rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
+
+    def test_a_version_whose_deployment_failed(self, gcloud: Double) -> None:
+        """The service never left v3, so it must not return to v2."""
+        self.promote("v4")
+        with pytest.raises(CloudError, match="Rolled back to gtsrb-r4"):
+            deploy(cloud(), works, lambda *_: fails("x")("x", None))
+        self.promote("v3")
+        rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
+
+    def test_during_a_comparison(self, gcloud: Double) -> None:
+        """The deployment was killed while the new revision got a part of the traffic."""
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        self.promote("v4")
+        with pytest.raises(KeyboardInterrupt):
+            deploy(cloud(), works, killed)
+        assert gcloud.traffic() == {"gtsrb-r4": 90, "gtsrb-r5": 10}
+        self.promote("v3")
+        rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
+
+    def test_the_revision_before_the_last_deployment(self, gcloud: Double, caplog: pytest.LogCaptureFixture) -> None:
+        rollback(cloud("serve.model=previous"), works)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
+        assert "inv registry.rollback" in caplog.text
+        with pytest.raises(CloudError, match=r"No deployment to gtsrb came before that of gtsrb-r3"):
+            rollback(cloud("serve.model=previous"), works)
 
     def test_the_registry_is_unreachable(self, gcloud: Double, monkeypatch: pytest.MonkeyPatch) -> None:
         def unreachable(_: str) -> Any:
             raise UnreachableError("Cannot access gs://b: 503.")
 
         monkeypatch.setattr(promoted_module, "open_storage", unreachable)
-        rollback(cloud(), works)
+        with pytest.raises(CloudError, match=r"Cannot access gs://b: 503.*cloud\.serve\.model=previous"):
+            rollback(cloud(), works)
+        rollback(cloud("serve.model=previous"), works)
         assert gcloud.traffic() == {"gtsrb-r3": 100}
 
     def test_a_version_that_was_never_deployed(self, gcloud: Double) -> None:
         self.promote("v9")
-        with pytest.raises(CloudError, match=r"no earlier revision with models:/gtsrb@v9.*@v3.*@v1.*inv gcp\.deploy"):
+        with pytest.raises(CloudError, match=r"no revision with models:/gtsrb@v9.*@v3.*@v1.*inv gcp\.deploy"):
             rollback(cloud(), works)
         assert gcloud.traffic() == {"gtsrb-r4": 100}
 
-    def test_nothing_before(self, gcloud: Double) -> None:
-        rollback(cloud(), works)
-        with pytest.raises(CloudError, match="no earlier revision with models:/gtsrb@v9"):
-            rollback(cloud("serve.model=models:/gtsrb@v9"), works)
+    def test_nothing_is_deployed(self, gcloud: Double) -> None:
         with pytest.raises(CloudError, match=r"Nothing is deployed to gtsrb-staging yet"):
             rollback(cloud("serve.stage=staging"), works)
+        assert not any("staging" in call and "update-traffic" in call for call in gcloud.calls())
 
     def test_the_service_fails_afterwards(self, gcloud: Double) -> None:
-        with pytest.raises(CloudError, match=r"back at gtsrb-r3, but the service does not work: The answer is 500"):
+        self.promote("v2")
+        with pytest.raises(CloudError, match=r"traffic is at gtsrb-r3, but the service does not work: The answer is 5"):
             rollback(cloud(), fails("https://gtsrb"))
         assert gcloud.traffic() == {"gtsrb-r3": 100}
 
 
-def config_of(gcloud: Double) -> Path:
-    """Returns the description of the training job that was started."""
-    [words] = [words for words in gcloud.arguments() if words[:3] == ["ai", "custom-jobs", "create"]]
-    return Path(next(word for word in words if word.startswith("--config=")).removeprefix("--config="))
-
-
-@pytest.mark.usefixtures("ready")
 class TestTeardown:
     def test_needs_confirmation(self, gcloud: Double) -> None:
         with pytest.raises(CloudError, match=r"cloud\.teardown\.confirm=my-project"):
@@ -454,7 +485,7 @@ def test_uncommitted_changes_need_a_name_of_their_own(ready: Double, working_cop
 
 def test_a_build_is_never_submitted_twice(ready: Double, working_copy: Path) -> None:
     assert working_copy
-    ready.script({"match": "builds submit", "stderr": "ERROR: UNAVAILABLE: 503", "after": True, "times": 9})
+    ready.script({"match": "builds submit", "stderr": "ERROR: UNAVAILABLE: 503", "acts": True, "times": 9})
     with pytest.raises(CloudError, match="UNAVAILABLE"):
         build(cloud("tag=def"))
     assert sum(call.startswith("builds submit") for call in ready.calls()) == 1

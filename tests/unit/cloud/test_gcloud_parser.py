@@ -17,13 +17,10 @@ from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.drift_job import run_drift_job
-from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.jobs import Attempt, keep_first
 from src.mlops.cloud.names import Names
 from src.mlops.cloud.submit import job_file, train
 from src.mlops.cloud.teardown import teardown
 from tests.helpers.gcloud_record import Double
-from tests.helpers.storage_emulator import Cloud
 from tests.helpers.tiny import quick_config
 
 REAL = shutil.which("gcloud")
@@ -54,7 +51,7 @@ def ask(arguments: list[str], folder: Path) -> str:
     return result.stderr
 
 
-def test_every_command_is_valid(gcloud: Double, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_is_valid(gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit_module, "fetch_model", lambda *_: None)
     settings = quick_config(
         [
@@ -67,8 +64,6 @@ def test_every_command_is_valid(gcloud: Double, cloud: Cloud, tmp_path: Path, mo
     bootstrap(settings)
     build(settings)
     train(settings, tmp_path)
-    gcloud.set_state(jobs=[{**gcloud.jobs()[0], "path": "customJobs/78"}])
-    keep_first(Gcloud(settings), [Attempt("customJobs/78", "JOB_STATE_RUNNING"), Attempt("customJobs/77", "")])
     deploy(settings, lambda *_: None)
     deploy(private, lambda *_: None)
     run_drift_job(settings)

@@ -174,15 +174,17 @@ NEEDED = {
         resourcemanager.projects.setIamPolicy run.services.create run.services.delete run.services.get
         run.services.getIamPolicy run.services.setIamPolicy secretmanager.secrets.create secretmanager.secrets.delete
         secretmanager.secrets.get secretmanager.secrets.getIamPolicy secretmanager.secrets.setIamPolicy
-        secretmanager.versions.add secretmanager.versions.get serviceusage.services.enable storage.buckets.create
+        secretmanager.versions.add secretmanager.versions.get run.jobs.create run.jobs.delete run.jobs.get
+        run.jobs.getIamPolicy run.jobs.setIamPolicy cloudscheduler.jobs.create cloudscheduler.jobs.delete
+        cloudscheduler.jobs.get cloudscheduler.jobs.update serviceusage.services.enable storage.buckets.create
         storage.buckets.delete storage.buckets.get storage.buckets.getIamPolicy storage.buckets.setIamPolicy
         storage.buckets.update storage.objects.delete storage.objects.list
     """,
     "build": """
         aiplatform.customJobs.create aiplatform.customJobs.list artifactregistry.repositories.uploadArtifacts
         artifactregistry.tags.get artifactregistry.versions.get cloudbuild.builds.create cloudbuild.builds.get
-        iam.serviceAccounts.actAs iam.serviceAccounts.getOpenIdToken run.revisions.list run.routes.invoke
-        run.services.get run.services.update secretmanager.versions.access serviceusage.services.use
+        iam.serviceAccounts.actAs iam.serviceAccounts.getOpenIdToken run.jobs.get run.jobs.update run.revisions.list
+        run.routes.invoke run.services.get run.services.update secretmanager.versions.access serviceusage.services.use
         storage.buckets.get storage.objects.create storage.objects.delete storage.objects.get storage.objects.list
     """,
     "train": """
@@ -227,48 +229,49 @@ def test_a_service_that_is_not_enabled(walk: Walk, monkeypatch: pytest.MonkeyPat
         walk.all(monkeypatch)
 
 
+FOLDERS = {
+    "raw": "gtsrb/dvc/data/raw/archives/train.zip",
+    "own": "gtsrb/raw/gtsrb.zip",
+    "prepared": "gtsrb/data/processed/1/arrays.npz",
+    "model": "gtsrb/models/versions/v1/best_model.onnx",
+    "job": "jobs/gtsrb-one/model/best_model.pth",
+    "other": "gtsrb/database.sqlite",
+}
+READS = {
+    "train": "raw own prepared job",
+    "serve": "model",
+    "build": "raw own prepared model job",
+    "measure": "raw own prepared model job",
+    "report": "raw own prepared",
+}
+WRITES = {"train": "prepared job", "serve": "", "build": "prepared model job", "measure": "", "report": ""}
+
+
 class TestAccess:
     """Which objects each account can use after a bootstrap."""
-
-    FOLDERS = {
-        "raw": "gtsrb/dvc/data/raw/archives/train.zip",
-        "own": "gtsrb/raw/gtsrb.zip",
-        "prepared": "gtsrb/data/processed/1/arrays.npz",
-        "model": "gtsrb/models/versions/v1/best_model.onnx",
-        "job": "jobs/gtsrb-one/model/best_model.pth",
-        "other": "gtsrb/database.sqlite",
-    }
-    READS = {
-        "train": "raw own prepared job",
-        "serve": "model",
-        "build": "raw own prepared model job",
-        "measure": "raw own prepared model job",
-        "report": "raw own prepared",
-    }
-    WRITES = {"train": "prepared job", "serve": "", "build": "prepared model job", "measure": "", "report": ""}
 
     def test_each_account_can_use_its_folders_only(self, walk: Walk) -> None:
         walk.bootstrap()
         for permission, expected in (
-            ("storage.objects.get", self.READS),
-            ("storage.objects.create", self.WRITES),
-            ("storage.objects.delete", self.WRITES),
+            ("storage.objects.get", READS),
+            ("storage.objects.create", WRITES),
+            ("storage.objects.delete", WRITES),
         ):
             found = {
-                role: " ".join(kind for kind, name in self.FOLDERS.items() if walk.double.may(role, permission, name))
+                role: " ".join(kind for kind, name in FOLDERS.items() if walk.double.may(role, permission, name))
                 for role in expected
             }
             assert found == expected, permission
         lists = {
             role: " ".join(
                 kind
-                for kind, name in self.FOLDERS.items()
+                for kind, name in FOLDERS.items()
                 if walk.double.may(role, "storage.objects.list", f"{name.rpartition('/')[0]}/*")
             )
-            for role in self.READS
+            for role in READS
         }
-        assert lists == self.READS
-        assert not any(walk.double.may(role, "storage.objects.list", "*") for role in self.READS)
+        assert lists == READS
+        assert not any(walk.double.may(role, "storage.objects.list", "*") for role in READS)
 
     def test_only_build_can_read_the_uploaded_source(self, walk: Walk) -> None:
         walk.bootstrap()
@@ -283,9 +286,9 @@ class TestAccess:
         former = [f"serviceAccount:{robot('report')}", "roles/storage.objectViewer", None]
         state["policies"]["buckets/my-project-gtsrb"].append(former)
         walk.double.write(state)
-        assert walk.double.may("report", "storage.objects.get", self.FOLDERS["model"])
+        assert walk.double.may("report", "storage.objects.get", FOLDERS["model"])
         walk.bootstrap()
-        assert not walk.double.may("report", "storage.objects.get", self.FOLDERS["model"])
+        assert not walk.double.may("report", "storage.objects.get", FOLDERS["model"])
 
     def test_no_account_may_change_a_policy_or_create_access_tokens(self, walk: Walk) -> None:
         walk.bootstrap()
@@ -305,21 +308,22 @@ class TestAccess:
         assert granted == workflows | {builds}
 
 
+DEPLOY = {
+    "sub": "repo:owner/name:environment:production",
+    "repository_id": "11",
+    "repository_owner_id": "22",
+    "ref": "refs/heads/main",
+    "workflow_ref": "owner/name/.github/workflows/deploy.yaml@refs/heads/main",
+    "environment": "production",
+}
+
+
 class TestWorkflows:
     """Which account a workflow can act as."""
 
-    DEPLOY = {
-        "sub": "repo:owner/name:environment:production",
-        "repository_id": "11",
-        "repository_owner_id": "22",
-        "ref": "refs/heads/main",
-        "workflow_ref": "owner/name/.github/workflows/deploy.yaml@refs/heads/main",
-        "environment": "production",
-    }
-
     def role(self, walk: Walk, **claims: str | None) -> str | None:
         provider = walk.double.state()["provider"]
-        given = {name: value for name, value in (self.DEPLOY | claims).items() if value is not None}
+        given = {name: value for name, value in (DEPLOY | claims).items() if value is not None}
         return role_of_workflow(provider["attribute-mapping"], provider["attribute-condition"], given)
 
     def test_roles(self, walk: Walk) -> None:
@@ -327,6 +331,7 @@ class TestWorkflows:
         here = "owner/name/.github/workflows"
         assert self.role(walk) == "build"
         assert self.role(walk, environment="staging") == "build"
+        assert self.role(walk, environment="rollback", workflow_ref=f"{here}/rollout.yaml@refs/heads/main") == "build"
         assert self.role(walk, environment="other") == "measure"
         assert self.role(walk, environment=None) == "measure"
         assert self.role(walk, workflow_ref=f"{here}/tests.yaml@refs/heads/main") == "measure"

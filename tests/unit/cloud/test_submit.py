@@ -25,6 +25,7 @@ from tests.helpers.tiny import quick_config
 
 REQUEST = "jobs/gtsrb-run-7/request.json"
 NAMED = "train.job=run-7"
+OWN = "gs://my-project-gtsrb/gtsrb/raw/x.zip"
 START = "train.action=start"
 
 
@@ -33,13 +34,9 @@ def settings(*overrides: str) -> CloudConfig:
     return quick_config([f"cloud.{override}" for override in ("tag=abc", *overrides)]).cloud
 
 
-@pytest.fixture
-def gcloud(ready: Double) -> Double:
-    """Returns the double after a bootstrap and a build."""
-    state = ready.state()
-    state["images"]["europe-west4-docker.pkg.dev/my-project/gtsrb/train:def"] = "sha256:other"
-    ready.write(state)
-    return ready
+@pytest.fixture(autouse=True)
+def _project(ready: Double) -> None:
+    """Bootstraps the project and builds the container images."""
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +79,7 @@ class TestOneJob:
     def test_names_differ_in_the_same_second(self, gcloud: Double, cloud: Cloud, tmp_path: Path) -> None:
         train(settings(START), tmp_path)
         train(settings(START), tmp_path)
-        assert len({job["name"] for job in gcloud.jobs()}) == 2
+        assert len({job["displayName"] for job in gcloud.jobs()}) == 2
 
     def test_the_model_of_a_successful_job_is_fetched_without_a_new_job(
         self, gcloud: Double, cloud: Cloud, tmp_path: Path, fetched: list[str]
@@ -101,7 +98,7 @@ class TestOneJob:
     def test_a_lost_response_starts_no_second_job(
         self, gcloud: Double, cloud: Cloud, tmp_path: Path, stderr: str
     ) -> None:
-        gcloud.script({"match": "custom-jobs create", "stderr": stderr, "after": True})
+        gcloud.script({"match": "custom-jobs create", "stderr": stderr, "acts": True})
         train(settings(NAMED, START), tmp_path)
         assert creations(gcloud) == 1
         assert len(gcloud.jobs()) == 1
@@ -109,7 +106,7 @@ class TestOneJob:
     def test_an_unknown_error_after_a_start_starts_no_second_job(
         self, gcloud: Double, cloud: Cloud, tmp_path: Path
     ) -> None:
-        gcloud.script({"match": "custom-jobs create", "stderr": "ERROR: gcloud crashed (ReadTimeout)", "after": True})
+        gcloud.script({"match": "custom-jobs create", "stderr": "ERROR: gcloud crashed (ReadTimeout)", "acts": True})
         train(settings(NAMED), tmp_path)
         assert len(gcloud.jobs()) == 1
 
@@ -128,7 +125,7 @@ class TestOneJob:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         gcloud.set_state(job_state="JOB_STATE_RUNNING")
-        job = {"path": "x/customJobs/70", "name": "gtsrb-run-7", "state": "JOB_STATE_RUNNING", "error": ""}
+        job = {"name": "projects/1/x/customJobs/70", "displayName": "gtsrb-run-7", "state": "JOB_STATE_RUNNING"}
         meanwhile("custom-jobs create", lambda: gcloud.set_state(jobs=[job]))
         train(settings(NAMED, START), tmp_path)
         assert [job["state"] for job in gcloud.jobs()] == ["JOB_STATE_RUNNING", "JOB_STATE_CANCELLED"]
@@ -160,7 +157,7 @@ class TestOneJob:
         assert creations(gcloud) == 1
 
     def test_a_job_with_another_name_is_not_taken_for_it(self, gcloud: Double, cloud: Cloud, tmp_path: Path) -> None:
-        job = {"path": "x/customJobs/70", "name": "GTSRB-run-7", "state": "JOB_STATE_RUNNING", "error": ""}
+        job = {"name": "projects/1/x/customJobs/70", "displayName": "GTSRB-run-7", "state": "JOB_STATE_RUNNING"}
         gcloud.set_state(jobs=[job])
         train(settings(NAMED, START), tmp_path)
         assert len(gcloud.jobs()) == 2
@@ -172,7 +169,7 @@ class TestOneJob:
         gcloud.set_state(job_state="JOB_STATE_SUCCEEDED")
         train(settings(NAMED), tmp_path)
         assert [job["state"] for job in gcloud.jobs()] == ["JOB_STATE_FAILED", "JOB_STATE_SUCCEEDED"]
-        assert json.loads(cloud.objects()[REQUEST])["earlier"] == [gcloud.jobs()[0]["path"]]
+        assert json.loads(cloud.objects()[REQUEST])["earlier"] == [gcloud.jobs()[0]["name"]]
 
 
 class TestNames:
@@ -181,7 +178,7 @@ class TestNames:
     ) -> None:
         train(settings(NAMED, START), tmp_path)
         gcloud.forget()
-        for other in ("train.options=[data=gcs]", "tag=def", "train.data=gs://my-project-gtsrb/gtsrb/raw/x.zip"):
+        for other in ("train.options=[data=gcs]", "tag=def", f"train.data={OWN}"):
             with pytest.raises(CloudError, match=r"gtsrb-run-7 is taken .*cloud\.train\.job"):
                 train(settings(NAMED, START, other), tmp_path)
         assert creations(gcloud) == 0
@@ -274,7 +271,7 @@ class TestFetch:
         if state:
             gcloud.set_state(job_state=state)
             train(settings(NAMED, START), tmp_path)
-        gcloud.forget() if (gcloud.folder / "calls.jsonl").exists() else None
+        gcloud.forget() if state else None
         with pytest.raises(CloudError, match=message):
             train(settings(NAMED, "train.action=fetch"), tmp_path)
         assert creations(gcloud) == 0
@@ -292,8 +289,9 @@ class TestFetch:
         assert page in str(caught.value)
 
     def test_no_image(self, gcloud: Double, cloud: Cloud, tmp_path: Path) -> None:
-        with pytest.raises(CloudError, match=r"/train:unknown.*inv gcp\.build"):
-            train(settings(NAMED, "tag=unknown"), tmp_path)
+        gcloud.fails("images describe", "ERROR: Image not found.")
+        with pytest.raises(CloudError, match=r"/train:abc.*inv gcp\.build"):
+            train(settings(NAMED), tmp_path)
         assert cloud.objects() == {}
 
     @pytest.mark.parametrize("sums", [f"{'0' * 64}  ../escaped", f"{'0' * 64}  a/b", "0", "\xff", f"{'0' * 64}  .."])
@@ -303,7 +301,9 @@ class TestFetch:
         source.write("a/b", b"x")
         with pytest.raises(CheckpointError, match=r"job/SHA256SUMS is corrupted"):
             fetch_model(str(tmp_path / "job"), tmp_path / "latest")
-        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["SHA256SUMS", "b"]
+        found = [path.name for folder in ("job", "latest") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        assert found == ["SHA256SUMS", "b"]
+        assert not (tmp_path / "escaped").exists()
 
     def test_an_incomplete_model_changes_nothing(self, tmp_path: Path) -> None:
         source = open_storage(str(tmp_path / "job"))
@@ -322,18 +322,14 @@ class TestFetch:
 
 class TestJob:
     def test_the_job(self) -> None:
-        job = yaml.safe_load(
-            job_file(
-                Names(settings("train.data=gs://my-project-gtsrb/gtsrb/raw/x.zip")), "gs://b/jobs/1", "image"
-            ).read_text()
-        )
+        job = yaml.safe_load(job_file(Names(settings(f"train.data={OWN}")), "gs://b/jobs/1", "image").read_text())
         [pool] = job["workerPoolSpecs"]
         assert pool["machineSpec"] == {
             "machineType": "g2-standard-8",
             "acceleratorType": "NVIDIA_L4",
             "acceleratorCount": 1,
         }
-        assert pool["containerSpec"]["args"] == ["--data", "gs://my-project-gtsrb/gtsrb/raw/x.zip", "data=synthetic"]
+        assert pool["containerSpec"]["args"] == ["--data", OWN, "data=synthetic"]
         assert job["scheduling"]["timeout"] == "21600s"
         assert "WANDB_API_KEY" not in str(job)
 
