@@ -463,16 +463,34 @@ def gcp_build(c: Context, override: list[str], dry_run: bool = False) -> None:
     _cloud(c, "build", override, dry_run)
 
 
-@command("train", **DRY, **OVERRIDE)
-def gcp_train(c: Context, override: list[str], dry_run: bool = False) -> None:
+@command("train", detach="only start the job; `inv gcp.collect` registers its model later", **DRY, **OVERRIDE)
+def gcp_train(c: Context, override: list[str], detach: bool = False, dry_run: bool = False) -> None:
     """Train on Vertex AI and fetch the model."""
-    _cloud(c, "submit", override, dry_run)
+    _cloud(c, "submit", [*(["cloud.train.action=start"] if detach else []), *override], dry_run)
+
+
+@command("collect", **PUSH, **OVERRIDE)
+def gcp_collect(c: Context, override: list[str], push: bool = False) -> None:
+    """Register the models of training jobs that have ended."""
+    _typer(c, "collect", push=push, override=override)
 
 
 @command("deploy", **DRY, **OVERRIDE)
 def gcp_deploy(c: Context, override: list[str], dry_run: bool = False) -> None:
     """Deploy to Cloud Run and roll back after a failure."""
     _cloud(c, "deploy", override, dry_run)
+
+
+@command("rollback", **DRY, **OVERRIDE)
+def gcp_rollback(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Move the traffic to the revision with the promoted version, within seconds."""
+    _cloud(c, "rollback", override, dry_run)
+
+
+@command("loadtest", **DRY, **OVERRIDE)
+def gcp_loadtest(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Test the deployed service under load."""
+    _cloud(c, "load_test", override, dry_run)
 
 
 @command("drift", **DRY, **OVERRIDE)
@@ -576,7 +594,17 @@ def _namespace() -> Collection:
         "log": [log_compact, log_erase],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "docker": [docker_build, docker_run, docker_sbom],
-        "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_drift, gcp_teardown],
+        "gcp": [
+            gcp_bootstrap,
+            gcp_build,
+            gcp_train,
+            gcp_collect,
+            gcp_deploy,
+            gcp_rollback,
+            gcp_loadtest,
+            gcp_drift,
+            gcp_teardown,
+        ],
     }
     everyday = [quickstart, train, evaluate, sweep, repro, predict, explain, api, loadtest, serve_bento]
     collected = Collection(*everyday, test, check, audit, format_, docs)

@@ -13,6 +13,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "loadtest": ("serving.loadtest", "app"),
     "train-job": ("train_job", "app"),
     "smoke-test": ("cloud.smoke_test", "app"),
+    "collect": ("cloud.collect", "app"),
     "pipeline": ("pipeline", "app"),
     "data": ("data.commands", "app"),
     "drift": ("monitoring.commands", "app"),

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 import yaml
 from invoke.context import Context
@@ -31,6 +30,8 @@ LOCK: dict[str, Any] = tomllib.loads((ROOT / "uv.lock").read_text())
 CLOUD = ("registry=gcs", "data=gcs", "storage")  # arguments with which a command needs a login to Google Cloud
 SYNC = ("--locked", "--quiet", "--no-default-groups", "--no-sync")
 DOCKER = ("build", "buildx", "run", "stop", "inspect", "pull", "push", "login", "logs")
+GOOGLE = {"google.api_core": "google-api-core", "google.auth": "google-auth", "google.cloud": "google-cloud-storage"}
+USAGE_ERROR: Any = typer.BadParameter.__base__
 TOOLS = {  # command → package that has it
     **{
         name: name for name in ("bentoml", "check-jsonschema", "codespell", "mkdocs", "mypy", "pip-audit", "pre-commit")
@@ -52,7 +53,8 @@ def check_call(words: list[str], variables: dict[str, str], folder: Path, job: J
     if program in ("uv", "uvx"):
         assert "uv" in job.tools, f"`{shlex.join(words)}`: no step installs uv"
     if program == "uvx":
-        assert "==" in rest[rest.index("--from") + 1], f"`{shlex.join(words)}`: the package needs a version"
+        assert rest[0] == "--from", f"`{shlex.join(words)}`: the package needs a version"
+        assert "==" in rest[1], f"`{shlex.join(words)}`: the package needs a version"
     elif program == "uv":
         _check_uv(rest, variables, folder, job)
     elif program == "gh":
@@ -163,12 +165,12 @@ def _check_module(name: str, arguments: list[str], job: JobState) -> None:
 def _parse(application: typer.Typer, arguments: list[str], line: str) -> None:
     command: Any = typer.main.get_command(application)
     try:
-        if isinstance(command, click.Group) or hasattr(command, "commands"):
+        if hasattr(command, "commands"):
             assert set(arguments[:1]) & command.commands.keys(), f"{line}: there is no such command"
             command, arguments = command.commands[arguments[0]], arguments[1:]
         with command.make_context(command.name, list(arguments)) as context:
             overrides = context.params.get("override")
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         raise AssertionError(f"{line}: {error.format_message()}") from error
     _compose(tuple(overrides or ()), line)
 
@@ -198,10 +200,9 @@ def imports(module: str) -> frozenset[str]:
                     todo.append(each)
                     todo += [f"{each}.{alias.name}" for alias in node.names if _is_module(f"{each}.{alias.name}")]
                 else:
-                    found.add(each.partition(".")[0] if not each.startswith("google.cloud.storage") else each)
+                    found.add(".".join(each.split(".")[: 2 if each.startswith("google.") else 1]))
     known = packages_distributions()
-    own = {"google.cloud.storage": ["google-cloud-storage"]}
-    return frozenset(own.get(name, known.get(name, [""]))[0] for name in found - sys.stdlib_module_names) - {""}
+    return frozenset(GOOGLE.get(name) or known[name][0] for name in found - sys.stdlib_module_names)
 
 
 def _is_module(name: str) -> bool:
@@ -262,15 +263,16 @@ def _check_gh(words: list[str], variables: dict[str, str], folder: Path, job: Jo
         "release create": ("contents", "write"),
     }
     assert " ".join(words[:2]) in needed, f"`{line}` is not known"
-    scope, level = needed[" ".join(words[:2])]
-    assert job.permissions.get(scope) in (level, "write"), f"`{line}` needs the permission {scope}: {level}"
     if words[:2] == ["workflow", "run"]:
         workflow = yaml.safe_load((ROOT / ".github/workflows" / words[2]).read_text())
+        assert "workflow_dispatch" in workflow[True], f"`{line}`: the workflow cannot be started"
         inputs = (workflow[True]["workflow_dispatch"] or {}).get("inputs", {})  # YAML reads `on` as true
         given = {words[i + 1].partition("=")[0] for i, word in enumerate(words) if word == "--field"}
         needed_inputs = {name for name, facts in inputs.items() if facts.get("required")}
         assert needed_inputs <= given <= set(inputs), f"`{line}`: the inputs are {sorted(inputs)}"
         assert words[words.index("--ref") + 1] == "main", f"`{line}` must use the file of the main branch"
+    scope, level = needed[" ".join(words[:2])]
+    assert job.permissions.get(scope) in (level, "write"), f"`{line}` needs the permission {scope}: {level}"
     if words[:2] == ["release", "create"]:
         files = [word for word in words[3:] if "/" in word]
         assert all((folder / name).is_file() for name in files), f"`{line}`: {files} do not all exist"

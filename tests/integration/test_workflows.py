@@ -1,5 +1,6 @@
 """Runs every step of every workflow, see `tests/helpers/workflow_runner.py`."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -173,3 +174,60 @@ def test_the_source_of_a_data_report(event: Event, source: str, runner: Runner) 
     assert f"inv data.report -o data={source}" in run.calls["report"][-1]
     report = (runner.folder / "artifacts" / "data-report" / "report.md").read_text()
     assert ("**synthetic images**" in report) == (source == "synthetic")
+
+
+BROKEN = {  # step → part of the error
+    "uv run --no-sync inv model.calibrate": "No idea what 'model.calibrate' is",
+    "uv run --no-sync inv evaluate --fast": "No idea what '--fast' is",
+    "uv run --no-sync inv evaluate -o data=photos": "data=photos",
+    "uv run --no-sync inv evaluate -o training.epochs=many": "training.epochs",
+    "uv run --no-sync inv registry.pull -o registry=gcs": "no step has logged in",
+    "uv run --no-sync python -m src.mlops registry publish": "there is no such command",
+    "uv run --no-sync python -m src.mlops registry promote --now": "No such option: --now",
+    "uv run --no-sync python -m src.mlops.cloud.calibrate": "there is no such module",
+    "uv run --no-sync python -m src.mlops.cloud.smoke_test": "Missing argument 'url'",
+    "uv run --no-sync inv serve-bento": "bentoml is in none of the installed dependency groups",
+    "uv run --no-sync flake8": "has the command flake8",
+    "uv run --group ray inv check": "would also install ['ray']",
+    "uv sync": "needs --locked",
+    "uv sync --locked --group cuda": "no dependency group cuda",
+    "uv sync --locked --no-default-groups --group cloud && uv run --no-sync inv check": "invoke is in none of",
+    "uv sync --locked --only-group zizmor && uv run --no-sync zizmor x && uv run inv check": "would also install",
+    "uv pip install x && uvx flake8": "the package needs a version",
+    "docker build -f dockerfiles/Dockerfile.web .": "do not exist",
+    "docker swarm init": "unknown command docker swarm",
+    "gh workflow run rollout.yaml --ref main --field tag=x": "needs GH_TOKEN",
+    "GH_TOKEN=x gh workflow run rollout.yaml --ref main --field tag=x": "needs the permission actions: write",
+    "GH_TOKEN=x gh workflow run rollout.yaml --ref main": "the inputs are ['tag']",
+    "GH_TOKEN=x gh workflow run tests.yaml --ref main": "the workflow cannot be started",
+    "GH_TOKEN=x gh pr comment 1": "needs the permission pull-requests: write",
+    "gcloud run services list": "no step should call gcloud",
+    "inv check": "inv: command not found",
+    "false | cat; cat missing.txt": "missing.txt",
+    "exit 3": "exit code 3",
+    "echo ${{ vars.GCP_MEASURING_ACCOUNT }}": "there is no 'GCP_MEASURING_ACCOUNT'",
+    "echo ${{ steps.plan.outputs.stage }}": "there is no 'plan'",
+    "echo ${{ env.NAME }}": "there is no 'NAME'",
+    "echo ${{ toUpper(github.ref) }}": "unknown function toUpper",
+}
+
+
+@pytest.mark.parametrize(("step", "message"), BROKEN.items())
+def test_a_step_that_cannot_work_is_found(step: str, message: str, origin: Path, clone: Path, tmp_path: Path) -> None:
+    workflow = yaml.safe_load((FOLDER / "code-check.yaml").read_text())
+    checkout, setup, *_ = workflow["jobs"]["check"]["steps"]
+    workflow["jobs"]["check"]["steps"] = [checkout, setup, {"run": "uv sync --locked"}, {"run": step}]
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(workflow))
+    with pytest.raises((AssertionError, TypeError, KeyError), match=re.escape(message)):
+        Runner(tmp_path / "runner", origin, clone, tmp_path).run("broken.yaml", PUSH)
+
+
+def test_a_login_without_the_permission_is_found(origin: Path, clone: Path, tmp_path: Path) -> None:
+    text = (FOLDER / "deploy.yaml").read_text()
+    for line, message in {
+        "id-token: write": "id-token: write",
+        "account: ${{ vars": "the input account is empty",
+    }.items():
+        (tmp_path / "deploy.yaml").write_text(re.sub(rf"^ *{re.escape(line)}.*\n", "", text, flags=re.MULTILINE))
+        with pytest.raises(AssertionError, match=message):
+            Runner(tmp_path / message, origin, clone, tmp_path).run("deploy.yaml", start())
