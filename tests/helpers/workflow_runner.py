@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Runner:
             AssertionError: A step fails, or calls something that does not exist.
         """
         content = yaml.safe_load((self.workflows / workflow).read_text())
-        assert event.name in content[True], f"{workflow} does not start for {event.name}"  # YAML reads `on` as true
+        assert _starts(content[True], event), f"{workflow} does not start for {event}"  # YAML reads `on` as true
         run, outputs = Run(), {}
         todo = dict(content["jobs"])
         while todo:
@@ -250,6 +251,14 @@ class _Job:
             assert "uses" in step or step["shell"] == "bash"
             self.step(step, f"{title}, {path}")
         self.contexts = outer
+
+
+def _starts(triggers: dict[str, Any], event: Event) -> bool:
+    if event.name != "push":
+        return event.name in triggers
+    _, kind, name = event.ref.split("/", 2)
+    patterns = triggers.get("push", {}).get({"heads": "branches", "tags": "tags"}[kind], [])
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _needs(job: dict[str, Any]) -> list[str]:
