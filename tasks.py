@@ -24,6 +24,7 @@ MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
 RELEASE = "ckpt_path=models/release/best_model.pth"  # target of `inv registry.pull`; never overwrites a trained model
 IMAGES = ("api", "train", "drift")
+FORMS = (".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/feature.yml")
 PARALLEL = ("-n", "auto", "--dist", "worksteal")  # test durations differ widely, so idle workers take over tests
 
 
@@ -439,6 +440,13 @@ def docker_run(c: Context, engine: str = "docker", port: int = 8000, model: str 
     _run(c, engine, "run", *options, "api:latest")
 
 
+@command("sbom", out="folder for the files")
+def docker_sbom(c: Context, out: str = "reports/sbom") -> None:
+    """Write the packages of each container image as CycloneDX."""
+    for kind in IMAGES:
+        _typer(c, "sbom", kind, out=_from_here(f"{out}/{kind}.cdx.json"))
+
+
 def _cloud(c: Context, name: str, override: list[str], dry_run: bool) -> None:
     _hydra(c, f"cloud.{name}", *override, *(["cloud.dry_run=true"] if dry_run else []))
 
@@ -455,16 +463,34 @@ def gcp_build(c: Context, override: list[str], dry_run: bool = False) -> None:
     _cloud(c, "build", override, dry_run)
 
 
-@command("train", **DRY, **OVERRIDE)
-def gcp_train(c: Context, override: list[str], dry_run: bool = False) -> None:
+@command("train", detach="only start the job; `inv gcp.collect` registers its model later", **DRY, **OVERRIDE)
+def gcp_train(c: Context, override: list[str], detach: bool = False, dry_run: bool = False) -> None:
     """Train on Vertex AI and fetch the model."""
-    _cloud(c, "submit", override, dry_run)
+    _cloud(c, "submit", [*(["cloud.train.action=start"] if detach else []), *override], dry_run)
+
+
+@command("collect", **PUSH, **OVERRIDE)
+def gcp_collect(c: Context, override: list[str], push: bool = False) -> None:
+    """Register the models of training jobs that have ended."""
+    _typer(c, "collect", push=push, override=override)
 
 
 @command("deploy", **DRY, **OVERRIDE)
 def gcp_deploy(c: Context, override: list[str], dry_run: bool = False) -> None:
     """Deploy to Cloud Run and roll back after a failure."""
     _cloud(c, "deploy", override, dry_run)
+
+
+@command("rollback", **DRY, **OVERRIDE)
+def gcp_rollback(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Move the traffic to the revision with the promoted version, within seconds."""
+    _cloud(c, "rollback", override, dry_run)
+
+
+@command("loadtest", **DRY, **OVERRIDE)
+def gcp_loadtest(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Test the deployed service under load."""
+    _cloud(c, "load_test", override, dry_run)
 
 
 @command("drift", **DRY, **OVERRIDE)
@@ -508,13 +534,17 @@ def check(c: Context) -> None:
     _run(c, "pre-commit", "run", "--all-files", "phrases")
     workflows = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/workflows").glob("*.yaml"))
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    actions = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/actions").glob("*/action.yaml"))
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-actions", *actions)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
     _run(c, "yamllint", "--strict", ".")
     if sys.platform != "win32":  # hadolint has no package for Windows
         _run(c, "hadolint", *(f"dockerfiles/Dockerfile.{kind}" for kind in IMAGES))
-    _run(c, "shellcheck", ".ci/run")
+    _run(c, "shellcheck", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".ci").iterdir()))
 
 
 @command("audit")
@@ -565,8 +595,18 @@ def _namespace() -> Collection:
         ],
         "log": [log_compact, log_erase],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
-        "docker": [docker_build, docker_run],
-        "gcp": [gcp_bootstrap, gcp_build, gcp_train, gcp_deploy, gcp_drift, gcp_teardown],
+        "docker": [docker_build, docker_run, docker_sbom],
+        "gcp": [
+            gcp_bootstrap,
+            gcp_build,
+            gcp_train,
+            gcp_collect,
+            gcp_deploy,
+            gcp_rollback,
+            gcp_loadtest,
+            gcp_drift,
+            gcp_teardown,
+        ],
     }
     everyday = [quickstart, train, evaluate, sweep, repro, predict, explain, api, loadtest, serve_bento]
     collected = Collection(*everyday, test, check, audit, format_, docs)

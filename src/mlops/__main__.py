@@ -13,12 +13,14 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "loadtest": ("serving.loadtest", "app"),
     "train-job": ("train_job", "app"),
     "smoke-test": ("cloud.smoke_test", "app"),
+    "collect": ("cloud.collect", "app"),
     "pipeline": ("pipeline", "app"),
     "data": ("data.commands", "app"),
     "drift": ("monitoring.commands", "app"),
     "drift-api": ("serving.commands", "drift"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
+    "sbom": ("cloud.sbom", "app"),
     "compact": ("monitoring.compact", "app"),
 }
 

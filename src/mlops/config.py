@@ -256,6 +256,7 @@ class ExportConfig(_Section):
 class ServeConfig(_Section):
     """The Cloud Run service."""
 
+    stage: Literal["staging", "production"]
     public: bool
     model: Annotated[str, Field(min_length=1)]
     cpu: Literal[1, 2, 4, 6, 8]
@@ -276,6 +277,7 @@ class ServeConfig(_Section):
 class JobConfig(_Section):
     """The training job of Vertex AI."""
 
+    action: Literal["run", "start", "fetch"]
     job: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
     data: Annotated[str, Field(pattern=r"^gs://")] | None
     options: list[str]
@@ -284,6 +286,24 @@ class JobConfig(_Section):
     accelerators: Count
     replicas: Count
     hours: Annotated[int, Field(ge=1, le=168)]
+
+
+class CanaryConfig(_Section):
+    """Traffic of a new revision before it replaces the current one, and the limits that it must meet."""
+
+    share: Annotated[int, Field(ge=0, le=50)]
+    minutes: Annotated[float, Field(gt=0, le=60)]
+    requests: Count
+    max_error_increase: Probability
+    max_slowdown: Annotated[float, Field(ge=1)]
+    max_unknown_increase: Probability
+
+
+class LoadConfig(_Section):
+    """The load test of the deployed service."""
+
+    users: Count
+    seconds: Count
 
 
 class DriftJobConfig(_Section):
@@ -312,14 +332,18 @@ class CloudConfig(_Section):
 
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{4,28}[a-z0-9]$")]
     region: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+[0-9]+$")]
-    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{1,54}[a-z0-9]$")]  # leaves room for `-builds`
     models: Annotated[str, Field(pattern=r"^gs://")]
     prediction_log: str | None
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,18}[a-z0-9]$")]
     github: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None
+    github_id: Count | None
+    github_owner_id: Count | None
     tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] | None
     dry_run: bool
     serve: ServeConfig
+    canary: CanaryConfig
+    load: LoadConfig
     train: JobConfig
     drift: DriftJobConfig
     build: BuildConfig
@@ -327,7 +351,11 @@ class CloudConfig(_Section):
     teardown: TeardownConfig
 
     @model_validator(mode="after")
-    def _log_in_the_bucket(self) -> Self:
+    def _in_the_bucket(self) -> Self:
+        for name, value in {"models": self.models, "train.data": self.train.data}.items():
+            if value and not value.startswith(f"gs://{self.bucket}/"):
+                # The accounts have roles on folders of this bucket only.
+                raise ValueError(f"{name} must be a folder in the bucket gs://{self.bucket}, but is {value!r}")
         log = f"gs://{self.bucket}/prediction_log"
         if self.prediction_log and not re.fullmatch(rf"{re.escape(log)}(/[\w.-]+)*", self.prediction_log):
             # Access is granted in this bucket, and cloud/lifecycle.json deletes erased records in this folder.

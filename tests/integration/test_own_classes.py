@@ -20,7 +20,8 @@ from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.registry.gate import run_gate
-from src.mlops.registry.registry import promote, register
+from src.mlops.registry.register import register
+from src.mlops.registry.registry import promote
 from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
 from src.mlops.serving.shared import FOLDER_VARIABLE

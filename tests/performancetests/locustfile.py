@@ -1,10 +1,12 @@
 """Load test of a running service: `TARGET_HOST=http://localhost:8000 locust -f tests/performancetests/locustfile.py`.
 
 `inv loadtest` starts a service and runs this test against it. The test sends the images in the folder `TARGET_IMAGES`,
-or synthetic images of the 43 signs if the variable is unset. `TARGET_API_KEY` is the API key to send.
+or synthetic images of the 43 signs if the variable is unset. `TARGET_API_KEY` is the API key to send,
+`TARGET_HEADERS` a JSON object with other headers, such as an identity token.
 """
 
 import io
+import json
 import os
 import random
 import sys
@@ -23,6 +25,7 @@ from src.mlops.preprocessing import image_suffixes
 
 MOST = 200  # maximum number of images in memory
 KEY = os.environ.get("TARGET_API_KEY")
+HEADERS = json.loads(os.environ.get("TARGET_HEADERS", "{}")) | ({"X-API-Key": KEY} if KEY else {})
 
 
 def drawn(class_id: int) -> bytes:
@@ -60,7 +63,7 @@ class Driver(FastHttpUser):
 
     host = os.environ.get("TARGET_HOST", "http://localhost:8000")
     wait_time = between(0.01, 0.1)
-    default_headers = {"X-API-Key": KEY} if KEY else {}
+    default_headers = HEADERS
 
     @task(20)
     def one(self) -> None:

@@ -368,6 +368,7 @@ EFFECTS: dict[str, Effect] = {
             "serve.concurrency": 8,
             "serve.min_instances": 1,
             "serve.max_instances": 5,
+            "train.action": "start",
             "train.job": "two",
             "train.data": "gs://bucket/raw.zip",
             "train.options": "[data=official]",

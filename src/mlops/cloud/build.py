@@ -7,30 +7,37 @@ from typing import Any
 from src.mlops import ROOT
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import Names
+from src.mlops.cloud.names import NEWEST, Names
 from src.mlops.config import CloudConfig, Config
+from src.mlops.errors import CloudError, GitError
 from src.mlops.io.files import to_json
-from src.mlops.io.git import source_commit
+from src.mlops.io.git import git, source_commit
 
-_LOCAL_SETTINGS = {"build", "dry_run", "github", "teardown"}  # settings that the steps of a build do not need
+# Settings that the steps of a build do not need.
+_LOCAL_SETTINGS = {"build", "dry_run", "github", "github_id", "github_owner_id", "load", "teardown"}
 
 
 def build(cloud: CloudConfig) -> None:
-    """Uploads the working copy to Cloud Build and waits until all steps of `cloudbuild.yaml` have ended.
+    """Uploads the working copy to Cloud Build, and shows the log until all steps of `cloudbuild.yaml` have ended.
 
     Raises:
-        CloudError: A step failed.
+        CloudError: Files differ from the commit that the container images are named after, or a step failed.
     """
     gcloud, names = Gcloud(cloud), Names(cloud)
     gcloud.login()
-    settings = cloud.model_dump(mode="json", exclude=_LOCAL_SETTINGS) | {"tag": names.tag}
+    if not gcloud.dry_run:
+        _require_own_name(gcloud, names)
+    # A training takes hours, and Vertex AI ends it without this build.
+    settings = cloud.model_copy(update={"train": cloud.train.model_copy(update={"action": "start"})})
+    options = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS) | {"tag": names.tag}
     values = {
         "_IMAGES": names.images,
+        "_CACHE": f"{names.images}-cache",
         "_TAG": names.tag,
         "_COMMIT": source_commit() or "",
         "_TRAIN": str(cloud.build.train).lower(),
         "_DEPLOY": str(cloud.build.deploy).lower(),
-        "_OPTIONS": shlex.join(_overrides("cloud", settings)),
+        "_OPTIONS": shlex.join(_overrides("cloud", options)),
     }
     gcloud.run(
         "test, build and deploy in Cloud Build",
@@ -38,8 +45,32 @@ def build(cloud: CloudConfig) -> None:
         # `^|^` sets | as the separator, because values may contain commas.
         f"--substitutions=^|^{'|'.join(f'{name}={value}' for name, value in values.items())}",
         f"--service-account=projects/{cloud.project}/serviceAccounts/{names.account('build')}",
-        f"--gcs-source-staging-dir={names.bucket}/builds",
+        # A bucket of its own: the source can contain what must not be read by jobs that read data.
+        f"--gcs-source-staging-dir={names.builds}/source",
+        f"--gcs-log-dir={names.builds}/log",  # gcloud can only show a log that is in a bucket
+        stream=True,
+        attempts=1,  # the build may have started
     )
+
+
+def _require_own_name(gcloud: Gcloud, names: Names) -> None:
+    """Raises an error if the images would be named after a commit, or an earlier image, with other content."""
+    try:
+        changed = git(ROOT, "status", "--porcelain")
+    except GitError:
+        changed = ""  # not a repository
+    files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
+    advice = "Commit them, or choose a new name for the images such as cloud.tag=trial-1."
+    if names.tag == NEWEST:
+        raise CloudError(f"cloud.tag={NEWEST} names an image that was built before. Use another name, or the commit.")
+    if changed and not names.cloud.tag:
+        raise CloudError(f"There are uncommitted changes in {files}, so the commit does not name the content. {advice}")
+    if changed and gcloud.exists(
+        "find the container image", "artifacts", "docker", "images", "describe", names.image("api")
+    ):
+        raise CloudError(
+            f"{names.image('api')} exists, and its tag cannot move. There are uncommitted changes in {files}. {advice}"
+        )
 
 
 def _overrides(key: str, value: Any) -> Iterator[str]:

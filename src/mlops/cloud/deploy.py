@@ -1,99 +1,93 @@
 """Deploys to Cloud Run without downtime: `python -m src.mlops.cloud.deploy`, or `inv gcp.deploy`.
 
-A new revision starts next to the current one and gets no traffic until it passes a smoke test. If a step fails, the
-current revision continues to serve.
+A new revision starts next to the current one and gets no traffic until it passes a smoke test. In production it then
+gets a part of the traffic and is compared with the current revision (`canary.py`). If a step fails, the current
+revision continues to serve.
 """
 
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from src.mlops.cli import hydra_main
+from src.mlops.cloud.canary import Compare, compare
 from src.mlops.cloud.drift_job import update_job
 from src.mlops.cloud.gcloud import Gcloud, capitalised
+from src.mlops.cloud.identity import request_headers
+from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.names import Names, render
+from src.mlops.cloud.promoted import model_to_serve
+from src.mlops.cloud.service import CANDIDATE, CURRENT, PREVIOUS, State, describe, shift
 from src.mlops.cloud.smoke_test import smoke
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, MlopsError
 
 logger = logging.getLogger("src.mlops.cloud.deploy")
-CANDIDATE = "candidate"  # tag of a revision under test, which gives it a separate address
-Ask = Callable[[str, str], object]
+Ask = Callable[[str, Mapping[str, str]], object]
 
 
-def deploy(cloud: CloudConfig, ask: Ask = smoke) -> None:
-    """Starts the container image of the checked-out commit, tests it, and moves the traffic to it.
+def deploy(cloud: CloudConfig, ask: Ask = smoke, comparison: Compare = compare) -> None:
+    """Starts a container image with a model as a new revision, tests it, and moves the traffic to it.
 
     Args:
         cloud: Section `cloud` of the configuration.
-        ask: Smoke test of the service at an address with an identity token, which may be empty. Raises an error if the
-            service does not work.
+        ask: Smoke test of the service at an address with headers. Raises an error if the service does not work.
+        comparison: Compares the new revision with the current one. Raises an error if it is worse.
 
     Raises:
-        CloudError: A step failed. The previous revision serves.
+        CloudError: A step failed, or the new revision is worse than the current one, which serves.
     """
     gcloud, names = Gcloud(cloud), Names(cloud)
     gcloud.login()
-    gcloud.require_image(names.image("api"))
-    if cloud.prediction_log:
-        gcloud.require_image(names.image("drift"))
-    former = _serving(_describe(gcloud, names))
-    traffic: list[dict[str, Any]] = [{"latestRevision": True, "percent": 100}]
-    if former:
-        traffic = [
-            {"revisionName": former, "percent": 100},
-            {"latestRevision": True, "percent": 0, "tag": CANDIDATE},
-        ]
-    _replace(gcloud, names, traffic)
-    state = _describe(gcloud, names)
-    if cloud.serve.public:
-        _make_public(gcloud, names)
-    if gcloud.dry_run:
-        former, state = "FORMER", {"status": {"url": "URL", "latestCreatedRevisionName": "NEW"}}
+    image, model = pinned_image(gcloud, names, "api"), model_to_serve(gcloud, names)
+    drift_image = pinned_image(gcloud, names, "drift") if names.log else ""
+    former = describe(gcloud, names)
+    _start(gcloud, names, former, image, model)
+    state = describe(gcloud, names)
+    new = state.created
     try:
-        _ask(gcloud, ask, state, _address(state), "test the new revision")
-        if former:
-            _shift(gcloud, names, state["status"]["latestCreatedRevisionName"], "move the traffic to the new revision")
-            _ask(gcloud, ask, state, state["status"]["url"], "test the service")
+        headers = request_headers(gcloud, names, state.url)
+        _test(gcloud, ask, state.addresses.get(CANDIDATE, state.url), headers, "test the new revision")
+        if cloud.serve.stage == "production" and cloud.canary.share and not former.is_new:
+            share = cloud.canary.share
+            tags = {CANDIDATE: new, CURRENT: former.serving, **_previous(former)}
+            shift(gcloud, names, f"give the new revision {share} % of the traffic",
+                  {former.serving: 100 - share, new: share}, tags)  # fmt: skip
+            _compare(gcloud, comparison, state, headers)
+        # The placeholder is nothing to return to.
+        shift(gcloud, names, "move the traffic to the new revision", {new: 100},
+              {} if former.is_new else {PREVIOUS: former.serving})  # fmt: skip
+        _test(gcloud, ask, state.url, headers, "test the service")
     except MlopsError as error:
-        if not former or gcloud.dry_run:
+        if gcloud.dry_run:
             raise
-        _shift(gcloud, names, former, "roll back")
-        raise CloudError(f"{error} Rolled back to {former}.") from error
-    if cloud.prediction_log:
-        update_job(gcloud, names)  # or it would compare records of the new model with the baseline of the previous one
-    logger.info("Deployed %s at %s", names.image("api"), state["status"]["url"])
+        shift(gcloud, names, "roll back", {former.serving: 100}, _previous(former))
+        raise CloudError(f"{error} Rolled back to {former.serving}.") from error
+    if drift_image:
+        # Otherwise it would compare records of the new model with the baseline of the previous one.
+        update_job(gcloud, names, drift_image, model)
+    logger.info("Deployed %s with the model %s at %s", image, model, state.url)
 
 
-def _describe(gcloud: Gcloud, names: Names) -> dict[str, Any]:
-    """Returns the state of the service; an empty dict if it does not exist."""
-    words = ("run", "services", "describe", names.cloud.name, f"--region={names.cloud.region}")
-    if not gcloud.exists("find the service", *words):
-        return {}
-    state: dict[str, Any] = json.loads(gcloud.run("describe the service", *words, "--format=json"))
-    return state
+def _previous(state: State) -> dict[str, str]:
+    return {PREVIOUS: state.tagged[PREVIOUS]} if PREVIOUS in state.tagged else {}
 
 
-def _serving(state: dict[str, Any]) -> str:
-    """Returns the revision with the most traffic; an empty string if there is none."""
-    shares = [entry for entry in state.get("status", {}).get("traffic", []) if entry.get("percent")]
-    return str(max(shares, key=lambda entry: entry["percent"])["revisionName"]) if shares else ""
-
-
-def _address(state: dict[str, Any]) -> str:
-    tagged = [entry["url"] for entry in state["status"].get("traffic", []) if entry.get("tag") == CANDIDATE]
-    return str(tagged[0] if tagged else state["status"]["url"])
-
-
-def _replace(gcloud: Gcloud, names: Names, traffic: list[dict[str, Any]]) -> None:
+def _start(gcloud: Gcloud, names: Names, former: State, image: str, model: str) -> None:
+    """Starts a revision without traffic, with its own address."""
     settings = names.cloud.serve
+    traffic = [
+        {"revisionName": former.serving, "percent": 100, "tag": CURRENT},
+        {"latestRevision": True, "percent": 0, "tag": CANDIDATE},
+        *({"revisionName": revision, "percent": 0, "tag": tag} for tag, revision in _previous(former).items()),
+    ]
     service = render(
         "service.yaml",
         names.cloud,
-        image=names.image("api"),
+        service=names.service,
+        image=image,
         account=names.account("serve"),
-        log=names.cloud.prediction_log or "",
+        environment=_environment(names, model),
         cpu=str(settings.cpu),
         min_instances=str(settings.min_instances),
         max_instances=str(settings.max_instances),
@@ -102,30 +96,41 @@ def _replace(gcloud: Gcloud, names: Names, traffic: list[dict[str, Any]]) -> Non
     gcloud.run("start the new revision", "run", "services", "replace", str(service), f"--region={names.cloud.region}")
 
 
-def _make_public(gcloud: Gcloud, names: Names) -> None:
-    gcloud.run(
-        "make the service public",
-        *("run", "services", "add-iam-policy-binding", names.cloud.name, f"--region={names.cloud.region}"),
-        *("--member=allUsers", "--role=roles/run.invoker"),
-    )
+def _environment(names: Names, model: str) -> list[dict[str, Any]]:
+    """Returns the environment variables of the service. Secrets are only named; Cloud Run reads them."""
+    values = {
+        "MLOPS_MODEL": model,
+        "MLOPS_MODEL_STORE": names.cloud.models,  # location of models such as models:/gtsrb@v3
+        "MLOPS_LOG_URL": names.log,  # empty: predictions are not recorded
+        "MLOPS_LOG_FORMAT": "json",  # Cloud Logging parses the JSON fields
+    }
+    secrets = {"MLOPS_API_KEYS": names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
+    return [
+        *({"name": name, "value": value} for name, value in values.items()),
+        *(
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "latest"}}}
+            for name, secret in secrets.items()
+        ),
+    ]
 
 
-def _shift(gcloud: Gcloud, names: Names, revision: str, step: str) -> None:
-    gcloud.run(
-        step,
-        *("run", "services", "update-traffic", names.cloud.name, f"--region={names.cloud.region}"),
-        *(f"--to-revisions={revision}=100", f"--remove-tags={CANDIDATE}"),
-    )
-
-
-def _ask(gcloud: Gcloud, ask: Ask, state: dict[str, Any], address: str, step: str) -> None:
-    public = gcloud.cloud.serve.public
-    token = "" if public else gcloud.token("get a token for the service", state["status"]["url"])
+def _test(gcloud: Gcloud, ask: Ask, address: str, headers: Mapping[str, str], step: str) -> None:
     if gcloud.dry_run:
         return
     logger.info("%s", capitalised(step))
     try:
-        ask(address, token)
+        ask(address, headers)
+    except MlopsError as error:
+        raise CloudError(f"Step {step!r} failed: {error}") from error
+
+
+def _compare(gcloud: Gcloud, comparison: Compare, state: State, headers: Mapping[str, str]) -> None:
+    if gcloud.dry_run:
+        return
+    step = "compare the new revision with the current one"
+    logger.info("%s", capitalised(step))
+    try:
+        comparison(state.addresses[CANDIDATE], state.addresses[CURRENT], headers, gcloud.cloud.canary)
     except MlopsError as error:
         raise CloudError(f"Step {step!r} failed: {error}") from error
 

@@ -1,18 +1,24 @@
-"""Reports drift in Cloud Run, now and on a schedule: `python -m src.mlops.cloud.drift_job`, or `inv gcp.drift`."""
+"""Reports drift in Cloud Run: `python -m src.mlops.cloud.drift_job`, or `inv gcp.drift`.
+
+`inv gcp.bootstrap` creates the job and its schedule, because the account that deploys may not set policies.
+"""
 
 import logging
 
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.names import Names, render
+from src.mlops.cloud.promoted import model_to_serve
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError
 
 logger = logging.getLogger("src.mlops.cloud.drift_job")
+_PLACEHOLDER = "us-docker.pkg.dev/cloudrun/container/job"  # of Google; the job fails until the first deployment
 
 
 def run_drift_job(cloud: CloudConfig) -> None:
-    """Updates the job, runs it, waits for the report, and sets its schedule.
+    """Updates the job, runs it and waits for the report.
 
     Raises:
         CloudError: Predictions are not recorded, or a step failed.
@@ -24,31 +30,33 @@ def run_drift_job(cloud: CloudConfig) -> None:
             f"{names.bucket}/prediction_log, run `inv gcp.bootstrap` and `inv gcp.deploy`, then run this command again."
         )
     gcloud.login()
-    gcloud.require_image(names.image("drift"))
-    update_job(gcloud, names)
+    update_job(gcloud, names, pinned_image(gcloud, names, "drift"), model_to_serve(gcloud, names))
     gcloud.run("run the drift job", *_job(names, "execute", names.drift_job), "--wait")
     logger.info("The report is at %s/drift.html", names.reports)
-    _schedule(gcloud, names)
 
 
-def update_job(gcloud: Gcloud, names: Names) -> None:
-    """Makes the job use the container image of the checked-out commit, which has the same model as the service."""
+def update_job(gcloud: Gcloud, names: Names, image: str, model: str) -> None:
+    """Makes the job use a container image, and the same model as the service."""
     template = render(
         "drift-job.yaml",
         names.cloud,
         name=names.drift_job,
-        image=names.image("drift"),
+        image=image,
+        model=model,
         account=names.account("drift"),
         reports=names.reports,
     )
     gcloud.run("update the drift job", *_job(names, "replace", str(template)))
 
 
-def _schedule(gcloud: Gcloud, names: Names) -> None:
+def schedule_job(gcloud: Gcloud, names: Names) -> None:
+    """Sets or deletes the schedule of the job, and creates the job if it does not exist."""
     job, jobs, place = names.drift_job, ("scheduler", "jobs"), f"--location={names.cloud.region}"
-    if not names.cloud.drift.schedule:
+    if not (names.cloud.prediction_log and names.cloud.drift.schedule):
         gcloud.remove("delete the schedule of the drift job", *jobs, "delete", job, place)
         return
+    if not gcloud.exists("find the drift job", *_job(names, "describe", job)):
+        update_job(gcloud, names, _PLACEHOLDER, "none")
     account = names.account("drift")
     gcloud.run(
         "allow the schedule to start the drift job",

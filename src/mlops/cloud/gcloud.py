@@ -17,19 +17,41 @@ from src.mlops.errors import CloudError
 logger = logging.getLogger("src.mlops.cloud")
 ATTEMPTS = 5  # it takes some seconds until all services know a new service account
 
+# Permissions and services as they stand in the output of gcloud.
+_SERVICES = (
+    "aiplatform|artifactregistry|billing|cloudbuild|cloudscheduler|iam|logging|resourcemanager|run|secretmanager"
+)
+_PERMISSION = re.compile(
+    rf"\b(?P<name>(?:iam\.googleapis\.com/|(?:{_SERVICES}|serviceusage|storage)\.(?!googleapis))[a-zA-Z]+\.[a-zA-Z]+)\b"
+)
+_SERVICE = re.compile(r"\b(?P<name>[a-z]+\.googleapis\.com)\b")
+_COMMAND = re.compile(r"\(gcloud[\w.-]*\)")  # gcloud's own name of the command, such as (gcloud.run.services.replace)
+_DISABLED = r"SERVICE_DISABLED|has not been used in project|is not enabled"
+_DENIED = r"PERMISSION_DENIED|does not have permission|[Pp]ermission (.* )?denied|HTTPError 403|[Ff]orbidden"
+
 # Pattern in the output of gcloud → advice. The first match is used.
 _ADVICE = (
+    (_DISABLED, "Enable the service {service}with `inv gcp.bootstrap`, run by an owner of the project {project}."),
+    (
+        r"[Bb]illing account .* not found|billing to be enabled|[Bb]illing is disabled|[Bb]illing must be enabled",
+        "Link the project to a billing account with `gcloud billing projects link {project}`.",
+    ),
+    (
+        r"failed the configured startup probe|failed to start and listen",
+        "See its log with `gcloud run services logs read` or in the console. If the log contains a 403, `inv "
+        "gcp.bootstrap`, run by an owner, allows the account `serve` to read models (storage.objects.get).",
+    ),
+    (
+        _DENIED,
+        "Check that the project {project} exists and that {account} has the permission {permission}: "
+        "`inv gcp.bootstrap`, run by an owner, grants the accounts of this repository what they need; for any other "
+        "account, ask an owner for a role that contains it, see docs/cloud.md.",
+    ),
     (
         r"active account|gcloud auth login|[Rr]eauthenticat|invalid_grant|credentials",
         "Log in with `gcloud auth login`; for workflows, see docs/cloud.md.",
     ),
-    (r"[Bb]illing", "Link the project to a billing account with `gcloud billing projects link {project}`."),
-    (
-        r"PERMISSION_DENIED|does not have permission|[Pp]ermission .* denied|HTTPError 403|forbidden",
-        "Check that the project {project} exists, and ask its owner for the missing role, see docs/cloud.md.",
-    ),
     (r"RESOURCE_EXHAUSTED|[Qq]uota", "Request quota in the console, or choose another machine or region in {config}."),
-    (r"SERVICE_DISABLED|has not been used|is not enabled", "Enable it with `inv gcp.bootstrap`."),
     (
         r"NOT_FOUND|not found|does not exist|[Cc]annot find",
         "Run `inv gcp.bootstrap`, and check the names in {config}.",
@@ -38,9 +60,10 @@ _ADVICE = (
 )
 _ABSENT = re.compile(r"NOT_FOUND|not found|does not exist|[Cc]annot find|[Cc]ould not be found|HTTPError 404")
 _EXISTS = re.compile(r"ALREADY_EXISTS|already exists|HTTPError 409")
-# Temporary failures: a new account, a concurrent change of a policy, an overloaded service.
+# Temporary failures: a new account, a service that was enabled just now, a concurrent change of a policy, overload.
 _TEMPORARY = re.compile(
-    r"(?i:service) account \S+ does not exist|ABORTED|concurrent policy changes|UNAVAILABLE|HTTPError 503"
+    r"(?i:service) account \S+ does not exist|enabled this API recently|ABORTED|concurrent policy changes|UNAVAILABLE|"
+    "HTTPError 503"
 )
 
 
@@ -62,19 +85,26 @@ class Gcloud:
             raise CloudError("The command gcloud is not installed. Install it from https://cloud.google.com/sdk.")
 
     def login(self) -> None:
-        """Checks that an account is logged in and has access to the project.
+        """Checks that an account is logged in.
 
         Raises:
-            CloudError: No account is logged in, or the project cannot be accessed.
+            CloudError: No account is logged in.
         """
         step = "log in"
         words = ("auth", "list", "--filter=status:ACTIVE", "--format=value(account)")
         self.account = self.run(step, *words, project=False)
         if not self.account and not self.dry_run:
-            raise CloudError(f"Step {step!r} failed: no account is logged in. {self._advice('active account')}")
-        self.run("find the project", "projects", "describe", self.cloud.project, "--format=value(projectNumber)")
+            raise CloudError(self.explain(step, "no active account is logged in"))
 
-    def run(self, step: str, *words: str, project: bool = True, stdin: str | None = None) -> str:
+    def run(
+        self,
+        step: str,
+        *words: str,
+        project: bool = True,
+        stdin: str | None = None,
+        stream: bool = False,
+        attempts: int = ATTEMPTS,
+    ) -> str:
         """Runs one command and retries it after temporary failures.
 
         Args:
@@ -82,9 +112,11 @@ class Gcloud:
             words: The command without `gcloud`.
             project: Whether the option `--project` is added.
             stdin: Standard input of the command; it is never shown.
+            stream: Whether the output is shown while the command runs, instead of returned.
+            attempts: Maximum number of attempts; 1 for a command that must not run twice.
 
         Returns:
-            The standard output of the command; an empty string if the command is only printed.
+            The standard output of the command; an empty string if the command is only printed or its output is shown.
 
         Raises:
             CloudError: The command fails. The message contains the step and advice.
@@ -95,21 +127,13 @@ class Gcloud:
             return ""
         logger.info("%s", capitalised(step))
         again = retry(
-            retry=retry_if_exception_type(_TemporaryError),
-            stop=stop_after_attempt(ATTEMPTS),
+            retry=retry_if_exception_type(TemporaryCloudError),
+            stop=stop_after_attempt(attempts),
             wait=wait_exponential(max=16),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )
-        return str(again(self._once)(step, command, stdin))
-
-    def token(self, step: str, audience: str) -> str:
-        """Returns an identity token for the service at the address `audience`."""
-        words = ["auth", "print-identity-token"]
-        if self.account.endswith(".iam.gserviceaccount.com"):
-            # A workflow identity cannot get such a token directly, but its service account can create one.
-            words += [f"--impersonate-service-account={self.account}", f"--audiences={audience}"]
-        return self.run(step, *words, project=False)
+        return str(again(self._once)(step, command, stdin, stream))
 
     def exists(self, step: str, *words: str) -> bool:
         """Returns whether a resource exists, according to a `describe` command; False in a dry run.
@@ -123,19 +147,6 @@ class Gcloud:
         if result.returncode and not _ABSENT.search(result.stderr):
             raise self._error(step, result)
         return result.returncode == 0
-
-    def require_image(self, address: str) -> None:
-        """Checks that a container image exists.
-
-        Raises:
-            CloudError: It does not exist.
-        """
-        step = "find the container image"
-        if not self.exists(step, "artifacts", "docker", "images", "describe", address) and not self.dry_run:
-            raise CloudError(
-                f"Step {step!r} failed: {address} does not exist. Build it with `inv gcp.build`, or choose a different "
-                "tag with cloud.tag."
-            )
 
     def ensure(self, step: str, describe: Sequence[str], create: Sequence[str]) -> None:
         """Creates a resource if it does not exist."""
@@ -154,40 +165,50 @@ class Gcloud:
     def _command(self, words: Sequence[str], project: bool) -> list[str]:
         return ["gcloud", *words, *([f"--project={self.cloud.project}"] if project else [])]
 
-    def _once(self, step: str, command: list[str], stdin: str | None) -> str:
-        result = self._call(command, stdin)
+    def _once(self, step: str, command: list[str], stdin: str | None, stream: bool) -> str:
+        result = self._call(command, stdin, stream)
         if result.returncode and _EXISTS.search(result.stderr):
             logger.info("%s: already exists", capitalised(step))  # created concurrently by another process
         elif result.returncode:
             error = self._error(step, result)
-            raise _TemporaryError(str(error)) if _TEMPORARY.search(result.stderr) else error
-        return result.stdout.strip()
+            raise TemporaryCloudError(str(error)) if _TEMPORARY.search(result.stderr) else error
+        return (result.stdout or "").strip()
 
     @staticmethod
-    def _call(command: list[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def _call(command: list[str], stdin: str | None = None, stream: bool = False) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # noqa: S603 - arguments come from this package and the configuration; no shell is involved
             [shutil.which(command[0]) or command[0], *command[1:]],
             input=stdin if stdin is not None else "",
-            capture_output=True,
+            stdout=None if stream else subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
             check=False,
         )
 
     def _error(self, step: str, result: "subprocess.CompletedProcess[str]") -> CloudError:
-        output = " ".join(result.stderr.split())
-        start = output.find("ERROR:")
-        reason = output[max(start, 0) :][:400].rstrip(".") or f"exit code {result.returncode}"
-        return CloudError(f"Step {step!r} failed: {reason}. {self._advice(output)}")
+        return CloudError(self.explain(step, result.stderr or f"exit code {result.returncode}"))
 
-    def _advice(self, output: str) -> str:
-        words = {"project": self.cloud.project, "config": "configshydra/cloud/gcp.yaml"}
+    def explain(self, step: str, output: str) -> str:
+        """Returns the error message of a failed step: the reason from the output of gcloud or Google, and advice."""
+        output = " ".join(output.split())
+        reason = output[max(output.find("ERROR:"), 0) :][:400].rstrip(".")
+        permission = _PERMISSION.search(_COMMAND.sub("", output))
+        service = _SERVICE.search(output)
+        words = {
+            "project": self.cloud.project,
+            "config": "configshydra/cloud/gcp.yaml",
+            "account": self.account or "your account",
+            "permission": permission["name"] if permission else "for this step",
+            "service": f"{service['name']} " if service else "",
+        }
         fitting = (advice for pattern, advice in _ADVICE if re.search(pattern, output))
-        return next(fitting, "Show all commands with `--dry-run`.").format(**words)
+        advice = next(fitting, "Show all commands with `--dry-run`.").format(**words)
+        return f"Step {step!r} failed: {reason}. {advice}"
 
 
-class _TemporaryError(CloudError):
-    """A temporary failure that is retried."""
+class TemporaryCloudError(CloudError):
+    """A failure that a later attempt may not have."""
 
 
 def capitalised(step: str) -> str:

@@ -16,6 +16,9 @@ from src.mlops.io.git import git
 TEMPLATES = ROOT / "cloud"
 SECRET = "wandb-api-key"  # noqa: S105 - the name of the secret, not its content
 JOBS = "jobs"  # folder of the bucket for the output of training jobs
+RAW = ("gtsrb/dvc", "gtsrb/raw")  # folders of the bucket for raw data: of `inv data.push`, and of own archives
+PROCESSED = "gtsrb/data"  # folder of the bucket for prepared data, see configshydra/data/gcs.yaml
+NEWEST = "newest"  # value of `cloud.tag`
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,23 @@ class Names:
 
     @property
     def bucket(self) -> str:
-        """URL of the bucket."""
+        """URL of the bucket for data and models."""
         return f"gs://{self.cloud.bucket}"
+
+    @property
+    def builds(self) -> str:
+        """URL of the bucket for sources and logs of Cloud Build. Accounts that read data have no access to it."""
+        return f"{self.bucket}-builds"
 
     @property
     def images(self) -> str:
         """Address of the container image repository in Artifact Registry."""
         return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{self.cloud.name}"
+
+    @property
+    def cache(self) -> str:
+        """Name of the repository for layers that later builds use; its tags move, unlike those of the images."""
+        return f"{self.cloud.name}-cache"
 
     @property
     def tag(self) -> str:
@@ -53,13 +66,46 @@ class Names:
         return f"{self.cloud.name}-drift"
 
     @property
+    def log(self) -> str:
+        """URL of the prediction log of the service; empty if predictions are not recorded, as in staging."""
+        return (self.cloud.serve.stage == "production" and self.cloud.prediction_log) or ""
+
+    @property
     def reports(self) -> str:
         """URL of the folder for drift reports, in the prediction log."""
         return f"{self.cloud.prediction_log}/reports"
 
+    def folder(self, url: str) -> str:
+        """Returns the folder of the bucket that a URL names."""
+        return url.removeprefix(f"{self.bucket}/")
+
     def account(self, role: str) -> str:
         """Returns the e-mail address of a service account, such as train or serve."""
         return f"{self.cloud.name}-{role}@{self.cloud.project}.iam.gserviceaccount.com"
+
+    def service_in(self, stage: str) -> str:
+        """Returns the name of the Cloud Run service of a stage."""
+        return self.cloud.name if stage == "production" else f"{self.cloud.name}-{stage}"
+
+    @property
+    def service(self) -> str:
+        """Name of the Cloud Run service of the stage `cloud.serve.stage`."""
+        return self.service_in(self.cloud.serve.stage)
+
+    @property
+    def public(self) -> bool:
+        """Whether this service is open to everyone with an API key."""
+        return self.cloud.serve.public and self.cloud.serve.stage == "production"
+
+    @property
+    def api_keys(self) -> str:
+        """Name of the secret with the API keys of a public service."""
+        return f"{self.cloud.name}-api-keys"
+
+    @property
+    def admin_token(self) -> str:
+        """Name of the secret with the admin token of a public service."""
+        return f"{self.cloud.name}-admin-token"
 
 
 def render(template: str, cloud: CloudConfig, **values: Any) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Mapping
 from typing import Annotated
 
 import httpx2 as httpx
@@ -17,12 +18,12 @@ logger = logging.getLogger("src.mlops.cloud.smoke_test")
 PATIENCE = 60.0  # maximum seconds until the service is ready
 
 
-def smoke(url: str, token: str = "", patience: float = PATIENCE) -> str:
+def smoke(url: str, headers: Mapping[str, str] | None = None, patience: float = PATIENCE) -> str:
     """Waits until a service is ready, then sends a valid image and an invalid one.
 
     Args:
         url: Address of the service.
-        token: Identity token; needed if the service is not public.
+        headers: Headers with an identity token or an API key, if the service needs one.
         patience: Maximum waiting time in seconds.
 
     Returns:
@@ -31,15 +32,14 @@ def smoke(url: str, token: str = "", patience: float = PATIENCE) -> str:
     Raises:
         ServiceError: The service is not ready in time, or an answer is wrong.
     """
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=10) as client:
+    with httpx.Client(base_url=url, headers=dict(headers or {}), timeout=10) as client:
         try:
             _wait(client, patience)
             good = client.post("/cv_model/", files={"file": ("sign.png", _image())})
             answer = good.raise_for_status().json()
             bad = client.post("/cv_model/", files={"file": ("sign.png", b"no image")})
         except (httpx.HTTPError, ValueError) as error:
-            raise ServiceError(f"The service at {url} failed: {error or type(error).__name__}. See its log.") from error
+            raise ServiceError(f"The service at {url} failed: {_reason(error)}") from error
     sound = isinstance(answer.get("predicted_class"), int) and 0 <= answer.get("probability", -1) <= 1
     if not sound or bad.status_code != httpx.codes.UNSUPPORTED_MEDIA_TYPE:
         raise ServiceError(
@@ -57,6 +57,17 @@ def _wait(client: httpx.Client, patience: float) -> None:
         reraise=True,
     )
     again(lambda: client.get("/health/ready").raise_for_status())()
+
+
+def _reason(error: Exception) -> str:
+    """Returns the reason of a failure and what to do."""
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.FORBIDDEN:
+        return (
+            "Google refused the request with the status 403. The account that asks needs the permission "
+            "run.routes.invoke (roles/run.invoker) on the service. `inv gcp.bootstrap`, run by an owner, grants it to "
+            "`build`, and opens the service after cloud.serve.public was set."
+        )
+    return f"{error or type(error).__name__}. See its log."
 
 
 def _image() -> bytes:

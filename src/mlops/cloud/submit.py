@@ -1,6 +1,9 @@
 """Trains on Vertex AI and fetches the model: `python -m src.mlops.cloud.submit`, or `inv gcp.train`."""
 
 import logging
+import re
+import secrets
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,23 +12,34 @@ from tenacity import retry, retry_if_result, wait_fixed
 
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.images import pinned_image
+from src.mlops.cloud.jobs import (
+    SUCCEEDED,
+    SUMS,
+    Attempt,
+    Request,
+    failure,
+    find_attempts,
+    keep_first,
+    mark_for_registration,
+    start,
+)
 from src.mlops.cloud.names import JOBS, SECRET, Names, render
 from src.mlops.config import CloudConfig, Config
-from src.mlops.errors import CheckpointError, CloudError
+from src.mlops.errors import CheckpointError, CloudError, ConfigError, MissingFileError
 from src.mlops.io.files import sha256
 from src.mlops.io.storage import open_storage
 
 logger = logging.getLogger("src.mlops.cloud.submit")
 POLL_SECONDS = 30.0
-SUMS = "SHA256SUMS"  # training/job.py writes it last, so its presence means that the model is complete
-_ENDED = ("JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED", "JOB_STATE_EXPIRED")
+_SUM = re.compile(r"([0-9a-f]{64})  (\w[\w.-]*)")
 
 
 def train(cloud: CloudConfig, target: Path) -> None:
-    """Starts a training job, waits for its end and fetches the model.
+    """Starts a training job, waits for its end and fetches the model, or does a part of this (`cloud.train.action`).
 
-    If `cloud.train.job` names a job that has succeeded, its model is fetched without a new job. If the job was
-    interrupted, the new job resumes from its last checkpoint.
+    If `cloud.train.job` names a job that has succeeded, its model is fetched without a new job. If the job is running,
+    no second one is started. If it was interrupted, a new attempt resumes from its last checkpoint.
 
     Args:
         cloud: Section `cloud` of the configuration.
@@ -33,43 +47,47 @@ def train(cloud: CloudConfig, target: Path) -> None:
 
     Raises:
         CloudError: A step failed. The message contains its name.
+        ConfigError: The action is `fetch`, but no job is named.
         CheckpointError: The model is incomplete or corrupted.
         StorageError: The bucket cannot be accessed.
     """
-    gcloud, names = Gcloud(cloud), Names(cloud)
-    name = f"{cloud.name}-{cloud.train.job or f'{datetime.now(UTC):%Y%m%d-%H%M%S}'}"
+    gcloud, names, settings = Gcloud(cloud), Names(cloud), cloud.train
+    if settings.action == "fetch" and not settings.job:
+        raise ConfigError("cloud.train.action=fetch needs the name of the job, cloud.train.job.")
+    # Two commands in the same second must not get the same name.
+    name = f"{cloud.name}-{settings.job or f'{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}'}"
     output = f"{names.bucket}/{JOBS}/{name}"
-    if cloud.train.job and not gcloud.dry_run and SUMS in open_storage(f"{output}/model").names():
+    if settings.job and not gcloud.dry_run and SUMS in open_storage(f"{output}/model").names():
         logger.info("Job %s has already succeeded", name)
-        fetch_model(f"{output}/model", target)
+        if settings.action == "start":
+            mark_for_registration(output, name)
+        else:
+            fetch_model(f"{output}/model", target)
         return
     gcloud.login()
-    gcloud.require_image(names.image("train"))
-    place = f"--region={cloud.region}"
-    job = gcloud.run(
-        "start the training job",
-        *("ai", "custom-jobs", "create", place, f"--display-name={name}", f"--config={job_file(names, output)}"),
-        "--format=value(name)",
-    ).rpartition("/")[2]
-    logger.info("Started job %s; show its log with `gcloud ai custom-jobs stream-logs %s %s`", name, job, place)
-    state, _, reason = _wait(gcloud, job or "JOB", place).partition("\t")
+    if settings.action == "fetch":
+        attempts = find_attempts(gcloud, name)
+        if gcloud.dry_run:
+            return
+        raise CloudError(_not_ready(gcloud, name, attempts))
+    attempt = _start(gcloud, names, name, output)
+    if settings.action == "start":
+        return
+    ended = _wait(gcloud, attempt)
     if gcloud.dry_run:
         return
-    if state != _ENDED[0]:
-        raise CloudError(
-            f"Step 'train' failed: the job {name} ended in the state {state}: "
-            f"{(reason or 'no reason given').rstrip('.')}. Show its log with "
-            f"`gcloud ai custom-jobs stream-logs {job} {place} --project={cloud.project}`."
-        )
+    if ended.state != SUCCEEDED:
+        raise CloudError(failure(gcloud, name, ended))
     fetch_model(f"{output}/model", target)
 
 
-def job_file(names: Names, output: str) -> Path:
+def job_file(names: Names, output: str, image: str) -> Path:
     """Writes the description of the job to a file and returns its path.
 
     Args:
         names: Names of the resources.
         output: URL of the folder for the output of the job.
+        image: Address of the container image.
     """
     settings = names.cloud.train
     machine: dict[str, Any] = {"machineType": settings.machine}
@@ -81,7 +99,7 @@ def job_file(names: Names, output: str) -> Path:
         "vertex-job.yaml" if settings.replicas == 1 else "vertex-job-distributed.yaml",
         names.cloud,
         machine=machine,
-        image=names.image("train"),
+        image=image,
         arguments=[*data, *settings.options],
         environment=[{"name": "WANDB_SECRET", "value": secret}],  # the container reads it with its own account
         timeout=f"{settings.hours * 3600}s",
@@ -96,32 +114,88 @@ def fetch_model(url: str, target: Path) -> None:
 
     Args:
         url: Folder with the files of the model and their checksums.
-        target: Local folder for the files.
+        target: Local folder for the files. Existing files are replaced when all files are there and checked.
 
     Raises:
         CheckpointError: The model is incomplete or corrupted.
         StorageError: The model cannot be read.
     """
     storage = open_storage(url)
-    if SUMS not in storage.names():
-        raise CheckpointError(f"The model at {url} is incomplete: {SUMS} is missing. See the log of the job.")
-    for line in storage.read(SUMS).decode().splitlines():
-        digest, _, name = line.partition("  ")
-        storage.download(name, target / name)
-        if sha256(target / name) != digest:
-            raise CheckpointError(f"{url}/{name} is corrupted: its SHA-256 is not {digest}. Train the model again.")
+    try:
+        sums = storage.read(SUMS).decode(errors="replace")
+    except MissingFileError as error:
+        raise CheckpointError(
+            f"The model at {url} is incomplete: {SUMS} is missing. See the log of the job."
+        ) from error
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=".fetch-") as work:
+        names = []
+        for line in sums.splitlines():
+            found = _SUM.fullmatch(line)
+            if not found:
+                raise CheckpointError(f"{url}/{SUMS} is corrupted: {line[:100]!r} is not a checksum and a file name.")
+            digest, name = found.groups()
+            storage.download(name, Path(work, name))
+            if sha256(Path(work, name)) != digest:
+                raise CheckpointError(f"{url}/{name} is corrupted: its SHA-256 is not {digest}. Train the model again.")
+            names.append(name)
+        for name in names:
+            Path(work, name).replace(target / name)
     logger.info("Saved the model to %s", target)
 
 
-def _wait(gcloud: Gcloud, job: str, place: str) -> str:
+def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
+    """Returns the resource name of a running attempt, which is started if there is none."""
+    cloud, settings = gcloud.cloud, gcloud.cloud.train
+    running = [attempt for attempt in find_attempts(gcloud, name) if not attempt.ended] if settings.job else []
+    if running:
+        attempt = keep_first(gcloud, running).name
+        logger.info("Job %s is already running", name)
+        if settings.action == "start":
+            mark_for_registration(output, name)
+    else:
+        image = pinned_image(gcloud, names, "train")
+        request = Request(
+            {"image": image, "data": settings.data, "options": list(settings.options)},
+            register=settings.action == "start",
+        )
+        attempt = start(gcloud, output, name, request, job_file(names, output, image))
+    logger.info(
+        "Started the job %s; show its log with `gcloud ai custom-jobs stream-logs %s --region=%s`. To wait for it and "
+        "fetch its model, use -o cloud.train.job=%s",
+        name,
+        attempt.rpartition("/")[2],
+        cloud.region,
+        name.removeprefix(f"{cloud.name}-"),
+    )
+    return attempt
+
+
+def _not_ready(gcloud: Gcloud, name: str, attempts: list[Attempt]) -> str:
+    if not attempts:
+        return f"There is no job {name} with a model. Check cloud.train.job, or start the job with `inv gcp.train`."
+    if not attempts[0].ended:
+        return f"The job {name} has no model yet: its state is {attempts[0].state}. Run the command again later."
+    return failure(gcloud, name, attempts[0])
+
+
+def _wait(gcloud: Gcloud, attempt: str) -> Attempt:
+    def describe() -> Attempt:
+        words = (
+            "ai",
+            "custom-jobs",
+            "describe",
+            attempt.rpartition("/")[2] or "JOB",
+            f"--region={gcloud.cloud.region}",
+        )
+        state, _, reason = gcloud.run("describe the job", *words, "--format=value(state,error.message)").partition("\t")
+        return Attempt(attempt, state, reason)
+
     again = retry(
-        retry=retry_if_result(lambda said: not gcloud.dry_run and not said.startswith(_ENDED)),
+        retry=retry_if_result(lambda said: not gcloud.dry_run and not said.ended),
         wait=wait_fixed(POLL_SECONDS),
     )
-    state: str = again(gcloud.run)(
-        "describe the job", "ai", "custom-jobs", "describe", job, place, "--format=value(state,error.message)"
-    )
-    return state
+    return again(describe)()
 
 
 def main(config: Config) -> None:

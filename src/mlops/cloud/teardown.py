@@ -1,11 +1,12 @@
 """Deletes all resources in Google Cloud: `python -m src.mlops.cloud.teardown`, or `inv gcp.teardown`."""
 
 from src.mlops.cli import hydra_main
-from src.mlops.cloud.bootstrap import ACCOUNTS, BUCKET_ROLES, LOG_ROLE, PROJECT_ROLES
+from src.mlops.cloud.access import ACCOUNTS, PROJECT_ROLES, folder_roles, inside, member, secrets_of
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import SECRET, Names
+from src.mlops.cloud.names import Names
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError
+from src.mlops.modelfile.store import STAGES
 
 
 def teardown(cloud: CloudConfig) -> None:
@@ -18,32 +19,38 @@ def teardown(cloud: CloudConfig) -> None:
     if not (gcloud.dry_run or cloud.teardown.confirm == cloud.project):
         raise CloudError(
             f"Step 'confirm' failed: cloud.teardown.confirm is {cloud.teardown.confirm!r}. Set "
-            f"cloud.teardown.confirm={cloud.project} to delete the service, the container images and the accounts, or "
+            f"cloud.teardown.confirm={cloud.project} to delete the services, the container images and the accounts, or "
             "show the commands with `--dry-run`."
         )
     gcloud.login()
     region, location = f"--region={cloud.region}", f"--location={cloud.region}"
-    gcloud.remove("delete the service", "run", "services", "delete", cloud.name, region)
+    for stage in STAGES:
+        service = names.service_in(stage)
+        gcloud.remove(f"delete the service {service}", "run", "services", "delete", service, region)
     job = names.drift_job
     gcloud.remove("delete the schedule of the drift job", "scheduler", "jobs", "delete", job, location)
     gcloud.remove("delete the drift job", "run", "jobs", "delete", job, region)
-    gcloud.remove("delete the container images", "artifacts", "repositories", "delete", cloud.name, location)
-    gcloud.remove("delete the secret", "secrets", "delete", SECRET)
+    for repository in (cloud.name, names.cache):
+        gcloud.remove(
+            f"delete the container images in {repository}", "artifacts", "repositories", "delete", repository, location
+        )
+    for secret in secrets_of(names):
+        gcloud.remove(f"delete the secret {secret}", "secrets", "delete", secret)
     for role, right in PROJECT_ROLES:
         gcloud.remove(
             f"remove {right} from {role}",
-            *("projects", "remove-iam-policy-binding", cloud.project),
-            *(f"--member=serviceAccount:{names.account(role)}", f"--role={right}", "--condition=None"),
+            *("projects", "remove-iam-policy-binding", cloud.project, *member(names, role, right), "--condition=None"),
         )
     if not cloud.teardown.data:
-        for role, right in (*BUCKET_ROLES, ("serve", LOG_ROLE), ("drift", LOG_ROLE)):
+        for role, right, folders in folder_roles(names):
             gcloud.remove(
                 f"remove {role} from the bucket",
-                *("storage", "buckets", "remove-iam-policy-binding", names.bucket),
-                *(f"--member=serviceAccount:{names.account(role)}", f"--role={right}", "--all"),
+                *("storage", "buckets", "remove-iam-policy-binding", names.bucket, *member(names, role, right)),
+                inside(names, folders),
             )
     for role in ACCOUNTS:
         gcloud.remove(f"delete the account {role}", "iam", "service-accounts", "delete", names.account(role))
+    gcloud.remove("delete the bucket with builds", "storage", "rm", "--recursive", names.builds)
     if cloud.teardown.data:
         gcloud.remove("delete the bucket with data and models", "storage", "rm", "--recursive", names.bucket)
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from src.mlops.cli import OverrideOption, new_app
 from src.mlops.config import load_config
+from src.mlops.registry import register as registration
 from src.mlops.registry import registry
 
 app = new_app("Register, promote, roll back and fetch versions of the model.")
@@ -34,7 +35,7 @@ def show(override: OverrideOption) -> None:
 @app.command()
 def register(override: OverrideOption, push: PushOption = False) -> None:
     """Registers the model at ckpt_path as the next version."""
-    registry.register(load_config(override), push=push)
+    registration.register(load_config(override), push=push)
 
 
 @app.command()

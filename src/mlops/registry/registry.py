@@ -1,126 +1,32 @@
-"""Registers, promotes, rolls back and fetches versions of the model: Git tags, and files in a store.
+"""Promotes, rolls back and fetches versions of the model: Git tags, and files in a store.
 
-A version is a tag `gtsrb@v3.0.0` and the folder `versions/v3` of the store. A promotion or rollback is a tag
-`gtsrb#production#5`. The tags are authoritative; `stages/production.json` in the store is a copy of the newest one, for
-services (`modelfile/store.py`). If a step fails, the steps before it are undone. What services read is written last.
+A version is a tag `gtsrb@v3.0.0` and the folder `versions/v3` of the store (`register.py`). A promotion or rollback is
+a tag `gtsrb#production#5`. The tags are authoritative; `stages/production.json` in the store is a copy of the newest
+one, for services (`modelfile/store.py`). If a step fails, the steps before it are undone. What services read is written
+last.
 """
 
-import hashlib
 import logging
 import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
 from src.mlops import ROOT
 from src.mlops.config import Config
-from src.mlops.errors import (
-    FileExistsInStorageError,
-    GateError,
-    GitError,
-    MissingFileError,
-    RegistryError,
-    StorageError,
-)
-from src.mlops.evaluation.measurements import read_measurements
-from src.mlops.inference.classifier import Classifier
-from src.mlops.io.files import sha256, to_json
-from src.mlops.io.git import git
-from src.mlops.io.storage import Storage, open_storage
-from src.mlops.modelfile.store import (
-    FILES,
-    MANIFEST,
-    SERVED,
-    STAGES,
-    Stage,
-    Version,
-    model_name,
-    number_of,
-    read_stage,
-    read_version,
-    stage_file,
-    versions,
-)
+from src.mlops.errors import GateError, MissingFileError, RegistryError
+from src.mlops.io.files import sha256
+from src.mlops.io.storage import BUCKET, Storage, open_storage
+from src.mlops.modelfile.store import STAGES, Version, model_name, number_of, read_version, versions
 from src.mlops.registry.gate import Check, run_gate, show
-from src.mlops.registry.tags import Tag, add_tag, now, stage_tags, tag_stage, take_back, version_of, version_tags
+from src.mlops.registry.stages import delete_old_records, read_current, write_stage
+from src.mlops.registry.tags import Tag, alone, is_rollback, stage_tags, tag_stage, version_of, version_tags
 from src.mlops.registry.wandb import publish_model
 
 logger = logging.getLogger(__name__)
-
-
-def register(config: Config, repository: Path = ROOT, *, push: bool = False) -> str:
-    """Registers the model at `config.ckpt_path` as the next version.
-
-    Uploads the files to the store and tags the current commit.
-
-    Args:
-        config: `registry.store` is the store, `evaluation.reports_dir` is the folder of the model's metrics.
-        repository: The Git repository.
-        push: Whether to push the tag to the Git remote `origin`.
-
-    Returns:
-        The version, such as `v3`.
-
-    Raises:
-        RegistryError: The repository has uncommitted changes, the commit or the model is already a version, another
-            registration runs at the same time, or Git cannot create or push the tag. Nothing is registered then.
-        CheckpointError: There is no usable checkpoint, or no export of it.
-        DataError: The model was not evaluated.
-        StorageError: The store cannot be written.
-    """
-    with _alone(repository) as undo:
-        _require_clean(repository)
-        files = {SERVED: config.ckpt_path.with_suffix(".onnx"), FILES[1]: config.ckpt_path}
-        classifier = Classifier.load(files[SERVED])
-        Classifier.load(files[FILES[1]])
-        metrics, robustness = read_measurements(config, classifier)
-        storage = open_storage(config.registry.store)
-        hashes = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
-        _require_new(storage, hashes)
-        version = _claim(storage, repository, undo)
-        info = classifier.info
-        manifest = {
-            "name": model_name(),
-            "version": version,
-            "created": now(),
-            "commit": git(repository, "rev-parse", "HEAD"),
-            "files": hashes,
-            "data_fingerprint": info.provenance["data_fingerprint"],
-            "provenance": info.provenance,
-            "calibration": info.calibration.to_dict(),
-            "config": info.config,
-            "metrics": metrics,
-            "robustness": robustness,
-        }
-        for name, path in files.items():
-            take_back(undo, storage.remove, f"versions/{version}/{name}")
-            storage.upload(path, f"versions/{version}/{name}")
-        content = (to_json(manifest, indent=2) + "\n").encode()
-        storage.create(f"versions/{version}/{MANIFEST}", content)
-        take_back(undo, storage.remove, f"versions/{version}/{MANIFEST}")
-        facts = {
-            "manifest_sha256": hashlib.sha256(content).hexdigest(),
-            "data_fingerprint": manifest["data_fingerprint"],
-            "accuracy": metrics["Accuracy"],
-            **{name: entry["sha256"] for name, entry in hashes.items()},
-        }
-        add_tag(repository, f"{model_name()}@{version}.0.0", "HEAD", facts, undo, push=push)
-    publish_model(config, version, list(files.values()), manifest)
-    logger.info(
-        "Registered %s@%s with an accuracy of %.2f%% in %s",
-        model_name(),
-        version,
-        100 * metrics["Accuracy"],
-        storage.url,
-    )
-    return version
 
 
 def promote(
@@ -133,6 +39,8 @@ def promote(
     push: bool = False,
 ) -> tuple[str, list[Check]]:
     """Puts a version into a stage if it passes the gate.
+
+    If the store is a bucket, a version must have been in staging before it goes to production.
 
     Args:
         config: `registry.store` is the store, `gate` holds the limits.
@@ -147,20 +55,22 @@ def promote(
 
     Raises:
         GateError: A check of the gate fails, and `force` is not set.
-        RegistryError: The version does not exist, its files are missing or changed, it is already in the stage, or
-            another promotion runs at the same time. The stage is unchanged then.
+        RegistryError: The version does not exist, its files are missing or changed, it is already in the stage or was
+            not in staging, or another promotion runs at the same time. The stage is unchanged then.
         StorageError: The store cannot be used.
     """
     storage = open_storage(config.registry.store)
-    with _alone(repository) as undo, tempfile.TemporaryDirectory() as work:
+    with alone(repository) as undo, tempfile.TemporaryDirectory() as work:
         version = _registered(storage, repository, wanted)
         name = version.name
-        before, production = (_current(storage, repository, each) for each in (stage, "production"))
+        before, production = (read_current(storage, repository, each) for each in (stage, "production"))
         if before.version == name:
             missing = "The store does not have this promotion yet. Write it with `inv registry.sync`."
             raise RegistryError(
                 f"{name} is already in {stage}. {'Promote a different version.' if before.synced else missing}"
             )
+        if stage == "production":
+            _require_staged(storage, repository, name)
         candidate = _fetch(storage, version, Path(work, "candidate"))
         rival = None
         if production.version and production.version != name:
@@ -175,8 +85,8 @@ def promote(
             )
         facts = {"event": "promote", "forced": bool(failed), "checks": [asdict(check) for check in checks]}
         tag = tag_stage(repository, stage, version, facts, undo, push=push)
-        _write_stage(storage, stage, tag, before.state)
-    _delete_old_records(storage, stage)
+        write_stage(storage, stage, tag, before.state)
+    delete_old_records(storage, stage)
     publish_model(config, name, [], version.manifest, stage)
     logger.info(
         "%s@%s is in %s%s",
@@ -191,6 +101,8 @@ def promote(
 def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool = False) -> str:
     """Puts the previous version of a stage back into it, without the gate. The arguments are those of `promote`.
 
+    If that version had been promoted although the gate failed, the log and the record of the rollback say so.
+
     Returns:
         The version.
 
@@ -200,17 +112,26 @@ def rollback(config: Config, stage: str, repository: Path = ROOT, *, push: bool 
         StorageError: The store cannot be used.
     """
     storage = open_storage(config.registry.store)
-    with _alone(repository) as undo, tempfile.TemporaryDirectory() as work:
-        before = _current(storage, repository, stage)
+    with alone(repository) as undo, tempfile.TemporaryDirectory() as work:
+        before = read_current(storage, repository, stage)
         if len(before.history) < 2:
             raise RegistryError(f"Cannot roll back {stage}: it has no version before {before.version or 'this'}.")
         version = _registered(storage, repository, before.history[-2])
         _fetch(storage, version, Path(work))
-        tag = tag_stage(repository, stage, version, {"event": "rollback"}, undo, push=push)
-        _write_stage(storage, stage, tag, before.state)
-    _delete_old_records(storage, stage)
+        forced = _forced(repository, stage, version.name)
+        tag = tag_stage(repository, stage, version, {"event": "rollback", **forced}, undo, push=push)
+        write_stage(storage, stage, tag, before.state)
+    delete_old_records(storage, stage)
     publish_model(config, version.name, [], version.manifest, stage)
     logger.info("Rolled %s back to %s@%s from %s", stage, model_name(), version.name, before.version)
+    if forced:
+        failed = [check["name"] for check in forced["checks"] if not check["passed"]]
+        logger.warning(
+            "%s@%s had been promoted with --force, although these checks failed: %s",
+            model_name(),
+            version.name,
+            ", ".join(failed),
+        )
     return version.name
 
 
@@ -225,14 +146,14 @@ def sync(config: Config, repository: Path = ROOT) -> None:
         StorageError: The store cannot be used.
     """
     storage = open_storage(config.registry.store)
-    with _alone(repository):
-        current = {stage: _current(storage, repository, stage) for stage in STAGES}
+    with alone(repository):
+        current = {stage: read_current(storage, repository, stage) for stage in STAGES}
         for version in filter(None, (each.version for each in current.values())):
             _registered(storage, repository, version)
         for stage, each in current.items():
             if each.tag:
-                _write_stage(storage, stage, each.tag, each.state)
-                _delete_old_records(storage, stage)
+                write_stage(storage, stage, each.tag, each.state)
+                delete_old_records(storage, stage)
             logger.info("%s in %s: %s", stage, storage.url, each.version or "no version")
 
 
@@ -267,7 +188,7 @@ def table(config: Config, repository: Path = ROOT) -> Table:
     """Returns a table of all versions and their state, newest version first."""
     storage = open_storage(config.registry.store)
     tags, stored = version_tags(repository), versions(storage)
-    stages = {stage: _current(storage, repository, stage) for stage in STAGES}
+    stages = {stage: read_current(storage, repository, stage) for stage in STAGES}
     drawn = Table("version", "stage", "accuracy, %", "data", "commit", "trained", "state")
     for name in sorted({*tags, *stored}, key=number_of, reverse=True):
         version = read_version(storage, name) if name in stored else None
@@ -277,7 +198,8 @@ def table(config: Config, repository: Path = ROOT) -> Table:
             accuracy, trained = facts["metrics"]["Accuracy"], facts["provenance"]["created"]
             cells = [f"{100 * accuracy:.2f}", facts["data_fingerprint"][:12], facts["commit"][:8], trained[:10]]
         held = [
-            stage if each.synced else f"{stage} [red](not in the store yet: inv registry.sync)[/red]"
+            f"{stage}{' (forced)' if each.tag and each.tag.message.get('forced') else ''}"
+            f"{'' if each.synced else ' [red](not in the store yet: inv registry.sync)[/red]'}"
             for stage, each in stages.items()
             if each.version == name
         ]
@@ -293,65 +215,20 @@ def _state(tag: Tag | None, version: Version | None) -> str:
     return "complete" if tag.digest == version.digest else "[red]manifest changed[/red]"
 
 
-@contextmanager
-def _alone(repository: Path) -> Iterator[ExitStack]:
-    """Locks the registry for other processes of this clone. The store and the Git remote detect other clones.
-
-    Yields the stack of functions that are called if the body fails.
-    """
-    try:
-        folder = Path(git(repository, "rev-parse", "--absolute-git-dir"))
-    except GitError as error:
-        raise RegistryError(f"No Git repository at {repository}. The registry stores versions as Git tags.") from error
-    try:
-        lock = FileLock(folder / "model-registry.lock").acquire(blocking=False)
-    except Timeout as error:
+def _require_staged(storage: Storage, repository: Path, name: str) -> None:
+    """Checks that a version was promoted to staging and not rolled back from it, if the store is a bucket."""
+    if storage.url.startswith(BUCKET) and name not in read_current(storage, repository, "staging").history:
         raise RegistryError(
-            "Another process is changing the registry. Run the command again when that process has finished."
-        ) from error
-    with lock, ExitStack() as undo:
-        yield undo
-        undo.pop_all()
-
-
-def _require_clean(repository: Path) -> None:
-    changed = git(repository, "status", "--porcelain")
-    if changed:
-        files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
-        raise RegistryError(
-            f"Uncommitted changes in {files}. Commit them first: the version must be reproducible from its commit."
-        )
-    head = git(repository, "rev-parse", "HEAD")
-    if there := git(repository, "tag", "--points-at", head, "--list", f"{model_name()}@v*"):
-        raise RegistryError(
-            f"Commit {head[:8]} already has the version {there}. A commit can have only one version: commit the "
-            "changes that led to this model, such as dvc.lock or a setting, and run the command again."
+            f"{name} was not in staging, or was rolled back from there. Versions in {storage.url} are tested in "
+            f"staging before they go to production: run `inv registry.promote --version {name} --stage staging` first."
         )
 
 
-def _require_new(storage: Storage, hashes: dict[str, dict[str, Any]]) -> None:
-    for name in versions(storage):
-        if read_version(storage, name).manifest["files"][SERVED]["sha256"] == hashes[SERVED]["sha256"]:
-            raise RegistryError(
-                f"This model file is already registered as {name}. If that registration was killed and no clone "
-                f"has the tag {model_name()}@{name}.0.0, delete versions/{name} in {storage.url} and run this command "
-                "again."
-            )
-
-
-def _claim(storage: Storage, repository: Path, undo: ExitStack) -> str:
-    """Reserves the number of the next version, which protects its folder from other registrations."""
-    taken = {entry.split("/")[1] for entry in storage.names("versions")} | set(version_tags(repository))
-    version = f"v{1 + max((number_of(name) for name in taken), default=0)}"
-    claim = f"versions/{version}/claim.json"
-    try:
-        storage.create(claim, to_json({"id": uuid.uuid4().hex, "created": now()}).encode())
-    except FileExistsInStorageError as error:
-        raise RegistryError(
-            f"Another registration took {version} at the same time. Run `inv registry.register` again."
-        ) from error
-    take_back(undo, storage.remove, claim)
-    return version
+def _forced(repository: Path, stage: str, name: str) -> dict[str, Any]:
+    """Returns the record of the gate from the last promotion of a version if it was forced, otherwise an empty dict."""
+    promotions = [tag.message for tag in stage_tags(repository, stage) if tag.version == name and not is_rollback(tag)]
+    last = promotions[-1] if promotions else {}
+    return {"forced": True, "checks": last.get("checks", [])} if last.get("forced") else {}
 
 
 def _registered(storage: Storage, repository: Path, wanted: str | None) -> Version:
@@ -388,60 +265,3 @@ def _fetch(storage: Storage, version: Version, folder: Path) -> Path:
                 "version."
             )
     return folder
-
-
-class _Current(NamedTuple):
-    tag: Tag | None  # of the newest promotion or rollback
-    history: list[str]  # the versions that were promoted and not rolled back, oldest first
-    state: str | None  # of the file in the store
-    synced: bool  # whether the store has the newest tag
-
-    @property
-    def version(self) -> str | None:
-        return self.tag.version if self.tag else None
-
-
-def _current(storage: Storage, repository: Path, stage: str) -> _Current:
-    """Reads a stage from the tags, and checks that the store is not ahead of them."""
-    tags = stage_tags(repository, stage)
-    known = [Stage(tag.version, tag.digest, tag.name) for tag in tags]
-    place, stored, state = stage_file(stage), None, None
-    try:
-        state = storage.state(place)
-        stored = read_stage(storage, stage)
-        ahead = stored not in [None, *known]
-    except MissingFileError:
-        place = f"stages/{stage}"
-        ahead = len(storage.names(place)) > len(tags)  # earlier releases wrote one file per tag
-    if ahead:
-        raise RegistryError(
-            f"{storage.url} has a promotion to {stage} whose tag is not in this clone. Run `git fetch --tags` and then "
-            "this command again. If the tag was not pushed, push it from the clone that made it. If it was deleted on "
-            f"purpose, delete {place} in the store and run `inv registry.sync`."
-        )
-    history: list[str] = []
-    for tag in tags:
-        if tag.message.get("event") == "rollback":  # usually removes one version, or more if tags were deleted
-            while history and history[-1] != tag.version:
-                history.pop()
-        if history[-1:] != [tag.version]:
-            history.append(tag.version)
-    return _Current(tags[-1] if tags else None, history, state, known[-1:] == [stored])
-
-
-def _write_stage(storage: Storage, stage: str, tag: Tag, state: str | None) -> None:
-    """Copies the newest tag of a stage to the store, unless another clone changed the stage in the meantime."""
-    content = to_json({"tag": tag.name, **tag.message}, indent=2) + "\n"
-    try:
-        storage.create(stage_file(stage), content.encode(), replaces=state)
-    except (FileExistsInStorageError, MissingFileError) as error:
-        raise RegistryError(
-            f"Another command changed {stage} at the same time. See `inv registry.list` and run the command again."
-        ) from error
-
-
-def _delete_old_records(storage: Storage, stage: str) -> None:
-    """Deletes the records of earlier releases: services would read them if the new file of the stage was lost."""
-    with suppress(StorageError):  # the promotion is complete; the next one deletes them
-        for record in storage.names(f"stages/{stage}"):
-            storage.remove(record)

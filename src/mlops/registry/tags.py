@@ -5,13 +5,15 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.mlops.errors import GitError, MlopsError, RegistryError
+from filelock import FileLock, Timeout
+
+from src.mlops.errors import BusyError, GitError, MlopsError, RegistryError
 from src.mlops.io.files import to_json
 from src.mlops.io.git import git
 from src.mlops.modelfile.store import Version, model_name, number_of
@@ -35,6 +37,27 @@ class Tag:
     version: str
     digest: str
     message: dict[str, Any]
+
+
+@contextmanager
+def alone(repository: Path) -> Iterator[ExitStack]:
+    """Locks the registry for other processes of this clone. The store and the Git remote detect other clones.
+
+    Yields the stack of functions that are called if the body fails.
+    """
+    try:
+        folder = Path(git(repository, "rev-parse", "--absolute-git-dir"))
+    except GitError as error:
+        raise RegistryError(f"No Git repository at {repository}. The registry stores versions as Git tags.") from error
+    try:
+        lock = FileLock(folder / "model-registry.lock").acquire(blocking=False)
+    except Timeout as error:
+        raise BusyError(
+            "Another process is changing the registry. Run the command again when that process has finished."
+        ) from error
+    with lock, ExitStack() as undo:
+        yield undo
+        undo.pop_all()
 
 
 def version_tags(repository: Path) -> dict[str, Tag]:
@@ -62,6 +85,11 @@ def version_of(repository: Path, name: str) -> str:
     for tag in _read(repository, name):
         return tag.version
     raise RegistryError(f"No valid tag {name} in {repository}. Fetch the tags with `git fetch --tags`.")
+
+
+def is_rollback(tag: Tag) -> bool:
+    """Returns whether the tag of a stage is a rollback, and not a promotion."""
+    return tag.message.get("event") == "rollback"
 
 
 def _read(repository: Path, pattern: str) -> Iterator[Tag]:

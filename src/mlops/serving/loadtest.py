@@ -6,6 +6,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ import typer
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 from src.mlops.errors import ServiceError
+from src.mlops.io.files import to_json
 from src.mlops.io.service_process import running
 from src.mlops.modelfile.locate import LATEST
 
@@ -37,20 +39,33 @@ def main(
             command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}", "--workers", str(workers)]
             client = stack.enter_context(running(command, "/health/ready", {"MLOPS_MODEL": model}))
             host = str(client.base_url).rstrip("/")
-        failed = _run(host, users, seconds, images)
-    if failed:
-        raise ServiceError(
-            f"The load test of {host} failed: at least one request failed, or none was sent. See the table above."
-        )
+        load_test(host, users, seconds, images)
 
 
-def _run(host: str, users: int, seconds: int, images: str) -> bool:
+def load_test(host: str, users: int, seconds: int, images: str = "", headers: Mapping[str, str] | None = None) -> None:
+    """Sends requests to a running service.
+
+    Args:
+        host: URL of the service.
+        users: Number of simultaneous users.
+        seconds: Duration of the test.
+        images: Folder of images to send; empty: synthetic images.
+        headers: Headers of all requests.
+
+    Raises:
+        ServiceError: A request failed, or none was sent.
+    """
     variables = {"TARGET_HOST": host} | ({"TARGET_IMAGES": str(Path(images).absolute())} if images else {})
+    if headers:
+        variables["TARGET_HEADERS"] = to_json(dict(headers))  # not an argument, which other processes can see
     command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--headless", "--only-summary", "-u", str(users)]
     done = subprocess.run(  # noqa: S603 - runs a file of this repository
         [*command, "-r", str(users), "-t", f"{seconds}s"], cwd=ROOT, env=os.environ | variables, check=False
     )
-    return done.returncode != 0
+    if done.returncode:
+        raise ServiceError(
+            f"The load test of {host} failed: at least one request failed, or none was sent. See the table above."
+        )
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ ATTEMPTS = 6  # of the uploads after the training, within about a minute
 WANDB_SECRET = "WANDB_SECRET"  # noqa: S105 - the variable with the name of the secret
 # Files of a run that it needs to resume; each LAST comes before the other files of its folder.
 MIRRORED = (LAST, f"{FINAL_FIT}/{LAST}", BEST, METRICS_FILE, CONFIG, WANDB_ID)
+OWN_DATA = ("data.source=local", "data.synthetic=null", "data.raw_url=null")  # for raw images that a job names
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _CONNECTIONS = 16
 
@@ -98,7 +99,7 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
     out, checkpoints = open_storage(job.out), open_storage(job.checkpoints) if job.checkpoints else None
     run_dir = job.folder / "run"
     # The data of the job has priority over the overrides.
-    source = ["data.source=local", "data.synthetic=null", "data.raw_url=null"] if job.data else []
+    source = OWN_DATA if job.data else ()
     overrides = [*job.overrides, *source, f"run_dir='{run_dir}'"]
     config = load_config(overrides)
     chief = cluster.rank == 0

@@ -67,8 +67,8 @@ def test_the_token_is_sent(serve: Serve) -> None:
         return classify(body) if b"Bearer secret" in body else (403, {})
 
     url = serve({"/health/ready": lambda _: (200, {}), "/cv_model/": needs_token})
-    assert smoke(url, "secret") == "abc"
-    with pytest.raises(ServiceError, match="403"):
+    assert smoke(url, {"Authorization": "Bearer secret"}) == "abc"
+    with pytest.raises(ServiceError, match=r"403.*run\.routes\.invoke.*inv gcp\.bootstrap"):
         smoke(url)
 
 

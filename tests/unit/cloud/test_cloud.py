@@ -5,6 +5,7 @@ import logging
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,19 @@ import pytest
 import yaml
 
 from src.mlops import ROOT
-from src.mlops.cloud import submit as submit_module
+from src.mlops.cloud import promoted as promoted_module
 from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
-from src.mlops.cloud.drift_job import run_drift_job
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import JOBS, Names
-from src.mlops.cloud.submit import fetch_model, job_file, train
+from src.mlops.cloud.names import JOBS
+from src.mlops.cloud.rollback import rollback
 from src.mlops.cloud.teardown import teardown
 from src.mlops.config import CloudConfig
-from src.mlops.errors import CheckpointError, CloudError, ConfigError, ServiceError
-from src.mlops.io.storage import open_storage
-from tests.helpers.gcloud_record import Double, positions
-from tests.helpers.storage_emulator import Cloud
+from src.mlops.errors import CloudError, ConfigError, ServiceError, UnreachableError
+from src.mlops.io.git import git
+from src.mlops.io.storage import Folder
+from tests.helpers.gcloud_record import Double, positions, robot
 from tests.helpers.tiny import quick_config
 
 
@@ -35,60 +35,82 @@ def cloud(*overrides: str) -> CloudConfig:
     return quick_config([f"cloud.{override}" for override in ("tag=abc", *overrides)]).cloud
 
 
-def works(url: str, token: str) -> None:
-    """A smoke test that succeeds."""
+IMAGES = "europe-west4-docker.pkg.dev/my-project/gtsrb"
+OWN = "gs://my-project-gtsrb/gtsrb/raw/x.zip"
+GITHUB = ("github=owner/name", "github_id=11", "github_owner_id=22")
+
+
+def works(*_: object) -> None:
+    """A smoke test that succeeds, and a comparison that finds no difference."""
+
+
+def never(*_: object) -> None:
+    raise AssertionError("there is nothing to compare with")
+
+
+def fails(bad: str) -> Callable[[str, object], None]:
+    """Returns a smoke test that fails at one address."""
+
+    def ask(url: str, _: object) -> None:
+        if url == bad:
+            raise ServiceError("The answer is 500.")
+
+    return ask
 
 
 class TestBootstrap:
     def test_order(self, gcloud: Double) -> None:
-        bootstrap(cloud("github=owner/name"))
+        bootstrap(cloud(*GITHUB))
         calls = gcloud.calls()
         order = positions(
             calls,
             "auth list",
-            "projects describe",
             "services enable",
             "service-accounts create gtsrb-train",
             "buckets create gs://my-project-gtsrb --location=europe-west4 --uniform-bucket-level-access",
             "--versioning --lifecycle-file=",
+            "buckets create gs://my-project-gtsrb-builds",
             "repositories create gtsrb",
+            "--immutable-tags",
             "set-cleanup-policies",
             "secrets create wandb-api-key",
             "projects add-iam-policy-binding",
+            "run services replace",
             "create-oidc",
             "budgets create",
         )
         assert order == sorted(order)
         assert all("--project=my-project" in call for call in calls[1:])
-        [pool] = [words for words in gcloud.arguments() if "create-oidc" in words]
-        assert "--attribute-condition=assertion.repository=='owner/name'" in pool
-        trusted = "assertion.ref=='refs/heads/main' || assertion.ref.startsWith('refs/tags/gtsrb')"
-        assert f"--attribute-mapping=google.subject=assertion.sub,attribute.role={trusted} ? 'build' : 'report'" in pool
-        workflows = [call for call in calls if "principalSet" in call]
-        assert [("gtsrb-build@" in call, "attribute.role/build" in call) for call in workflows] == [
-            (True, True),
-            (False, False),
-        ]
 
-    def test_the_account_report_can_only_read(self, gcloud: Double) -> None:
-        bootstrap(cloud("github=owner/name"))
-        member = "--member=serviceAccount:gtsrb-report@my-project.iam.gserviceaccount.com"
-        given = [words[words.index(member) + 1] for words in gcloud.arguments() if member in words]
-        assert given == ["--role=roles/storage.objectViewer"]
+    @pytest.mark.parametrize("service", ["cloudresourcemanager", "iam", "sts", "monitoring"])
+    def test_all_services_are_enabled(self, gcloud: Double, service: str) -> None:
+        bootstrap(cloud())
+        assert service in gcloud.state()["enabled"]
+
+    def test_a_login_needs_no_resource_manager(self, gcloud: Double) -> None:
+        gcloud.fails("projects describe", "ERROR: PERMISSION_DENIED")
+        Gcloud(cloud()).login()
+
+    def test_a_service_that_was_enabled_just_now_is_retried(self, gcloud: Double) -> None:
+        said = "ERROR: HTTPError 403: Run API has not been used. If you enabled this API recently, wait a few minutes."
+        gcloud.fails("run services describe", said, times=0)
+        gcloud.fails("run services replace", said, times=3)
+        bootstrap(cloud())
+        assert "gtsrb" in gcloud.state()["services"]
 
     def test_a_second_run_changes_nothing(self, gcloud: Double) -> None:
-        bootstrap(cloud("github=owner/name"))
+        bootstrap(cloud(*GITHUB))
         before = gcloud.state()
         gcloud.forget()
-        bootstrap(cloud("github=owner/name"))
-        assert [call for call in gcloud.calls() if " create" in call or " versions add " in call] == []
-        assert gcloud.state() == before
+        bootstrap(cloud(*GITHUB))
+        assert [call for call in gcloud.calls() if " create" in call or " add " in call or " replace " in call] == []
+        assert gcloud.state() | {"needed": []} == before | {"needed": []}
 
     def test_no_account_is_an_owner_or_editor(self, gcloud: Double) -> None:
         bootstrap(cloud())
-        roles = {word for words in gcloud.arguments() for word in words if word.startswith("--role=")}
-        assert roles
-        assert not roles & {"--role=roles/owner", "--role=roles/editor", "--role=roles/storage.admin"}
+        project = gcloud.state()["policies"]["project"]
+        assert project
+        assert not {role for _, role, _ in project} & {"roles/owner", "roles/editor", "roles/storage.admin"}
 
     def test_dry_run_prints_and_runs_nothing(self, gcloud: Double, capsys: pytest.CaptureFixture[str]) -> None:
         bootstrap(cloud("dry_run=true"))
@@ -103,7 +125,8 @@ class TestBootstrap:
         assert sum("buckets add-iam-policy-binding" in call and "gtsrb-serve" in call for call in gcloud.calls()) == 3
 
     def test_a_resource_may_be_created_concurrently(self, gcloud: Double) -> None:
-        gcloud.fails("buckets create", "ERROR: HTTPError 409: Your previous request to create it succeeded")
+        said = "ERROR: HTTPError 409: Your previous request to create it succeeded"
+        gcloud.script({"match": "buckets create", "stderr": said, "acts": True})
         bootstrap(cloud())
 
     def test_the_secret_is_never_an_argument(self, gcloud: Double) -> None:
@@ -121,23 +144,23 @@ class TestBootstrap:
                 "gcloud auth login",
             ),
             (
-                "projects describe",
+                "services enable",
                 "ERROR: [me] does not have permission to access projects instance [my-project] (or it may not exist): "
                 "PERMISSION_DENIED",
-                "'find the project'",
+                "'enable the services'",
                 "Check that the project my-project exists",
             ),
             (
                 "services enable",
-                "ERROR: FAILED_PRECONDITION: Billing account for project is not found.",
+                "ERROR: FAILED_PRECONDITION: Billing account for project '1' is not found.",
                 "'enable the services'",
                 "gcloud billing projects link my-project",
             ),
             (
                 "buckets create",
                 "ERROR: HTTPError 403: me does not have storage.buckets.create access; Permission denied",
-                "'create the bucket'",
-                "docs/cloud.md",
+                "'create the bucket gs://my-project-gtsrb'",
+                "me@example.com has the permission storage.buckets.create",
             ),
             ("budgets create", "ERROR: something else", "'create the budget'", "--dry-run"),
         ],
@@ -175,260 +198,233 @@ class TestBootstrap:
             bootstrap(cloud())
 
 
+def container(gcloud: Double) -> dict[str, Any]:
+    """Returns the container in the last file that was sent to Cloud Run."""
+    path = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]][-1]
+    [found] = yaml.safe_load(Path(path).read_text())["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+@pytest.mark.usefixtures("ready")
 class TestDeploy:
+    @pytest.fixture(autouse=True)
+    def _registry(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.store = Folder(tmp_path / "store")
+        monkeypatch.setattr(promoted_module, "open_storage", lambda _: self.store)
+
+    def promote(self, version: str) -> None:
+        record = {"version": version, "manifest_sha256": "0" * 64}
+        self.store.write("stages/production.json", json.dumps(record).encode())
+
     def test_the_first_deployment(self, gcloud: Double) -> None:
         asked = []
-        deploy(cloud(), lambda url, token: asked.append((url, token)))
-        assert asked == [("https://service", "token-of-me")]
-        assert gcloud.state()["service"]["traffic"] == [{"revisionName": "r1", "percent": 100}]
+        deploy(cloud(), lambda url, headers: asked.append((url, headers)), never)
+        token = {"Authorization": "Bearer id-token-of-me"}
+        assert asked == [("https://candidate---gtsrb", token), ("https://gtsrb", token)]
+        assert gcloud.traffic() == {"gtsrb-r2": 100}
+        assert container(gcloud)["image"] == f"{IMAGES}/api@sha256:api"
+
+    def test_a_first_deployment_that_fails_gets_no_traffic(self, gcloud: Double) -> None:
+        with pytest.raises(CloudError, match=r"The answer is 500\. Rolled back to gtsrb-placeholder"):
+            deploy(cloud(), fails("https://gtsrb"), never)
+        assert gcloud.traffic() == {"gtsrb-placeholder": 100}
 
     def test_a_service_account_creates_a_token_for_itself(self, gcloud: Double) -> None:
-        account = "gtsrb-build@my-project.iam.gserviceaccount.com"
-        gcloud.script({"match": "auth list", "stdout": f"{account}\n", "code": 0})
-        deploy(cloud(), works)
-        [call] = [call for call in gcloud.calls() if "print-identity-token" in call]
-        assert call.endswith(f"--impersonate-service-account={account} --audiences=https://service")
+        gcloud.log_in("build")
+        deploy(cloud(), gcloud.ask, never)
+        assert not any("print-identity-token" in call for call in gcloud.calls())
+        assert ["build", "iam.serviceAccounts.getAccessToken"] not in gcloud.state()["needed"]
 
-    def test_names_of_models_are_looked_up_in_the_bucket(self, gcloud: Double) -> None:
-        deploy(cloud("serve.model=models:/gtsrb@production"), works)
-        [path] = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]]
-        [container] = yaml.safe_load(Path(path).read_text())["spec"]["template"]["spec"]["containers"]
-        variables = {entry["name"]: entry["value"] for entry in container["env"]}
-        assert variables["MLOPS_MODEL"] == "models:/gtsrb@production"
+    def test_gcloud_would_need_an_access_token(self, gcloud: Double) -> None:
+        """The reason why gcloud is not asked for the token of a service account."""
+        gcloud.log_in("build")
+        words = ("auth", "print-identity-token", f"--impersonate-service-account={robot('build')}", "--audiences=x")
+        with pytest.raises(CloudError, match="getAccessToken"):
+            Gcloud(cloud()).run("get a token", *words, project=False)
+
+    def test_nothing_was_ever_promoted(self, gcloud: Double) -> None:
+        deploy(cloud(), works, never)
+        assert {"name": "MLOPS_MODEL", "value": "models/pretrained/signnet.onnx"} in container(gcloud)["env"]
+
+    def test_the_promoted_version_is_the_default(self, gcloud: Double) -> None:
+        self.promote("v3")
+        deploy(cloud(), works, never)
+        variables = {entry["name"]: entry["value"] for entry in container(gcloud)["env"]}
+        assert variables["MLOPS_MODEL"] == "models:/gtsrb@v3"
         assert variables["MLOPS_MODEL_STORE"] == "gs://my-project-gtsrb/gtsrb/models"
+        deploy(cloud("serve.stage=staging"), works, never)
+        assert {"name": "MLOPS_MODEL", "value": "models/pretrained/signnet.onnx"} in container(gcloud)["env"]
+
+    def test_an_unreachable_registry_deploys_nothing(self, gcloud: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unreachable(_: str) -> Any:
+            raise UnreachableError("Cannot access gs://b: 503.")
+
+        monkeypatch.setattr(promoted_module, "open_storage", unreachable)
+        with pytest.raises(CloudError, match=r"'find the model in production'.*Cannot access gs://b: 503"):
+            deploy(cloud(), works)
+        assert not any("replace" in call for call in gcloud.calls())
 
     def test_a_revision_gets_traffic_after_the_smoke_test(self, gcloud: Double) -> None:
-        deploy(cloud(), works)
+        deploy(cloud(), works, never)
         seen: list[Any] = []
-        deploy(cloud(), lambda url, _: seen.append((url, gcloud.state()["service"]["traffic"][0]["revisionName"])))
-        assert seen == [("https://candidate", "r1"), ("https://service", "r2")]
 
-    @pytest.mark.parametrize("bad", ["https://candidate", "https://service"])
+        def compared(*urls: object) -> None:
+            seen.append((*urls[:2], gcloud.traffic()))
+
+        deploy(cloud(), lambda url, _: seen.append((url, gcloud.traffic())), compared)
+        assert seen == [
+            ("https://candidate---gtsrb", {"gtsrb-r2": 100}),
+            ("https://candidate---gtsrb", "https://current---gtsrb", {"gtsrb-r2": 90, "gtsrb-r3": 10}),
+            ("https://gtsrb", {"gtsrb-r3": 100}),
+        ]
+        assert gcloud.state()["services"]["gtsrb"]["status"]["traffic"][1:] == [
+            {"revisionName": "gtsrb-r2", "tag": "previous", "url": "https://previous---gtsrb"}
+        ]
+
+    def test_no_canary_in_staging_or_without_a_share(self, gcloud: Double) -> None:
+        for override in ("serve.stage=staging", "canary.share=0"):
+            deploy(cloud(override), works, never)
+            deploy(cloud(override), works, never)
+        assert gcloud.traffic("gtsrb-staging") == {"gtsrb-staging-r3": 100}
+
+    def test_a_worse_revision_loses_its_traffic(self, gcloud: Double) -> None:
+        deploy(cloud(), works, never)
+        deploy(cloud(), works, works)
+
+        def worse(*_: object) -> None:
+            raise ServiceError("The new revision is worse.")
+
+        with pytest.raises(CloudError, match=r"'compare the .*'.*The new revision is worse\. Rolled back to gtsrb-r3"):
+            deploy(cloud(), works, worse)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
+        tags = [entry.get("tag") for entry in gcloud.state()["services"]["gtsrb"]["status"]["traffic"]]
+        assert tags == [None, "previous"]  # still a revision to return to
+
+    @pytest.mark.parametrize("bad", ["https://candidate---gtsrb", "https://gtsrb"])
     def test_a_failed_smoke_test_rolls_back(self, gcloud: Double, bad: str) -> None:
-        deploy(cloud(), works)
-
-        def fails(url: str, token: str) -> None:
-            if url == bad:
-                raise ServiceError("The answer is 500.")
-
-        with pytest.raises(CloudError, match=r"'test the .*'.*The answer is 500\. .*r1\b"):
-            deploy(cloud(), fails)
-        assert gcloud.state()["service"]["traffic"] == [{"revisionName": "r1", "percent": 100}]
-        assert "update-traffic gtsrb --region=europe-west4 --to-revisions=r1=100" in gcloud.calls()[-1]
+        deploy(cloud(), works, never)
+        with pytest.raises(CloudError, match=r"'test the .*'.*The answer is 500\. .*gtsrb-r2\b"):
+            deploy(cloud(), fails(bad), works)
+        assert gcloud.traffic() == {"gtsrb-r2": 100}
+        assert "update-traffic gtsrb --region=europe-west4 --to-revisions=gtsrb-r2=100" in gcloud.calls()[-1]
 
     def test_a_revision_that_does_not_start_gets_no_traffic(self, gcloud: Double) -> None:
-        deploy(cloud(), works)
+        deploy(cloud(), works, never)
         gcloud.fails("services replace", "ERROR: Revision r2 is not ready and cannot serve traffic.")
         with pytest.raises(CloudError, match=r"'start the new revision'.*r2 is not ready"):
             deploy(cloud(), works)
-        assert gcloud.state()["service"]["traffic"] == [{"revisionName": "r1", "percent": 100}]
+        assert gcloud.traffic() == {"gtsrb-r2": 100}
 
     def test_a_failed_traffic_update_is_rolled_back(self, gcloud: Double) -> None:
-        deploy(cloud(), works)
-        gcloud.fails("--to-revisions=r2", "ERROR: PERMISSION_DENIED")
-        with pytest.raises(CloudError, match=r"'move the traffic to the new revision'.*PERMISSION_DENIED.*r1\b"):
-            deploy(cloud(), works)
+        deploy(cloud(), works, never)
+        gcloud.fails("--to-revisions=gtsrb-r3", "ERROR: PERMISSION_DENIED")
+        with pytest.raises(CloudError, match=r"'move the traffic to the new revision'.*PERMISSION_DENIED.*gtsrb-r2\b"):
+            deploy(cloud(), works, works)
 
     def test_no_image(self, gcloud: Double) -> None:
-        gcloud.fails("images describe", "ERROR: Image not found.")
-        with pytest.raises(CloudError, match=r"'find the container image'.*/gtsrb/api:abc.*inv gcp\.build"):
-            deploy(cloud(), works)
+        with pytest.raises(CloudError, match=r"'find the container image'.*/gtsrb/api:other.*inv gcp\.build"):
+            deploy(cloud("tag=other"), works)
         assert not any("replace" in call for call in gcloud.calls())
 
-    def test_public(self, gcloud: Double) -> None:
-        asked = []
-        deploy(cloud("serve.public=true"), lambda _, token: asked.append(token))
-        assert asked == [""]
-        assert any("--member=allUsers" in call for call in gcloud.calls())
+    def test_the_newest_image(self, gcloud: Double) -> None:
+        state = gcloud.state()
+        state["images"][f"{IMAGES}/api:def"] = "sha256:newest"
+        gcloud.write(state)
+        deploy(cloud("tag=newest"), works, never)
+        assert container(gcloud)["image"] == f"{IMAGES}/api@sha256:newest"
 
 
-LOG = "prediction_log=gs://my-project-gtsrb/prediction_log"
+class TestRollback:
+    """r2, r3 and r4 serve v1, v2 and v3."""
 
-
-class TestPredictionLog:
-    @staticmethod
-    def variables(gcloud: Double) -> dict[str, str]:
-        [path] = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]]
-        [container] = yaml.safe_load(Path(path).read_text())["spec"]["template"]["spec"]["containers"]
-        return {entry["name"]: entry["value"] for entry in container["env"]}
-
-    def test_is_off_by_default(self, gcloud: Double) -> None:
-        bootstrap(cloud())
-        deploy(cloud(), works)
-        assert self.variables(gcloud)["MLOPS_LOG_URL"] == ""
-        assert not any("resource.name" in call or "run jobs" in call for call in gcloud.calls())
-
-    def test_is_passed_to_the_service(self, gcloud: Double) -> None:
-        deploy(cloud(LOG), works)
-        assert self.variables(gcloud)["MLOPS_LOG_URL"] == "gs://my-project-gtsrb/prediction_log"
-
-    def test_the_service_can_write_there_only(self, gcloud: Double) -> None:
-        bootstrap(cloud(LOG))
-        written = {
-            call.partition("serviceAccount:gtsrb-")[2].partition("@")[0]: call.partition("startsWith(")[2].split(")")[0]
-            for call in gcloud.calls()
-            if "--condition=title" in call and "--role=roles/storage.objectUser" in call
-        }
-        objects = "projects/_/buckets/my-project-gtsrb/objects/prediction_log"
-        assert written == {"serve": f'"{objects}/"', "drift": f'"{objects}/reports/"'}
-        # gcloud refuses a binding without a condition if the policy has conditions, unless it is told so.
-        for words in gcloud.arguments():
-            if words[:3] == ["storage", "buckets", "add-iam-policy-binding"]:
-                assert any(word.startswith("--condition=") for word in words)
-
-    def test_old_versions_of_erased_records_are_deleted(self) -> None:
-        rules = json.loads((ROOT / "cloud/lifecycle.json").read_text())["rule"]
-        [rule] = [rule for rule in rules if rule["condition"].get("matchesPrefix") == ["prediction_log/"]]
-        assert (rule["action"]["type"], rule["condition"]["daysSinceNoncurrentTime"]) == ("Delete", 1)
-        assert "age" not in rule["condition"]  # current records stay
-
-    @pytest.mark.parametrize(
-        "url", ["gs://my-project-gtsrb", "gs://other/prediction_log", "log", "gs://my-project-gtsrb/prediction_log/"]
-    )
-    def test_another_place_is_refused(self, url: str) -> None:
-        with pytest.raises(ConfigError, match="prediction_log must be null, gs://my-project-gtsrb/prediction_log or"):
-            cloud(f"prediction_log={url}")
-
-
-class TestDriftJob:
-    def job(self, gcloud: Double) -> dict[str, Any]:
-        paths = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "jobs", "replace"]]
-        task: dict[str, Any] = yaml.safe_load(Path(paths[-1]).read_text())["spec"]["template"]["spec"]["template"]
-        return task["spec"]
-
-    def test_order(self, gcloud: Double) -> None:
-        run_drift_job(cloud(LOG))
-        order = positions(
-            gcloud.calls(),
-            "images describe europe-west4-docker.pkg.dev/my-project/gtsrb/drift:abc",
-            "run jobs replace",
-            "run jobs execute gtsrb-drift --region=europe-west4 --wait",
-            "run jobs add-iam-policy-binding gtsrb-drift",
-            "scheduler jobs create http gtsrb-drift",
-        )
-        assert order == sorted(order)
-        [schedule] = [words for words in gcloud.arguments() if words[:3] == ["scheduler", "jobs", "create"]]
-        assert "--schedule=0 6 * * *" in schedule
-        assert any(
-            word.endswith("/v2/projects/my-project/locations/europe-west4/jobs/gtsrb-drift:run") for word in schedule
-        )
-
-    def test_runs_the_command_with_its_own_account(self, gcloud: Double) -> None:
-        run_drift_job(cloud(LOG, "serve.model=models:/gtsrb@production", "drift.window=7d"))
-        job = self.job(gcloud)
-        assert job["serviceAccountName"] == "gtsrb-drift@my-project.iam.gserviceaccount.com"
-        [container] = job["containers"]
-        log = "gs://my-project-gtsrb/prediction_log"
-        model = "--model=models:/gtsrb@production"
-        assert container["args"] == [f"--log={log}", model, "--window=7d", f"--out={log}/reports"]
-        assert container["command"] == ["python", "-m", "src.mlops.monitoring.drift"]
-
-    def test_a_second_run_updates_the_schedule(self, gcloud: Double) -> None:
-        run_drift_job(cloud(LOG))
-        run_drift_job(cloud(LOG, "drift.schedule=0 7 * * *"))
-        assert "scheduler jobs update http gtsrb-drift" in gcloud.calls()[-1]
-        run_drift_job(cloud(LOG, "drift.schedule=null"))
-        assert "scheduler jobs delete gtsrb-drift" in gcloud.calls()[-1]
-
-    def test_a_failed_job(self, gcloud: Double) -> None:
-        gcloud.fails("jobs execute", "ERROR: (gcloud.run.jobs.execute) The execution failed.")
-        with pytest.raises(CloudError, match="'run the drift job' failed"):
-            run_drift_job(cloud(LOG))
-
-    def test_without_a_log(self, gcloud: Double) -> None:
-        with pytest.raises(
-            CloudError, match=r"cloud\.prediction_log is null\. Set it to gs://my-project-gtsrb/prediction"
-        ):
-            run_drift_job(cloud())
-        assert not (gcloud.folder / "calls.jsonl").exists()
-
-    def test_a_deployment_updates_the_job(self, gcloud: Double) -> None:
-        deploy(cloud(LOG), works)
-        assert self.job(gcloud)["containers"][0]["image"].endswith("/gtsrb/drift:abc")
-        assert not any("jobs execute" in call for call in gcloud.calls())
-
-    def test_no_image(self, gcloud: Double) -> None:
-        gcloud.fails("images describe .*/drift:", "ERROR: Image not found.")
-        with pytest.raises(CloudError, match=r"/gtsrb/drift:abc.*inv gcp\.build"):
-            deploy(cloud(LOG), works)
-        assert not any("replace" in call for call in gcloud.calls())
-
-    def test_dry_run(self, gcloud: Double, capsys: pytest.CaptureFixture[str]) -> None:
-        run_drift_job(cloud(LOG, "dry_run=true"))
-        printed = capsys.readouterr().out.splitlines()
-        assert sum("run jobs" in line or "scheduler jobs" in line for line in printed) == 4
-        assert gcloud.calls() == []
-
-
-class TestTrain:
     @pytest.fixture(autouse=True)
-    def _no_polling(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(submit_module, "POLL_SECONDS", 0)
+    def _deployed(self, ready: Double, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.store = Folder(tmp_path / "store")
+        monkeypatch.setattr(promoted_module, "open_storage", lambda _: self.store)
+        for version in ("v1", "v2", "v3"):
+            self.promote(version)
+            deploy(cloud(), works, works)
+        ready.forget()
 
-    def test_waits_and_fetches(self, gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        fetched: list[str] = []
-        monkeypatch.setattr(submit_module, "fetch_model", lambda url, _: fetched.append(url))
-        gcloud.script({"match": "custom-jobs describe", "stdout": "JOB_STATE_RUNNING\t\n", "code": 0, "times": 3})
-        train(cloud(), tmp_path)
-        assert sum("custom-jobs describe 77" in call for call in gcloud.calls()) == 4
-        assert fetched[0].startswith("gs://my-project-gtsrb/jobs/gtsrb-")
+    def promote(self, version: str) -> None:
+        record = {"version": version, "manifest_sha256": "0" * 64}
+        self.store.write("stages/production.json", json.dumps(record).encode())
 
-    def test_the_model_of_a_successful_job_is_fetched_without_a_new_job(
-        self, gcloud: Double, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings = quick_config(["cloud.tag=abc", "cloud.train.job=run-7"]).cloud
-        fetched: list[str] = []
-        monkeypatch.setattr(submit_module, "fetch_model", lambda url, _: fetched.append(url))
-        train(settings, tmp_path)
-        assert any("custom-jobs create" in call and "--display-name=gtsrb-run-7" in call for call in gcloud.calls())
-        gcloud.forget()
-        cloud.put("jobs/gtsrb-run-7/model/SHA256SUMS", b"complete")
-        train(settings, tmp_path)
-        assert gcloud.calls() == []
-        assert fetched == ["gs://my-project-gtsrb/jobs/gtsrb-run-7/model"] * 2
+    def test_the_version_that_the_registry_returned_to(self, gcloud: Double) -> None:
+        asked: list[dict[str, int]] = []
+        self.promote("v2")
+        rollback(cloud(), lambda *_: asked.append(gcloud.traffic()))
+        assert asked == [{"gtsrb-r3": 100}]  # the test comes after the traffic moved
+        self.promote("v1")
+        rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r2": 100}
+        self.promote("v3")
+        rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
+        assert not any("replace" in call or "images" in call for call in gcloud.calls())
 
-    def test_a_failed_job(self, gcloud: Double, tmp_path: Path) -> None:
-        out = "JOB_STATE_FAILED\tThe replica exited with a non-zero status of 1.\n"
-        gcloud.script({"match": "custom-jobs describe", "stdout": out, "code": 0})
-        with pytest.raises(CloudError, match=r"'train'.*JOB_STATE_FAILED.*The replica .*stream-logs 77"):
-            train(cloud(), tmp_path)
+    def test_a_second_rollback_changes_nothing(self, gcloud: Double) -> None:
+        self.promote("v2")
+        for _ in range(2):
+            rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
 
-    def test_no_quota(self, gcloud: Double, tmp_path: Path) -> None:
-        gcloud.fails("custom-jobs create", "ERROR: RESOURCE_EXHAUSTED: custom_model_training_nvidia_l4_gpus")
-        with pytest.raises(CloudError, match=r"'start the training job'.*RESOURCE_EXHAUSTED.*quota"):
-            train(cloud(), tmp_path)
+    def test_a_version_whose_deployment_failed(self, gcloud: Double) -> None:
+        """The service never left v3, so it must not return to v2."""
+        self.promote("v4")
+        with pytest.raises(CloudError, match="Rolled back to gtsrb-r4"):
+            deploy(cloud(), works, lambda *_: fails("x")("x", None))
+        self.promote("v3")
+        rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
 
-    def test_no_image(self, gcloud: Double, tmp_path: Path) -> None:
-        gcloud.fails("images describe", "ERROR: Image not found.")
-        with pytest.raises(CloudError, match=r"/train:abc.*inv gcp\.build"):
-            train(cloud(), tmp_path)
+    def test_during_a_comparison(self, gcloud: Double) -> None:
+        """The deployment was killed while the new revision got a part of the traffic."""
 
-    def test_the_job(self) -> None:
-        job = yaml.safe_load(job_file(Names(cloud("train.data=gs://b/x.zip")), "gs://b/jobs/1").read_text())
-        [pool] = job["workerPoolSpecs"]
-        assert pool["machineSpec"] == {
-            "machineType": "g2-standard-8",
-            "acceleratorType": "NVIDIA_L4",
-            "acceleratorCount": 1,
-        }
-        assert pool["containerSpec"]["args"] == ["--data", "gs://b/x.zip", "data=synthetic"]
-        assert job["scheduling"]["timeout"] == "21600s"
-        assert "WANDB_API_KEY" not in str(job)
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
 
-    def test_several_machines_and_no_gpu(self) -> None:
-        names = Names(cloud("train.replicas=3", "train.accelerator=null"))
-        first, others = yaml.safe_load(job_file(names, "gs://b/jobs/1").read_text())["workerPoolSpecs"]
-        assert (first["replicaCount"], others["replicaCount"]) == (1, 2)
-        assert first["machineSpec"] == {"machineType": "g2-standard-8"}
+        self.promote("v4")
+        with pytest.raises(KeyboardInterrupt):
+            deploy(cloud(), works, killed)
+        assert gcloud.traffic() == {"gtsrb-r4": 90, "gtsrb-r5": 10}
+        self.promote("v3")
+        rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
 
-    def test_an_incomplete_model_is_rejected(self, tmp_path: Path) -> None:
-        source = open_storage(str(tmp_path / "job"))
-        source.write("best_model.onnx", b"half")
-        with pytest.raises(CheckpointError, match=r"job.*SHA256SUMS"):
-            fetch_model(str(tmp_path / "job"), tmp_path / "latest")
-        source.write("SHA256SUMS", b"0" * 64 + b"  best_model.onnx\n")
-        with pytest.raises(CheckpointError, match=r"best_model\.onnx .*SHA-256 .*0000"):
-            fetch_model(str(tmp_path / "job"), tmp_path / "latest")
+    def test_the_revision_before_the_last_deployment(self, gcloud: Double, caplog: pytest.LogCaptureFixture) -> None:
+        rollback(cloud("serve.model=previous"), works)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
+        assert "inv registry.rollback" in caplog.text
+        with pytest.raises(CloudError, match=r"No deployment to gtsrb came before that of gtsrb-r3"):
+            rollback(cloud("serve.model=previous"), works)
+
+    def test_the_registry_is_unreachable(self, gcloud: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unreachable(_: str) -> Any:
+            raise UnreachableError("Cannot access gs://b: 503.")
+
+        monkeypatch.setattr(promoted_module, "open_storage", unreachable)
+        with pytest.raises(CloudError, match=r"Cannot access gs://b: 503.*cloud\.serve\.model=previous"):
+            rollback(cloud(), works)
+        rollback(cloud("serve.model=previous"), works)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
+
+    def test_a_version_that_was_never_deployed(self, gcloud: Double) -> None:
+        self.promote("v9")
+        with pytest.raises(CloudError, match=r"no revision with models:/gtsrb@v9.*@v3.*@v1.*inv gcp\.deploy"):
+            rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
+
+    def test_nothing_is_deployed(self, gcloud: Double) -> None:
+        with pytest.raises(CloudError, match=r"Nothing is deployed to gtsrb-staging yet"):
+            rollback(cloud("serve.stage=staging"), works)
+        assert not any("staging" in call and "update-traffic" in call for call in gcloud.calls())
+
+    def test_the_service_fails_afterwards(self, gcloud: Double) -> None:
+        self.promote("v2")
+        with pytest.raises(CloudError, match=r"traffic is at gtsrb-r3, but the service does not work: The answer is 5"):
+            rollback(cloud(), fails("https://gtsrb"))
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
 
 
 class TestTeardown:
@@ -441,25 +437,80 @@ class TestTeardown:
         bootstrap(cloud())
         teardown(cloud("teardown.confirm=my-project"))
         left = {kind for kind, _ in gcloud.state()["things"]}
-        assert left == {"storage buckets", "billing budgets", "secrets versions"}
+        assert left == {"storage buckets", "billing budgets"}
+        assert gcloud.state()["services"] == {}
+        assert gcloud.state()["policies"].keys() >= {"project"}
+        assert not any(gcloud.state()["policies"].values())
 
     def test_missing_resources_are_no_error(self, gcloud: Double) -> None:
-        teardown(cloud("teardown.confirm=my-project", "teardown.data=true"))
+        bootstrap(cloud())
+        for _ in range(2):
+            teardown(cloud("teardown.confirm=my-project", "teardown.data=true"))
         assert gcloud.calls()[-1].startswith("storage rm --recursive gs://my-project-gtsrb")
 
 
-def test_build(gcloud: Double) -> None:
+@pytest.fixture
+def working_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns a repository with one commit, which is uploaded instead of this one."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / "cloudbuild.yaml").write_text("steps: []")
+    for words in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -q -m one"):
+        git(folder, *words.split())
+    monkeypatch.setattr("src.mlops.cloud.build.ROOT", folder)
+    return folder
+
+
+def test_an_own_bucket_and_a_log_that_is_shown(
+    ready: Double, working_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(cloud("tag=def"))
+    [call] = [call for call in ready.calls() if call.startswith("builds submit")]
+    assert "--gcs-source-staging-dir=gs://my-project-gtsrb-builds/source" in call
+    assert "the log of the build" in capsys.readouterr().out
+    assert working_copy.name in call
+
+
+def test_uncommitted_changes_need_a_name_of_their_own(ready: Double, working_copy: Path) -> None:
+    (working_copy / "new.py").write_text("x = 1")
+    unnamed = cloud().model_copy(update={"tag": None})
+    with pytest.raises(CloudError, match=r"uncommitted changes in new\.py.*cloud\.tag=trial-1"):
+        build(unnamed)
+    with pytest.raises(CloudError, match=r"gtsrb/api:abc exists, and its tag cannot move.*cloud\.tag=trial-1"):
+        build(cloud())
+    assert not any(call.startswith("builds submit") for call in ready.calls())
+    build(cloud("tag=trial-1"))
+    assert f"{IMAGES}/api:trial-1" in ready.state()["images"]
+
+
+def test_a_build_is_never_submitted_twice(ready: Double, working_copy: Path) -> None:
+    assert working_copy
+    ready.script({"match": "builds submit", "stderr": "ERROR: UNAVAILABLE: 503", "acts": True, "times": 9})
+    with pytest.raises(CloudError, match="UNAVAILABLE"):
+        build(cloud("tag=def"))
+    assert sum(call.startswith("builds submit") for call in ready.calls()) == 1
+
+
+@pytest.mark.usefixtures("working_copy")
+def test_build(ready: Double) -> None:
     settings = cloud(
         "build.train=true", "train.options=['data=gcs','training.size_schedule=[[1,2]]']", "serve.memory=2Gi"
     )
     build(settings)
+    gcloud = ready
     [words] = [word for word in gcloud.arguments()[-1] if word.startswith("--substitutions=^|^")]
     given = dict(entry.split("=", 1) for entry in words.removeprefix("--substitutions=^|^").split("|"))
     assert given["_IMAGES"] == "europe-west4-docker.pkg.dev/my-project/gtsrb"
     assert (given["_TAG"], given["_TRAIN"], given["_DEPLOY"]) == ("abc", "true", "true")
     # A command with these options composes the same settings.
     there = quick_config(shlex.split(given["_OPTIONS"])).cloud
-    assert there == settings.model_copy(update={"build": quick_config().cloud.build})
+    # A build only starts the training.
+    assert there == settings.model_copy(
+        update={
+            "build": quick_config().cloud.build,
+            "train": settings.train.model_copy(update={"action": "start"}),
+        }
+    )
     text = (ROOT / "cloudbuild.yaml").read_text()
     assert set(re.findall(r"(?<!\$)\$(_[A-Z]+)", text)) == set(given)  # all substitutions are set and used
 
@@ -486,6 +537,10 @@ def test_old_versions_that_are_in_use_are_kept() -> None:
         "serve.min_instances=9",
         "serve.concurrency=0",
         "train.data=/home/me",
+        "train.action=wait",
+        "serve.stage=test",
+        "canary.share=90",
+        "canary.max_slowdown=0.5",
         "train.replicas=0",
         "train.hours=1000",
         "github=name",
@@ -510,4 +565,4 @@ def test_names_are_defined_once() -> None:
 def test_steps_are_logged(gcloud: Double, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         bootstrap(cloud())
-    assert "Create the bucket" in caplog.messages
+    assert "Create the bucket gs://my-project-gtsrb" in caplog.messages
