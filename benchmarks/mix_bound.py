@@ -16,7 +16,7 @@ The rows with a baseline have what n images are worth if the usual mix is estima
 Writes benchmarks/results/drift_mix_bound.csv.
 """
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray

@@ -305,7 +305,7 @@ def _drift_job() -> str:
     results = read_results("drift_job")
     columns = ("form", "embedding", "records", "log_mb", "seconds", "slowest_seconds", "peak_memory_mb")
     head = "form of the log|numbers per embedding|records|log, MB|seconds, median|seconds, slowest|peak RSS, MB"
-    return _table(head, [[row[column] for column in columns] for row in results]) + _where(results)
+    return markdown_table(head, [[row[column] for column in columns] for row in results]) + where(results)
 
 
 TABLES: dict[str, Callable[[], str]] = {
