@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,15 +36,26 @@ class Sampler:
         self._random = random_share or random.Random()  # noqa: S311 - not a secret
         self._balance = _SAVED if share else 0.0
 
-    def chooses(self, prediction: Prediction) -> bool:
-        """Decides about the image of a prediction."""
+    def chooses(self, prediction: Prediction) -> tuple[bool, float]:
+        """Decides about the image of a prediction.
+
+        Returns:
+            Whether to store the image, and the probability of this decision before the draw, 0 to 1. Estimates from
+            stored images need it, because uncertain images are over-represented.
+        """
         self._balance = min(self._balance + self._share, _SAVED)
-        if prediction.is_unknown or len(prediction.prediction_set) != 1:
-            chosen = self._balance >= 1
+        if is_uncertain(prediction.is_unknown, prediction.prediction_set):
+            probability = float(self._balance >= 1)
         else:
-            chosen = self._balance >= 1 + _RESERVED * (self._share < 1) and self._random.random() < self._share
+            probability = self._share * (self._balance >= 1 + _RESERVED * (self._share < 1))
+        chosen = self._random.random() < probability
         self._balance -= chosen
-        return chosen
+        return chosen, probability
+
+
+def is_uncertain(is_unknown: bool, prediction_set: Sequence[int]) -> bool:
+    """Returns whether an image is unknown, or its prediction set does not have exactly one class."""
+    return is_unknown or len(prediction_set) != 1
 
 
 def image_name(time: float, record_id: str, request_id: str) -> str:

@@ -50,7 +50,7 @@ def test_closed_segments_and_images_are_uploaded(cloud: "Cloud", tmp_path: Path)
     assert sorted(name for name in cloud.objects() if name.endswith(".png")) == sorted(f"log/{name}" for name in images)
     assert spooled(tmp_path) == []
     assert counts.of("records") == {"written": 3}
-    assert erase(URL, "a") == (1, 1, 0)
+    assert erase(URL, "a") == (1, 1, 0, 0)
     assert [record["request_id"] for record in read_records(URL)] == ["b", "c"]
     assert len([name for name in cloud.objects() if name.endswith(".png")]) == 2
 
@@ -123,7 +123,7 @@ def test_compaction(cloud: "Cloud") -> None:
     assert_frame_equal(read_frame(URL), before)
     store_segment(URL, "late", record_lines("late"))
     assert compact(URL) == (1, 2, 7)
-    assert erase(URL, "b-1") == (1, 0, 0)
+    assert erase(URL, "b-1") == (1, 0, 0, 0)
     assert [record["request_id"] for record in read_records(URL)] == ["late", "a-0", "b-0", "a-1", "a-2", "b-2"]
     assert len(cloud.objects()) == 1
 
