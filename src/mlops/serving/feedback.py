@@ -78,8 +78,13 @@ class _Desk:
         self.labels = Labels(log.storages[0])
         self.storages = log.storages
 
-    def one(self, wanted: Callable[[Recent], bool], classes: ClassList, request: str) -> Recent:
+    def one(self, wanted: Callable[[Recent], bool], classes: ClassList, image: str) -> Recent:
         """Returns the only record that fulfils a condition.
+
+        Args:
+            wanted: The condition.
+            classes: The class list of the loaded model.
+            image: What is searched, at the beginning of a message.
 
         Raises:
             HTTPException: 404, there is none; 409, there are several, or the record has other classes.
@@ -88,20 +93,20 @@ class _Desk:
         if not found:
             raise HTTPException(
                 404,
-                f"No image of the request {request} is recorded. It can be older than the days that are searched, "
-                "erased, or so new that it is not written yet; then try again in a few seconds.",
+                f"{image} is not recorded. It can be older than the days that are searched, erased, or so new that it "
+                "is not written yet; then try again in a few seconds.",
             )
         if len(found) > 1:
             raise HTTPException(
                 409,
-                f"{len(found)} images are recorded for the request {request}, because its ID was used more than once. "
-                "They can only be labelled on the review page.",
+                f"{image} is recorded {len(found)} times, because the ID was used more than once. These images can only "
+                "be labelled on the review page.",
             )
         if found[0].class_list != classes.fingerprint:
             raise HTTPException(
                 409,
-                f"The image of the request {request} was classified by a model with other classes "
-                f"({found[0].class_list}) than the loaded one ({classes.fingerprint}).",
+                f"{image} was classified by a model with other classes ({found[0].class_list}) than the loaded one "
+                f"({classes.fingerprint}).",
             )
         return found[0]
 
@@ -148,7 +153,7 @@ def _client_routes(models: ModelHolder, desk: _Desk | None, protection: list[par
             return (record.request_id, record.image_number) == (given.request_id, given.image_number)
 
         try:
-            record = found.one(is_meant, classes, f"{given.request_id}, number {given.image_number},")
+            record = found.one(is_meant, classes, f"Image {given.image_number} of the request {given.request_id}")
             added = found.labels.add(record.subject, decision)
         except ContradictionError as error:
             raise HTTPException(409, str(error)) from error
@@ -217,7 +222,7 @@ def _review_routes(settings: Settings, models: ModelHolder, desk: _Desk | None) 
         decision = Decision(given.verdict, *_fields(_class(classes, given.class_id)), "review")
         try:
             record = found.one(
-                lambda record: record.record_id == given.record_id, classes, f"with the record {given.record_id}"
+                lambda record: record.record_id == given.record_id, classes, f"The image {given.record_id}"
             )
             added = found.labels.add(record.subject, decision, given.expected)
         except ContradictionError as error:

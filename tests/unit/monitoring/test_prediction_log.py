@@ -104,7 +104,7 @@ def test_every_field(tmp_path: Path) -> None:
         "jpeg_quality": 90,
         "latency_ms": pytest.approx(4),
         "image": None,
-        "image_probability": 0.0,
+        "image_probability": None,
         "embedding": second["embedding"],
     }
     embedding = np.frombuffer(base64.b64decode(second["embedding"]), "<f2")

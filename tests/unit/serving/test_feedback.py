@@ -104,14 +104,14 @@ class TestFeedback:
             assert answer.status_code == 200
             assert [*tmp_path.glob("records/*/*.part")]
             assert feedback(client, "id-1", image_number=1).status_code == 200
-            assert_problem(feedback(client, "id-1", image_number=2), 404, "number 2")  # it was no image
+            assert_problem(feedback(client, "id-1", image_number=2), 404, "Image 2 of")  # it was no image
         assert len(stored(tmp_path)) == 2
 
     def test_about_an_unknown_request(self, serve: Open, tmp_path: Path) -> None:
         store(tmp_path, "a")
         with serve() as client:
-            assert_problem(feedback(client, "b"), 404, "No image of the request b")
-            assert_problem(feedback(client, image_number=1), 404, "number 1")
+            assert_problem(feedback(client, "b"), 404, "Image 0 of the request b is not recorded")
+            assert_problem(feedback(client, image_number=1), 404, "Image 1 of")
         assert stored(tmp_path) == []
 
     @pytest.mark.parametrize("given", [43, -1, "Stopp", "", "14", 2**40])

@@ -99,13 +99,13 @@ function show(words = "") {
   byId("reload").hidden = Boolean(current);
   URL.revokeObjectURL(imageUrl);
   say(words || (current ? "" : "There are no images to label."));
+  byId("search").value = "";
   if (!current) {
     (done.length ? byId("undo") : byId("reload")).focus();
     return;
   }
   showFacts(current);
   showImage(current);
-  byId("search").value = "";
   filter();
   byId("search").focus();
 }
