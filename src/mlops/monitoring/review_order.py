@@ -2,7 +2,7 @@
 
 Priority sampling (Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary subset sums", J. ACM 54(6),
 2007; Ohlsson's sequential Poisson sampling, 1998, is the same order). Each image has a weight: 1 if it is unknown or
-uncertain, otherwise the doubt about it, but at least 1/50. Its place is a random number divided by this weight, and the
+uncertain, otherwise the doubt about it, but at least 1/20. Its place is a random number divided by this weight, and the
 lowest places come first: mostly unknown and uncertain images, and now and then a certain one. If all images below a
 place T are labelled, an image was among them with probability min(1, weight * T).
 """
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 
 from src.mlops.monitoring.recent import Recent
 
-LEAST = 0.02  # weight of an image without any doubt; lower values would make accuracies very imprecise
+LEAST = 0.05  # weight of an image without any doubt; lower values would make accuracies very imprecise
 ROUND = 20  # images that a reviewer gets together
 
 
 def weight(record: Recent) -> float:
-    """Returns the weight of an image, 1/50 to 1."""
+    """Returns the weight of an image, 1/20 to 1."""
     return 1.0 if record.is_uncertain else min(max(LEAST, 1 - record.probability), 1.0)
 
 

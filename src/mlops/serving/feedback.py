@@ -99,8 +99,8 @@ class _Desk:
         if len(found) > 1:
             raise HTTPException(
                 409,
-                f"{image} is recorded {len(found)} times, because the ID was used more than once. These images can only "
-                "be labelled on the review page.",
+                f"{image} is recorded {len(found)} times, because the ID was used more than once. These images can "
+                "only be labelled on the review page.",
             )
         if found[0].class_list != classes.fingerprint:
             raise HTTPException(

@@ -185,6 +185,7 @@ def test_images_that_were_erased_meanwhile(opened: Open, tmp_path: Path) -> None
             shows(page, "wall")
             assert erase(str(tmp_path), "stop").images == 1
             page.keyboard.press("-")
+            status(page, "Stored: None of the classes.")
             for _ in range(2):
                 is_erased = shown(page) == "stop"
                 if is_erased:
