@@ -382,6 +382,23 @@ def serve_bento(c: Context, port: int = 3000) -> None:
 
 
 @command(
+    "export",
+    out="new folder for the images and labels.csv, for data.raw_dir",
+    only_reviewed="leave out feedback that no reviewer has confirmed",
+    **WINDOW,
+)
+def labels_export(c: Context, out: str, log: str = "", window: str = "", only_reviewed: bool = False) -> None:
+    """Write labelled images of the prediction log as training data."""
+    _typer(c, "labels export", _from_here(out), log=_from_here(log), window=window, only_reviewed=only_reviewed)
+
+
+@command("accuracy", **WINDOW)
+def labels_accuracy(c: Context, log: str = "", window: str = "") -> None:
+    """Estimate the accuracy of the labelled traffic."""
+    _typer(c, "labels accuracy", log=_from_here(log), window=window)
+
+
+@command(
     "report",
     **WINDOW,
     baseline="name of an accepted baseline, reference, or the path of a file; default: the newest accepted one",
@@ -594,6 +611,7 @@ def _namespace() -> Collection:
             registry_pull,
         ],
         "log": [log_compact, log_erase],
+        "labels": [labels_export, labels_accuracy],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [

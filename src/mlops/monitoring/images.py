@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import random
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,6 +63,11 @@ def image_name(time: float, record_id: str, request_id: str) -> str:
     """Returns the name of a stored image. In sorted order, the oldest image is the first."""
     moment = datetime.fromtimestamp(time, UTC)
     return f"{IMAGES}/date={moment:%Y-%m-%d}/{moment:%Y%m%dT%H%M%S.%fZ}-{record_id}{image_ending(request_id)}"
+
+
+def is_image_name(name: object) -> bool:
+    """Returns whether a name can be that of a stored image. Anybody who can write into a log could name other files."""
+    return isinstance(name, str) and re.fullmatch(IMAGES + r"/date=\d{4}-\d\d-\d\d/[\w.-]+\.png", name) is not None
 
 
 def image_ending(request_id: str) -> str:

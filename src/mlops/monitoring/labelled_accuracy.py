@@ -24,10 +24,10 @@ from src.mlops.errors import DataError
 from src.mlops.io.storage import open_storage
 from src.mlops.monitoring.drift import CLUSTER_SECONDS
 from src.mlops.monitoring.labels import Label, Labels, standing_label
-from src.mlops.monitoring.observations import clusters
 from src.mlops.monitoring.recent import Recent
 from src.mlops.monitoring.records import model_of
 from src.mlops.monitoring.review_order import place, reviewable, weight
+from src.mlops.monitoring.signs import physical_signs
 from src.mlops.monitoring.window import ALL, read_window
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,6 @@ def _sample(frame: pd.DataFrame, labels: dict[str, list[Label]], seconds: float)
         logger.warning("Left out %d images of an earlier release, which did not record image_probability", old)
     chances = np.array([np.nan if chance is None else chance for chance in stored], np.float64)
     predicted = frame["predicted_class"].to_numpy(np.int64)
-    time = np.asarray((frame["time"] - pd.Timestamp(0, tz="UTC")).dt.total_seconds(), np.float64)
     return _Sample(
         time=frame["time"],
         kind=np.array([record.is_uncertain for record in records], np.int64),
@@ -167,7 +166,7 @@ def _sample(frame: pd.DataFrame, labels: dict[str, list[Label]], seconds: float)
         place=np.array([place(record) for record in records]),
         right=np.array([_right(*pair) for pair in zip(records, standing, strict=True)]),
         labelled=np.array([label is not None for label in standing], bool),
-        cluster=clusters(time, predicted, np.stack(list(frame["embedding"])), seconds),
+        cluster=physical_signs(frame, predicted, seconds),
     )
 
 
@@ -221,6 +220,7 @@ def _estimate(
         variance += share[kind] ** 2 * chance * (1 - chance) / effective
     signs = len(np.unique(sample.cluster[inside]))
     variance += (squares - smoothed**2) / signs  # other traffic has another share of uncertain images
+    accuracy = min(accuracy, 1.0)  # a sum of rounded shares
     images = smoothed * (1 - smoothed) / variance
     right, tail = accuracy * images, (1 - _LEVEL) / 2
     low = float(beta.ppf(tail, right, images - right + 1)) if right > 0 else 0.0

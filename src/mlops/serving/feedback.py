@@ -1,7 +1,6 @@
 """The routes that take labels: `/feedback` from clients, and `/review` from the people who review recorded images."""
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
@@ -12,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from src.mlops.data.classes import ClassInfo, ClassList
 from src.mlops.errors import MissingFileError, StorageError, shorten
-from src.mlops.monitoring.images import IMAGES
+from src.mlops.monitoring.images import is_image_name
 from src.mlops.monitoring.labels import ContradictionError, Decision, Label, Labels, Verdict, standing_label
 from src.mlops.monitoring.prediction_log import PredictionLog
 from src.mlops.monitoring.recent import Recent, RecentRecords
@@ -24,7 +23,6 @@ from src.mlops.serving.schemas import FeedbackAnswer, ReviewImage, ReviewLabel, 
 from src.mlops.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
-_IMAGE = re.compile(IMAGES + r"/date=\d{4}-\d\d-\d\d/[\w.-]+\.png")
 _NO_LOG = "This service records no predictions, so there is nothing to label. MLOPS_LOG_URL switches the log on."
 _MEANING = {
     401: "The API key or the admin token is missing or wrong.",
@@ -112,7 +110,7 @@ class _Desk:
 
     def image(self, name: str) -> bytes | None:
         """Returns a stored image; None if it was deleted meanwhile."""
-        if not _IMAGE.fullmatch(name):  # anybody who can write into the log could name other files
+        if not is_image_name(name):
             return None
         for storage in self.storages:
             try:
