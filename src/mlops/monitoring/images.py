@@ -18,14 +18,16 @@ IMAGES = "images"
 MAX_SIDE = 512  # px; larger images are scaled down
 _SAVED = 50.0  # images that can be stored at once after a time with few of them
 _RESERVED = 25.0  # of these, the ones that only uncertain and unknown images can use
+_FOR_ALL = 0.2  # of the share: with this probability, any image is stored
 
 
 class Sampler:
     """Chooses the images to store: on average at most `share` of all, uncertain and unknown ones first.
 
-    Each image earns `share`, and storing one costs 1 (a token bucket). An image that is unknown, or whose prediction
-    set does not have exactly one class, is stored whenever the balance allows. All others are drawn at random while
-    the balance is high.
+    A fifth of the share is for all images alike, so that each has a chance even if most are uncertain, as in fog. The
+    rest is a token bucket: each image earns a part of it, and storing one costs 1. An image that is unknown, or whose
+    prediction set does not have exactly one class, is stored whenever the balance allows. Others are drawn with a
+    higher probability while the balance is high.
 
     Args:
         share: 0 to 1.
@@ -34,6 +36,7 @@ class Sampler:
 
     def __init__(self, share: float, random_share: "random.Random | None" = None) -> None:
         self._share = share
+        self._least = share if share == 1 else share * _FOR_ALL  # probability of every image
         self._random = random_share or random.Random()  # noqa: S311 - not a secret
         self._balance = _SAVED if share else 0.0
 
@@ -44,13 +47,14 @@ class Sampler:
             Whether to store the image, and the probability of this decision before the draw, 0 to 1. Estimates from
             stored images need it, because uncertain images are over-represented.
         """
-        self._balance = min(self._balance + self._share, _SAVED)
-        if is_uncertain(prediction.is_unknown, prediction.prediction_set):
-            probability = float(self._balance >= 1)
-        else:
-            probability = self._share * (self._balance >= 1 + _RESERVED * (self._share < 1))
+        self._balance = min(self._balance + self._share - self._least, _SAVED)
+        uncertain = is_uncertain(prediction.is_unknown, prediction.prediction_set)
+        probability = self._least
+        if self._balance >= (1 if uncertain else 1 + _RESERVED):
+            probability = 1.0 if uncertain else self._share
         chosen = self._random.random() < probability
-        self._balance -= chosen
+        if chosen and probability > self._least:
+            self._balance -= 1
         return chosen, probability
 
 

@@ -115,9 +115,9 @@ def labelled_accuracy(log: str, window: str = ALL, cluster_seconds: float = CLUS
             f"None of the {len(frame):,} images that the model {model.version} has classified in this window is "
             "labelled. Label some at /review, or choose another window."
         )
-    end, limit = _covered(sample)
+    end, limits = _covered(sample)
     inside = np.arange(len(frame)) <= end
-    used = inside & sample.labelled & (sample.place < limit) & (sample.stored > 0)
+    used = inside & sample.labelled & (sample.place < limits) & (sample.stored > 0)
     judged = used & np.isfinite(sample.right)
     share = np.bincount(sample.kind[inside], minlength=2) / inside.sum()
     for kind in np.flatnonzero(share):
@@ -126,7 +126,7 @@ def labelled_accuracy(log: str, window: str = ALL, cluster_seconds: float = CLUS
                 f"None of the {_KINDS[kind]} images, {share[kind]:.1%} of all, is labelled in the order of the review "
                 "queue. Label more images at /review."
             )
-    accuracy, low, high = _estimate(sample, judged, limit, inside)
+    accuracy, low, high = _estimate(sample, judged, limits, inside)
     return LabelledAccuracy(
         model_version=model.version,
         accuracy=accuracy,
@@ -178,36 +178,40 @@ def _right(record: Recent, label: Label | None) -> float:
     return float(label.class_id == record.predicted_class)
 
 
-def _covered(sample: _Sample) -> tuple[int, float]:
-    """Finds up to which image, and up to which place in the queue, all images are labelled.
+def _covered(sample: _Sample) -> tuple[int, Floats]:
+    """Finds up to which image, and up to which places in the queue, all images are labelled.
 
     Images that arrived after the last review would end the labelled part of the queue early, so the end in time is the
     one with the most labels.
 
     Returns:
-        The last row, and the lowest place of an image without a label up to there.
+        The last row, and for each image the lowest place of an image of its kind that has no label up to there,
+        float64 [N].
     """
-    missing = np.where(~sample.labelled & np.isfinite(sample.stored), sample.place, np.inf)
-    lowest = np.minimum.accumulate(missing)
-    ends = [*np.flatnonzero(lowest[1:] < lowest[:-1]), len(missing) - 1]  # one row before each lower place
+    open_places = np.where(~sample.labelled & np.isfinite(sample.stored), sample.place, np.inf)
+    kinds = [0, 1]
+    lowest = np.stack([np.minimum.accumulate(np.where(sample.kind == kind, open_places, np.inf)) for kind in kinds])
+    # One row before each lower place, and the last row.
+    ends = [*np.flatnonzero((lowest[:, 1:] < lowest[:, :-1]).any(axis=0)), len(sample.kind) - 1]
     usable = sample.labelled & (sample.stored > 0)
 
     def count(end: int) -> int:
-        return int((usable[: end + 1] & (sample.place[: end + 1] < lowest[end])).sum())
+        rows = slice(end + 1)
+        return int((usable[rows] & (sample.place[rows] < lowest[sample.kind[rows], end])).sum())
 
     best = max(ends, key=lambda end: (count(end), end))
-    return int(best), float(lowest[best])
+    return int(best), lowest[sample.kind, best]
 
 
 def _estimate(
-    sample: _Sample, judged: NDArray[np.bool_], limit: float, inside: NDArray[np.bool_]
+    sample: _Sample, judged: NDArray[np.bool_], limits: Floats, inside: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
     """Returns the accuracy and its interval."""
     share = np.bincount(sample.kind[inside], minlength=2) / inside.sum()
     accuracy = smoothed = squares = variance = 0.0
     for kind in np.flatnonzero(share):
         rows = judged & (sample.kind == kind)
-        weights = 1 / (sample.stored[rows] * np.minimum(1.0, sample.weight[rows] * limit))
+        weights = 1 / (sample.stored[rows] * np.minimum(1.0, sample.weight[rows] * limits[rows]))
         weights /= weights.sum()
         mean = float(weights @ sample.right[rows])
         _, number = np.unique(sample.cluster[rows], return_inverse=True)

@@ -1,10 +1,10 @@
 """The order of the review queue, drawn so that the labelled images allow unbiased estimates at any moment.
 
-Priority sampling (Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary subset sums", J. ACM 54(6),
-2007; Ohlsson's sequential Poisson sampling, 1998, is the same order). Each image has a weight: 1 if it is unknown or
-uncertain, otherwise the doubt about it, but at least 1/20. Its place is a random number divided by this weight, and the
-lowest places come first: mostly unknown and uncertain images, and now and then a certain one. If all images below a
-place T are labelled, an image was among them with probability min(1, weight * T).
+Of every 20 images, 16 are unknown or uncertain and 4 are certain, as long as there are both. Within each of the two
+kinds, the order is that of priority sampling (Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary
+subset sums", J. ACM 54(6), 2007; Ohlsson's sequential Poisson sampling, 1998, is the same order): each image has a
+weight, the doubt about it, and its place is a random number divided by this weight. The lowest places come first. If
+all images of one kind below a place T are labelled, an image was among them with probability min(1, weight * T).
 """
 
 import hashlib
@@ -12,17 +12,21 @@ from collections.abc import Iterable
 
 from src.mlops.monitoring.recent import Recent
 
-LEAST = 0.05  # weight of an image without any doubt; lower values would make accuracies very imprecise
+LEAST = 0.1  # weight of an image without any doubt; lower values would make accuracies less precise
 ROUND = 20  # images that a reviewer gets together
+CERTAIN = 4  # of these, the certain ones
 
 
 def weight(record: Recent) -> float:
-    """Returns the weight of an image, 1/20 to 1."""
-    return 1.0 if record.is_uncertain else min(max(LEAST, 1 - record.probability), 1.0)
+    """Returns the weight of an image, 0.1 to 1."""
+    return 1.0 if record.is_unknown else min(max(LEAST, 1 - record.probability), 1.0)
 
 
 def place(record: Recent) -> float:
-    """Returns the place of an image in the queue. It never changes, so all processes agree, and nothing is stored."""
+    """Returns the place of an image among those of its kind.
+
+    It never changes, so all processes agree, and nothing is stored.
+    """
     # Record IDs say nothing about images, and a hash spreads them evenly.
     draw = int.from_bytes(hashlib.sha256(record.record_id.encode()).digest()[:8]) / 2**64
     return draw / weight(record)
@@ -30,8 +34,12 @@ def place(record: Recent) -> float:
 
 def next_round(records: Iterable[Recent]) -> list[Recent]:
     """Returns the images to label next, at most `ROUND`: unknown and least certain ones first."""
-    first = sorted(records, key=lambda record: (place(record), record.record_id))[:ROUND]
-    return sorted(first, key=lambda record: (not record.is_unknown, not record.is_uncertain, record.probability))
+    ordered = sorted(records, key=lambda record: (place(record), record.record_id))
+    uncertain = [record for record in ordered if record.is_uncertain]
+    certain = [record for record in ordered if not record.is_uncertain]
+    few = min(CERTAIN, len(certain)) if len(uncertain) >= ROUND - CERTAIN else ROUND - len(uncertain)
+    chosen = uncertain[: ROUND - min(few, len(certain))] + certain[:few]
+    return sorted(chosen, key=lambda record: (not record.is_unknown, not record.is_uncertain, record.probability))
 
 
 def reviewable(records: Iterable[Recent]) -> list[Recent]:

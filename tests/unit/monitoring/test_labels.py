@@ -100,16 +100,26 @@ def traffic(count: int, wrong: Callable[[int], bool] = lambda _: False, **more: 
     ]
 
 
-def label_first(folder: Path, sent: list[Sent], records: list[Recent], count: int) -> None:
-    """Labels the first images of the queue with the truth."""
-    for position in sorted(range(len(records)), key=lambda position: place(records[position]))[:count]:
-        label(folder, records[position], sent[position].truth)
+def label_first(folder: Path, sent: list[Sent], records: list[Recent], count: int) -> list[Recent]:
+    """Labels the first images of the queue with the truth. Returns the others."""
+    truths = {one.record_id: image.truth for one, image in zip(records, sent, strict=True)}
+    waiting = list(records)
+    while waiting and len(records) - len(waiting) < count:
+        for one in next_round(waiting):
+            label(folder, one, truths[one.record_id])
+            waiting.remove(one)
+    return waiting
 
 
 class TestOrder:
     def test_uncertain_images_are_preferred_by_a_known_factor(self, tmp_path: Path) -> None:
-        kinds = [Sent(unknown=True), Sent(uncertain=True), Sent(probability=0.7), Sent(probability=1.0)]
-        assert [weight(one) for one in record(tmp_path, kinds)] == [1, 1, pytest.approx(0.3), LEAST]
+        kinds = [
+            Sent(unknown=True),
+            Sent(uncertain=True, probability=0.4),
+            Sent(probability=0.7),
+            Sent(probability=1.0),
+        ]
+        assert [weight(one) for one in record(tmp_path, kinds)] == [1, pytest.approx(0.6), pytest.approx(0.3), LEAST]
 
     def test_places_are_uniform_and_never_change(self, tmp_path: Path) -> None:
         [one] = record(tmp_path, [Sent(unknown=True)])
@@ -121,6 +131,18 @@ class TestOrder:
         kinds = [Sent(probability=0.6), Sent(uncertain=True), Sent(unknown=True), Sent(probability=0.5)]
         records = record(tmp_path, kinds)
         assert next_round(records) == [records[number] for number in (2, 1, 3, 0)]
+
+    @pytest.mark.parametrize(
+        ("uncertain", "certain", "shown"),
+        [(100, 100, 16), (100, 2, 18), (5, 100, 5), (0, 9, 0), (30, 0, 20), (0, 0, 0)],
+    )
+    def test_a_round_has_both_kinds(self, tmp_path: Path, uncertain: int, certain: int, shown: int) -> None:
+        [one, other] = record(tmp_path, [Sent(uncertain=True), Sent()])
+        records = [one._replace(record_id=f"u{number}") for number in range(uncertain)]
+        records += [other._replace(record_id=f"c{number}") for number in range(certain)]
+        found = next_round(records)
+        assert len(found) == min(20, uncertain + certain)
+        assert sum(entry.is_uncertain for entry in found) == shown
 
 
 class TestAccuracy:
@@ -170,12 +192,15 @@ class TestAccuracy:
     def test_feedback_out_of_turn_has_no_weight(self, tmp_path: Path) -> None:
         sent = traffic(400, wrong=lambda number: number % 5 == 0)
         records = record(tmp_path, sent)
-        label_first(tmp_path, sent, records, 100)
+        waiting = label_first(tmp_path, sent, records, 100)
         before = labelled_accuracy(str(tmp_path))
-        for one in sorted(records, key=place)[200:]:  # only unhappy people answer
+        following = next_round(waiting)
+        for one in waiting:  # only unhappy people answer
+            if one in following:
+                continue
             label(tmp_path, one, YIELD if one.predicted_class == STOP else STOP, "feedback")
         after = labelled_accuracy(str(tmp_path))
-        assert (after.accuracy, after.labels, after.unused) == (before.accuracy, before.labels, 200)
+        assert (after.accuracy, after.labels, after.unused) == (before.accuracy, before.labels, 280)
         assert after.raw < before.raw
 
     def test_images_that_arrived_after_the_review(self, tmp_path: Path) -> None:

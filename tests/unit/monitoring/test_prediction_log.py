@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -377,8 +378,18 @@ def test_sampling_prefers_uncertain_and_unknown_images() -> None:
     assert 250 <= stored["certain"] <= 450  # the rest of 5 % and of the balance at the start
     only_uncertain = [Sampler(0.05).chooses(kinds["uncertain"]) for _ in range(3)]
     assert only_uncertain == [(True, 1.0)] * 3
-    sampler = Sampler(0.01)
-    assert sum(sampler.chooses(kinds["unknown"])[0] for _ in range(10_000)) <= 10_000 * 0.01 + 50
+    sampler = Sampler(0.01, random.Random(0))
+    assert sum(sampler.chooses(kinds["unknown"])[0] for _ in range(10_000)) <= 10_000 * 0.01 + 50 + 25
+
+
+def test_every_image_has_a_known_chance_even_if_most_are_uncertain() -> None:
+    sampler = Sampler(0.1, random.Random(0))
+    uncertain, certain = prediction(kept=[1, 2]), prediction()
+    drawn = [sampler.chooses(uncertain if number % 2 else certain) for number in range(20_000)]
+    later = drawn[2000::2]  # certain ones, after the balance was spent
+    assert [probability for _, probability in later] == pytest.approx([0.02] * len(later))
+    assert sum(chosen for chosen, _ in later) == pytest.approx(0.02 * len(later), rel=0.25)
+    assert sum(chosen for chosen, _ in drawn) <= 0.1 * len(drawn) + 50 + 50
 
 
 @pytest.mark.parametrize(("share", "stored"), [(0, 0), (1, 500)])
@@ -509,7 +520,7 @@ def test_erasing_a_request(tmp_path: Path) -> None:
 def test_erasing_on_the_command_line(tmp_path: Path) -> None:
     write_segment(tmp_path, ["a"], ["b"])
     result = CliRunner().invoke(erasing, ["a", "--log", str(tmp_path)])
-    assert (result.exit_code, "Erased 1 records and 0 images" in result.output) == (0, True)
+    assert (result.exit_code, "Erased 1 records, 0 images" in result.output) == (0, True)
     with recording(tmp_path, segment_seconds=3600) as log:
         log.append(batch("c"))
         wait_until(lambda: list(tmp_path.glob("**/*.part")))
