@@ -1,24 +1,23 @@
 """The routes that take labels: `/feedback` from clients, and `/review` from the people who review recorded images."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response, params
+from fastapi import APIRouter, Depends, Query, Response, params
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.exceptions import HTTPException
 
 from src.mlops.data.classes import ClassInfo, ClassList
-from src.mlops.errors import MissingFileError, StorageError, shorten
-from src.mlops.monitoring.images import is_image_name
-from src.mlops.monitoring.labels import ContradictionError, Decision, Label, Labels, Verdict, standing_label
+from src.mlops.errors import StorageError, shorten
+from src.mlops.monitoring.labels import ContradictionError, Decision, Label, Verdict, standing_label
 from src.mlops.monitoring.prediction_log import PredictionLog
-from src.mlops.monitoring.recent import Recent, RecentRecords
-from src.mlops.monitoring.review_order import next_round, reviewable
+from src.mlops.monitoring.recent import Recent
+from src.mlops.monitoring.review_order import reviewable
 from src.mlops.serving import errors
 from src.mlops.serving.auth import RequireAdmin
 from src.mlops.serving.model_holder import ModelHolder
+from src.mlops.serving.review_desk import ReviewDesk
 from src.mlops.serving.schemas import FeedbackAnswer, ReviewImage, ReviewLabel, ReviewQueue
 from src.mlops.serving.settings import Settings
 
@@ -68,70 +67,18 @@ class Review(BaseModel):
     ]
 
 
-class _Desk:
-    """Finds records and stores labels."""
-
-    def __init__(self, log: PredictionLog, days: int) -> None:
-        self.recent = RecentRecords(log.storages, days)
-        self.labels = Labels(log.storages[0])
-        self.storages = log.storages
-
-    def one(self, wanted: Callable[[Recent], bool], classes: ClassList, image: str) -> Recent:
-        """Returns the only record that fulfils a condition.
-
-        Args:
-            wanted: The condition.
-            classes: The class list of the loaded model.
-            image: What is searched, at the beginning of a message.
-
-        Raises:
-            HTTPException: 404, there is none; 409, there are several, or the record has other classes.
-        """
-        found = self.recent.find(wanted)
-        if not found:
-            raise HTTPException(
-                404,
-                f"{image} is not recorded. It can be older than the days that are searched, erased, or so new that it "
-                "is not written yet; then try again in a few seconds.",
-            )
-        if len(found) > 1:
-            raise HTTPException(
-                409,
-                f"{image} is recorded {len(found)} times, because the ID was used more than once. These images can "
-                "only be labelled on the review page.",
-            )
-        if found[0].class_list != classes.fingerprint:
-            raise HTTPException(
-                409,
-                f"{image} was classified by a model with other classes ({found[0].class_list}) than the loaded one "
-                f"({classes.fingerprint}).",
-            )
-        return found[0]
-
-    def image(self, name: str) -> bytes | None:
-        """Returns a stored image; None if it was deleted meanwhile."""
-        if not is_image_name(name):
-            return None
-        for storage in self.storages:
-            try:
-                return storage.read(name)
-            except MissingFileError:
-                continue
-        return None
-
-
 def feedback_routes(
     settings: Settings, models: ModelHolder, log: PredictionLog | None, protection: list[params.Depends]
 ) -> APIRouter:
     """Returns `/feedback`, which needs an API key if keys are configured, and the routes of the review page."""
-    desk = _Desk(log, settings.log_review_days) if log else None
+    desk = ReviewDesk(log, settings.log_review_days) if log else None
     router = APIRouter()
     router.include_router(_client_routes(models, desk, protection))
     router.include_router(_review_routes(settings, models, desk))
     return router
 
 
-def _client_routes(models: ModelHolder, desk: _Desk | None, protection: list[params.Depends]) -> APIRouter:
+def _client_routes(models: ModelHolder, desk: ReviewDesk | None, protection: list[params.Depends]) -> APIRouter:
     router = APIRouter(dependencies=protection)
 
     # No coroutine, so FastAPI runs it in a thread: it reads and writes files. The same is true for the routes below.
@@ -169,13 +116,16 @@ def _client_routes(models: ModelHolder, desk: _Desk | None, protection: list[par
     return router
 
 
-def _review_routes(settings: Settings, models: ModelHolder, desk: _Desk | None) -> APIRouter:
+def _review_routes(settings: Settings, models: ModelHolder, desk: ReviewDesk | None) -> APIRouter:
     router = APIRouter(prefix="/review", dependencies=[Depends(RequireAdmin(settings.admin_token))])
     responses = errors.documented(401, 404, 409, 422, 500, 503, meanings=_MEANING)
 
     @router.get("/queue", operation_id="review_queue", responses=responses)
-    def queue() -> ReviewQueue:
-        """Returns the images to label next, mostly unknown and uncertain ones. docs/labels.md explains the order."""
+    def queue(reviewer: Annotated[str, Query(max_length=64)] = "") -> ReviewQueue:
+        """Returns the images to label next, mostly unknown and uncertain ones. docs/labels.md explains the order.
+
+        `reviewer` is any text that differs between reviewers, so that they get different images.
+        """
         found = _existing(desk)
         classes = models.require().info.classes
         try:
@@ -185,7 +135,7 @@ def _review_routes(settings: Settings, models: ModelHolder, desk: _Desk | None) 
         own = reviewable(record for record in records.values() if _fits(record, classes))
         waiting = [record for record in own if not _is_reviewed(labels.get(record.record_id, []))]
         return ReviewQueue(
-            images=[_shown(record, labels.get(record.record_id, [])) for record in next_round(waiting)],
+            images=[_shown(record, labels.get(record.record_id, [])) for record in found.next_for(reviewer, waiting)],
             labelled=len(own) - len(waiting),
             waiting=len(waiting),
             classes=[{key: asdict(entry)[key] for key in ("class_id", "name", "number")} for entry in classes],
@@ -232,7 +182,7 @@ def _review_routes(settings: Settings, models: ModelHolder, desk: _Desk | None) 
     return router
 
 
-def _existing(desk: _Desk | None) -> _Desk:
+def _existing(desk: ReviewDesk | None) -> ReviewDesk:
     if desk is None:
         raise HTTPException(404, _NO_LOG)
     return desk

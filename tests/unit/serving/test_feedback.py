@@ -273,6 +273,25 @@ class TestReview:
             found = queue(client)
         assert (found["images"], found["labelled"], found["waiting"]) == ([], 3, 0)
 
+    def test_two_reviewers_get_different_images(
+        self, serve: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store(tmp_path, *(f"r{number}" for number in range(30)))
+        with serve() as client:
+
+            def shown(reviewer: str) -> set[str]:
+                found = client.get(f"/review/queue?reviewer={reviewer}", headers=ADMIN).json()
+                assert found["waiting"] == 30
+                return {image["record_id"] for image in found["images"]}
+
+            first, second = shown("a"), shown("b")
+            assert (len(first), len(second), first & second) == (20, 10, set())
+            assert shown("a") == first
+            assert len(shown("c")) == 20  # nothing is left, so the images of others
+            monkeypatch.setattr("src.mlops.serving.review_desk.HELD_SECONDS", -1)
+            shown("a")
+            assert shown("d") == first
+
     def test_images(self, serve: Open, tmp_path: Path) -> None:
         [record] = store(tmp_path, "a", images=True)
         store(tmp_path, "b")

@@ -2,6 +2,7 @@
 
 const { item } = document.body.dataset; // what one image shows, such as "sign"
 const byId = (id) => document.getElementById(id);
+const reviewer = Math.random().toString(36).slice(2); // so that two reviewers get different images
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 let queue = []; // the images to label next; the first one is shown
@@ -76,7 +77,7 @@ function askForToken() {
 }
 
 async function load(words = "") {
-  const found = await (await call("review/queue")).json();
+  const found = await (await call(`review/queue?reviewer=${reviewer}`)).json();
   queue = found.images;
   classes = found.classes;
   counted = found;
