@@ -1,4 +1,4 @@
-"""The model in a stage: the promoted version, the bundled model while there was none, and never silently another one."""
+"""The model in a stage: the promoted version, the bundled model while there was none, and never silently another."""
 
 import hashlib
 import json
