@@ -24,6 +24,7 @@ MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
 RELEASE = "ckpt_path=models/release/best_model.pth"  # target of `inv registry.pull`; never overwrites a trained model
 IMAGES = ("api", "train", "drift")
+FORMS = (".github/ISSUE_TEMPLATE/bug.yml", ".github/ISSUE_TEMPLATE/feature.yml")
 PARALLEL = ("-n", "auto", "--dist", "worksteal")  # test durations differ widely, so idle workers take over tests
 
 
@@ -439,6 +440,13 @@ def docker_run(c: Context, engine: str = "docker", port: int = 8000, model: str 
     _run(c, engine, "run", *options, "api:latest")
 
 
+@command("sbom", out="folder for the files")
+def docker_sbom(c: Context, out: str = "reports/sbom") -> None:
+    """Write the packages of each container image as CycloneDX."""
+    for kind in IMAGES:
+        _typer(c, "sbom", kind, out=_from_here(f"{out}/{kind}.cdx.json"))
+
+
 def _cloud(c: Context, name: str, override: list[str], dry_run: bool) -> None:
     _hydra(c, f"cloud.{name}", *override, *(["cloud.dry_run=true"] if dry_run else []))
 
@@ -526,13 +534,17 @@ def check(c: Context) -> None:
     _run(c, "pre-commit", "run", "--all-files", "phrases")
     workflows = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/workflows").glob("*.yaml"))
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    actions = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/actions").glob("*/action.yaml"))
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-actions", *actions)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
     _run(c, "yamllint", "--strict", ".")
     if sys.platform != "win32":  # hadolint has no package for Windows
         _run(c, "hadolint", *(f"dockerfiles/Dockerfile.{kind}" for kind in IMAGES))
-    _run(c, "shellcheck", ".ci/run")
+    _run(c, "shellcheck", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".ci").iterdir()))
 
 
 @command("audit")
@@ -583,7 +595,7 @@ def _namespace() -> Collection:
         ],
         "log": [log_compact, log_erase],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
-        "docker": [docker_build, docker_run],
+        "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [
             gcp_bootstrap,
             gcp_build,

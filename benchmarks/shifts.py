@@ -16,13 +16,14 @@ SEVERITIES = (1, 3, 5)
 STRENGTHS = (1, 2, 3)
 DISTANCES = (0.1, 0.2, 0.4)  # total variation distance between two mixes of classes
 SHARES = (0.02, 0.1, 0.3)  # of unknown things
-MIXES = ("one class", "three classes", "all classes")
+FEW = {"one class": 1, "three classes": 3, "five classes": 5}
+MIXES = (*FEW, "all classes")
 
 
 def all_shifts() -> list[tuple[str, int]]:
     """Returns the name and the strength of each shift that changes the images themselves."""
     weather = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    return weather + [(name, strength) for name in _CAMERAS for strength in STRENGTHS]
+    return weather + [(name, strength) for name in CAMERAS for strength in STRENGTHS]
 
 
 def shifted(images: Pixels, name: str, strength: int, seed: int = 0) -> Pixels:
@@ -34,7 +35,7 @@ def shifted(images: Pixels, name: str, strength: int, seed: int = 0) -> Pixels:
         strength: Severity of the corruption, or 1 to 3 for a camera.
         seed: Seed of the random numbers.
     """
-    return corrupt(images, name, strength, seed) if name in CORRUPTIONS else _CAMERAS[name](images, strength)
+    return corrupt(images, name, strength, seed) if name in CORRUPTIONS else CAMERAS[name](images, strength)
 
 
 def other_mix(shares: NDArray[np.float64], kind: str, distance: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -42,8 +43,8 @@ def other_mix(shares: NDArray[np.float64], kind: str, distance: float, rng: np.r
 
     Args:
         shares: The usual mix, float64 [C] with the sum 1.
-        kind: `one class` and `three classes`: random classes become more frequent at the expense of all others, as on
-            another road. `all classes`: each class becomes more or less frequent by a log-normal factor.
+        kind: A key of `FEW`: as many random classes become more frequent at the expense of all others, as on another
+            road. `all classes`: each class becomes more or less frequent by a log-normal factor.
         distance: Total variation distance, below 0.5.
         rng: Source of the random choices.
     """
@@ -57,7 +58,7 @@ def other_mix(shares: NDArray[np.float64], kind: str, distance: float, rng: np.r
         strength = brentq(lambda value: np.abs(tilted(value) - shares).sum() / 2 - distance, 0, 20)
         return tilted(float(strength))
     present = np.flatnonzero(shares)
-    chosen = rng.choice(present, 1 if kind == "one class" else 3, replace=False)
+    chosen = rng.choice(present, FEW[kind], replace=False)
     rest = np.setdiff1d(present, chosen)
     mix = shares.copy()
     mix[chosen] += distance * shares[chosen] / shares[chosen].sum()
@@ -98,7 +99,7 @@ def _pixels(values: NDArray[np.floating]) -> Pixels:
     return np.asarray(np.clip(values + 0.5, 0, 255), np.uint8)
 
 
-_CAMERAS = {
+CAMERAS = {
     "white balance": _white_balance,
     "gamma": _gamma,
     "sharpening": _sharpening,

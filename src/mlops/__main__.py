@@ -20,6 +20,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "drift-api": ("serving.commands", "drift"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
+    "sbom": ("cloud.sbom", "app"),
     "compact": ("monitoring.compact", "app"),
 }
 

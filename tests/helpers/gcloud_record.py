@@ -35,7 +35,7 @@ class Double:
         self.script({"match": match, "stderr": stderr, "times": times})
 
     def set_state(self, **values: Any) -> None:
-        (self.folder / "state.json").write_text(json.dumps(self.state() | values))
+        self.write(self.state() | values)
 
     def jobs(self) -> list[dict[str, Any]]:
         """Returns the training jobs, oldest first."""
@@ -46,7 +46,7 @@ class Double:
         jobs = self.jobs()
         for job in jobs:
             if job["state"] == "JOB_STATE_RUNNING":
-                job |= {"state": state, "error": {"message": message}}
+                job |= {"state": state, "error": message}
         self.set_state(jobs=jobs, job_state=state)
 
     def state(self) -> dict[str, Any]:

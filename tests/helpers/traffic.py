@@ -14,8 +14,8 @@ from src.mlops.modelfile.locate import BUNDLED
 from src.mlops.modelfile.metadata import REFERENCE
 from src.mlops.monitoring.baseline import Baseline, Knowledge, Origin
 from src.mlops.monitoring.observations import CAMERA, FEATURES
-from src.mlops.monitoring.record import SCHEMA_VERSION
 from src.mlops.monitoring.records import Model, observe
+from src.mlops.monitoring.schema import SCHEMA_VERSION
 from src.mlops.monitoring.segments import CLOSED, RECORDS, pack_lines
 from tests.helpers.graphs import rewritten
 

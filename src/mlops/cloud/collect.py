@@ -144,7 +144,7 @@ def _require_success(gcloud: Gcloud, name: str, request: Request) -> None:
     if running:
         logger.info("%s is in the state %s", name, running[0].state)
     elif attempts:
-        raise _UnusableError(failure(gcloud.cloud, name, attempts[0]))
+        raise _UnusableError(failure(gcloud, name, attempts[0]))
     elif not is_starting(request, attempts):
         raise _UnusableError(
             f"The job {name} was never started. Start it again with the same settings and cloud.train.job="

@@ -201,14 +201,14 @@ def is_starting(request: Request, attempts: Collection[Attempt]) -> bool:
         return False
 
 
-def failure(cloud: CloudConfig, name: str, attempt: Attempt) -> str:
+def failure(gcloud: Gcloud, name: str, attempt: Attempt) -> str:
     """Returns the error message of an attempt that ended without a model."""
-    page = f"https://console.cloud.google.com/ai/platform/locations/{cloud.region}/training/{attempt.id}"
+    cloud, job = gcloud.cloud, attempt.id
+    ended = f"the job {name} ended in the state {attempt.state}: {attempt.reason or 'no reason given'}"
+    page = f"https://console.cloud.google.com/ai/platform/locations/{cloud.region}/training/{job}"
     return (
-        f"Step 'train' failed: the job {name} ended in the state {attempt.state}: "
-        f"{(' '.join(attempt.reason.split()) or 'no reason given').rstrip('.')}. See its log at "
-        f"{page}?project={cloud.project} or with `gcloud ai custom-jobs stream-logs {attempt.id} {_region(cloud)} "
-        f"--project={cloud.project}`."
+        f"{gcloud.explain('train', ended)} Its log is at {page}?project={cloud.project}, or show it with "
+        f"`gcloud ai custom-jobs stream-logs {job} {_region(cloud)} --project={cloud.project}`."
     )
 
 

@@ -69,7 +69,7 @@ def train(cloud: CloudConfig, target: Path) -> None:
         attempts = find_attempts(gcloud, name)
         if gcloud.dry_run:
             return
-        raise CloudError(_not_ready(cloud, name, attempts))
+        raise CloudError(_not_ready(gcloud, name, attempts))
     attempt = _start(gcloud, names, name, output)
     if settings.action == "start":
         return
@@ -77,7 +77,7 @@ def train(cloud: CloudConfig, target: Path) -> None:
     if gcloud.dry_run:
         return
     if ended.state != SUCCEEDED:
-        raise CloudError(failure(cloud, name, ended))
+        raise CloudError(failure(gcloud, name, ended))
     fetch_model(f"{output}/model", target)
 
 
@@ -171,12 +171,12 @@ def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
     return attempt
 
 
-def _not_ready(cloud: CloudConfig, name: str, attempts: list[Attempt]) -> str:
+def _not_ready(gcloud: Gcloud, name: str, attempts: list[Attempt]) -> str:
     if not attempts:
         return f"There is no job {name} with a model. Check cloud.train.job, or start the job with `inv gcp.train`."
     if not attempts[0].ended:
         return f"The job {name} has no model yet: its state is {attempts[0].state}. Run the command again later."
-    return failure(cloud, name, attempts[0])
+    return failure(gcloud, name, attempts[0])
 
 
 def _wait(gcloud: Gcloud, attempt: str) -> Attempt:

@@ -46,7 +46,10 @@ is not certified for any safety function.""",
         "German roads, 2010; each physical sign is a track of about 30 frames"
     ),
     personal_data="none intended; the edge of a frame can show a car or a passer-by",
-    licence="that of the benchmark's authors; the images are not part of this repository",
+    licence=(
+        "none named; the [page](https://benchmark.ini.rub.de/gtsrb_dataset.html) of the authors says that the data is "
+        "free to use, and asks to cite their paper; the images are not part of this repository"
+    ),
 )
 SYNTHETIC = replace(
     GTSRB,

@@ -24,6 +24,7 @@ _PENALTY = 1e-4
 _FITTED = 30_000  # images at most
 _RESEMBLANCE = 0.5  # width of the kernel between the mean features of two windows, in standard deviations
 _PRIOR = 0.1  # weight of no correction
+_FLOOR = 0.02  # added to the estimated error rate, of which the error of the method is a multiple
 _CHUNK = 4096
 
 
@@ -84,7 +85,7 @@ def estimate(fitted: Fitted, values: Floats, cluster: NDArray[np.int64], error: 
         fitted: The result of `fit`.
         values: Features of the window, float32 [N, F], N at least 1.
         cluster: Cluster of each image, int64 [N].
-        error: Standard error of the method itself, measured on corruptions that `fit` did not see.
+        error: Error of the method for a window that resembles no known corruption, see `relative_error`.
 
     Returns:
         The estimate with an interval that covers the choice of the clusters and the error of the method.
@@ -92,13 +93,19 @@ def estimate(fitted: Fitted, values: Floats, cluster: NDArray[np.int64], error: 
     features, chances = _summary(fitted.coefficients, values)
     weights = np.exp(-((fitted.known[:, :-1] - features) ** 2).sum(axis=1) / (2 * _RESEMBLANCE**2))
     correction = float(weights @ fitted.known[:, -1] / (weights.sum() + _PRIOR))
+    novelty = _PRIOR / (float(weights.sum()) + _PRIOR)  # 1 if the window resembles no known corruption
     mean = float(np.clip(chances.mean() + correction, 0, 1))
     _, number = np.unique(cluster, return_inverse=True)
     sums, sizes = np.bincount(number, chances), np.bincount(number)
     spread = float(((sums - chances.mean() * sizes) ** 2).sum()) / len(values) ** 2  # variance of a mean over clusters
     spread += mean * (1 - mean) / len(sizes)  # frames of one sign are mostly right or wrong together
-    half = 1.96 * float(np.sqrt(spread + error**2))
+    half = float(np.hypot(1.96 * np.sqrt(spread), error * (1 - mean + _FLOOR) * novelty))
     return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+def relative_error(estimated: float, accuracy: float) -> float:
+    """Returns how wrong an estimate is, relative to the estimated error rate: it is larger for bad images."""
+    return abs(estimated - accuracy) / (1 - estimated + _FLOOR)
 
 
 def _summary(coefficients: Array, values: Floats) -> tuple[Array, Array]:

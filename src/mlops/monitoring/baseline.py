@@ -31,7 +31,7 @@ FORMAT = 1
 MOST_CLUSTERS = 20_000  # bounds the size of the file to about 2 MB
 FEWEST_CLUSTERS = 50  # fewer show nothing but the strongest drift
 FEW_CLUSTERS = 200  # fewer show only a strong drift
-SUFFIX = ".baseline.npz"
+EXPORT = "export"  # author of the reference of a model
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Origin:
     classes: list[str]
     images: int
 
+    @property
+    def described(self) -> str:
+        """Returns who made it and when, in words."""
+        return f"{'built with the model' if self.author == EXPORT else f'accepted by {self.author}'} at {self.created}"
+
 
 class Knowledge(NamedTuple):
     """What is known from labelled images about the model. All baselines of a model share it.
@@ -67,7 +72,8 @@ class Knowledge(NamedTuple):
         confusion: Share of the images of class y that are classified as class c, float32 [C, C] at [y, c].
         coefficients: See `accuracy.Fitted`, float64 [K]; empty if there were no labelled images.
         known: See `accuracy.Fitted`, float64 [G, F + 1].
-        accuracy_error: Standard error of the estimated accuracy on corruptions that the fit did not see, float64 [].
+        accuracy_error: 95 % quantile of `accuracy.relative_error` on kinds of corruptions that the fit did not see,
+            float64 [].
     """
 
     centres: Floats

@@ -13,6 +13,7 @@ from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.locate import LATEST, locate_model
 from src.mlops.monitoring.accepted import REFERENCE, accepted_files, read_baseline, store_baseline
 from src.mlops.monitoring.baseline import Baseline
+from src.mlops.monitoring.compact import compact
 from src.mlops.monitoring.detector import EVERY
 from src.mlops.monitoring.drift import CLUSTER_SECONDS, accept, drift, write_report
 from src.mlops.monitoring.findings import TITLES
@@ -51,6 +52,9 @@ def main(
     accept_: Annotated[bool, typer.Option("--accept", help="Accept the window as the new baseline instead.")] = False,
     author: Annotated[str, typer.Option(help="Who accepts it; default: the user.")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List the baselines of the model instead.")] = False,
+    compact_: Annotated[
+        bool, typer.Option("--compact", help="Then turn the log of past days into one Parquet file per day.")
+    ] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Exit with code 3 if there is drift.")] = False,
 ) -> None:
     """Reports drift in a window of the prediction log, or accepts the window as the baseline."""
@@ -65,6 +69,9 @@ def main(
         report = drift(log, window, baseline, model, cluster_seconds)
         write_report(report, log, out)
         _summarise(report, out)
+        if compact_:
+            done = compact(log)
+            logger.info("Replaced %d files of %d days by Parquet files", done.files, done.days)
         if fail and report.findings:
             raise typer.Exit(3)
 
@@ -98,7 +105,7 @@ def _user() -> str:
 def _summarise(report: Report, out: str) -> None:
     origin, signs = report.baseline.origin, len(report.looks.window.last)
     logger.info("%d images of %d physical signs", len(report.stream), signs)
-    logger.info("Compared with the baseline %s, accepted by %s at %s", origin.name, origin.author, origin.created)
+    logger.info("Compared with the baseline %s, %s", origin.name, origin.described)
     if len(report.stream) < EVERY:
         logger.warning("Fewer than %d images can only show a large drift", EVERY)
     for finding in report.findings:

@@ -63,27 +63,26 @@ def compact(url: str, before: date | None = None) -> Compacted:
         if name.endswith((CLOSED, PARQUET)) and (day := day_of(name)) and day < end:
             days.setdefault(day, []).append(name)
     done = [_compact_day(storage, day, names) for day, names in sorted(days.items())]
-    return Compacted(sum(files > 0 for files, _ in done), *(sum(column) for column in zip((0, 0), *done, strict=True)))
+    return Compacted(*(sum(numbers) for numbers in zip(Compacted(0, 0, 0), *done, strict=True)))
 
 
-def _compact_day(storage: Storage, day: date, names: list[str]) -> tuple[int, int]:
-    """Returns the number of replaced files, and of their records."""
+def _compact_day(storage: Storage, day: date, names: list[str]) -> Compacted:
     if len(names) == 1 and names[0].endswith(PARQUET):
-        return 0, 0
+        return Compacted(0, 0, 0)
     sources: dict[str, str] = {}  # the files that can be replaced, and their states
     seen: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"records{PARQUET}")
         write_rows(path, _rows(storage, names, sources, seen))
         if len(sources) < 2 and not any(name.endswith(CLOSED) for name in sources):
-            return 0, 0
+            return Compacted(0, 0, 0)
         target = f"{RECORDS}/date={day}/compacted-{secrets.token_hex(6)}{PARQUET}"
         storage.upload(path, target)
         written = _count(storage, target)
     if written is None or any(_state(storage, name) != state for name, state in sources.items()):
         storage.remove(target)
         logger.warning("Records of %s were erased or compacted meanwhile, so they are compacted by the next run", day)
-        return 0, 0
+        return Compacted(0, 0, 0)
     if written != len(seen):
         storage.remove(target)
         raise DataError(
@@ -92,7 +91,7 @@ def _compact_day(storage: Storage, day: date, names: list[str]) -> tuple[int, in
         )
     for name in sources:
         storage.remove(name)
-    return len(sources), len(seen)
+    return Compacted(1, len(sources), len(seen))
 
 
 def _rows(storage: Storage, names: list[str], sources: dict[str, str], seen: set[str]) -> Iterator[Record]:

@@ -14,7 +14,7 @@ from src.mlops.monitoring.read import read_records
 from src.mlops.monitoring.schema import KINDS, Record
 
 logger = logging.getLogger(__name__)
-_CHUNK = 10_000  # records that are dictionaries at the same time, which need ten times the memory of a frame
+_CHUNK = 2500  # records that are dictionaries at the same time, which need ten times the memory of a frame
 _TYPES = {"integer": "Int64", "number": "float64", "flag": "boolean"}
 _COLUMN_TYPES = {name: _TYPES[kind] for name, kind in KINDS.items() if kind in _TYPES}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import compute, parquet
 
-from src.mlops.errors import DataError
+from src.mlops.errors import DataError, StorageError
 from src.mlops.monitoring.schema import KINDS, Kind, Record
 
-_ROWS = 8192  # of a row group, and in memory at the same time
+_ROWS = 2048  # of a row group, and in memory at the same time
 _TYPES: dict[Kind, pa.DataType] = {
     "integer": pa.int64(),
     "number": pa.float64(),
@@ -31,7 +31,7 @@ def write_rows(path: Path, rows: Iterable[Record]) -> None:
     """Writes records into a new file.
 
     Raises:
-        OSError: The file cannot be written.
+        StorageError: The file cannot be written.
     """
     rows = iter(rows)
     with _writer(path, _SCHEMA) as writer:
@@ -59,7 +59,7 @@ def write_others(path: Path, request_id: str, target: Path) -> tuple[int, int]:
 
     Raises:
         DataError: The file is corrupted, or has no request IDs.
-        OSError: The copy cannot be written.
+        StorageError: The copy cannot be written.
     """
     with _reading():
         schema = parquet.read_schema(path)
@@ -75,12 +75,21 @@ def write_others(path: Path, request_id: str, target: Path) -> tuple[int, int]:
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with _reading(), parquet.ParquetFile(path, page_checksum_verification=True) as file:
+    # By default, pyarrow reads the complete file ahead.
+    options = {"pre_buffer": False, "buffer_size": 2**20, "page_checksum_verification": True}
+    with _reading(), parquet.ParquetFile(path, **options) as file:
         yield from file.iter_batches(_ROWS)
 
 
-def _writer(path: Path, schema: pa.Schema) -> parquet.ParquetWriter:
-    return parquet.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+@contextmanager
+def _writer(path: Path, schema: pa.Schema) -> Iterator[parquet.ParquetWriter]:
+    try:
+        with parquet.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+            yield writer
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {path}: {error}. Free some space, or set TMPDIR to a folder with more of it."
+        ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from src.mlops.errors import DataError, MissingFileError, StorageError
 from src.mlops.io.storage import Storage, open_storage
-from src.mlops.monitoring.schema import SCHEMA_VERSION, Record, check_row, parse_line
+from src.mlops.monitoring.schema import EARLIEST, LATEST, SCHEMA_VERSION, Record, check_row, parse_line
 from src.mlops.monitoring.segments import CLOSED, RECORDS, TRUNCATED, read_lines
 
 logger = logging.getLogger(__name__)
@@ -71,11 +71,12 @@ def record_files(storage: Storage) -> Iterator[str]:
 
 
 def day_of(name: str) -> date | None:
-    """Returns the day of a file by the name of its folder; None if somebody moved it."""
+    """Returns the day of a file by the name of its folder; None if somebody moved it to another folder."""
     try:
-        return datetime.strptime(name.split("/")[1], "date=%Y-%m-%d").replace(tzinfo=UTC).date()
+        day = datetime.strptime(name.split("/")[1], "date=%Y-%m-%d").replace(tzinfo=UTC)
     except (ValueError, IndexError):
         return None
+    return day.date() if EARLIEST <= day < LATEST else None
 
 
 def read_file(storage: Storage, name: str) -> Iterator[Record | None]:

@@ -21,7 +21,7 @@ from src.mlops.modelfile.metadata import REFERENCE as REFERENCE_KEY
 from src.mlops.modelfile.onnx_metadata import add_metadata
 from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.monitoring import accuracy
-from src.mlops.monitoring.baseline import FEWEST_CLUSTERS, Baseline, Knowledge, Origin
+from src.mlops.monitoring.baseline import EXPORT, FEWEST_CLUSTERS, Baseline, Knowledge, Origin
 from src.mlops.monitoring.descriptors import describe
 from src.mlops.monitoring.observations import Floats, Observations, class_centres, features
 
@@ -130,7 +130,7 @@ def build_reference(
     origin = Origin(
         name="reference",
         created=str(classifier.info.provenance.get("created", "")),
-        author="export",
+        author=EXPORT,
         source=f"{len(images):,} held-out images of the training data",
         model_version=classifier.version,
         class_list=classes.fingerprint,
@@ -186,18 +186,15 @@ def _corrupted(
 
 
 def _method_error(values: Floats, correct: NDArray[np.bool_], names: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Returns the typical error of the estimated accuracy on kinds of corruptions that were left out of the fit."""
+    """Returns the 95 % quantile of the relative errors of the estimated accuracy on kinds of corruptions not fitted."""
     kinds = np.array([name.rsplit(" ", 1)[0] for name in names])
     unique = [kind for kind in np.unique(kinds) if kind]
     errors = []
     for fold in range(2):
         left_out = np.isin(kinds, unique[fold::2])
-        if not left_out.any():
-            continue
         fitted = accuracy.fit(values[~left_out], correct[~left_out], names[~left_out])
         for name in np.unique(names[left_out]):
             rows = names == name
-            alone = np.arange(rows.sum())
-            errors.append(accuracy.estimate(fitted, values[rows], alone, 0.0).accuracy - correct[rows].mean())
-    # The median is not moved by the strongest corruptions, which are far from anything that a camera does for long.
-    return np.array(1.4826 * np.median(np.abs(errors)) if errors else 0.0)
+            estimated = accuracy.estimate(fitted, values[rows], np.arange(rows.sum()), 0.0).accuracy
+            errors.append(accuracy.relative_error(estimated, float(correct[rows].mean())))
+    return np.array(np.quantile(errors, 0.95))

@@ -25,6 +25,8 @@ from src.mlops.monitoring.descriptors import DESCRIPTORS
 Record = dict[str, Any]
 Kind = Literal["integer", "number", "text", "time", "flag", "integers"]
 SCHEMA_VERSION = 1  # raised when a field changes its meaning or disappears; new fields do not raise it
+# The clock of a machine without a battery starts in 1970. Much later times do not fit into a pandas timestamp.
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 LARGEST = 1e9  # absolute value of a number; no field comes near it, and its square fits into a float32
 
 # docs/monitoring.md documents them. They are flat, because all readers load flat rows.
@@ -57,10 +59,7 @@ _SCHEMAS: dict[Kind, CoreSchema] = {
     "integer": _INTEGER,
     "number": float_schema(strict=True, allow_inf_nan=False, ge=-LARGEST, le=LARGEST),
     "text": str_schema(strict=True),
-    # The clock of a machine without a battery starts in 1970. Much later times do not fit into a pandas timestamp.
-    "time": datetime_schema(
-        strict=True, tz_constraint="aware", ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)
-    ),
+    "time": datetime_schema(strict=True, tz_constraint="aware", ge=EARLIEST, lt=LATEST),
     "flag": bool_schema(strict=True),
     "integers": list_schema(_INTEGER, strict=True),
 }

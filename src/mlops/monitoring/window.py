@@ -2,13 +2,14 @@
 
 import logging
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pandas as pd
 
 from src.mlops.errors import DataError, shorten
 from src.mlops.io.storage import open_storage
 from src.mlops.monitoring.frame import read_frame
+from src.mlops.monitoring.read import day_of
 from src.mlops.monitoring.segments import RECORDS
 
 logger = logging.getLogger(__name__)
@@ -39,23 +40,15 @@ def read_window(log: str, window: str) -> pd.DataFrame:
 def _read_newest(log: str, length: timedelta) -> pd.DataFrame:
     """Reads the records up to `length` before the newest one. Other days are not read."""
     latest = datetime.now(UTC) + _CLOCK_ERROR
-    days = [day for name in open_storage(log).names(RECORDS) if (day := _day(name)) and day <= latest]
-    frame = read_frame(log, max(days) - _CLOCK_ERROR - length if days else None)
+    days = [day for name in open_storage(log).names(RECORDS) if (day := day_of(name)) and day <= latest.date()]
+    newest = datetime.combine(max(days), time(), UTC) if days else None
+    frame = read_frame(log, newest - _CLOCK_ERROR - length if newest else None)
     wrong = frame["time"] > latest
     if wrong.any():
         # One such record would move the window to a time in which there are no others, until that time has come.
         logger.warning("Left out %d records from the future, the latest of %s", wrong.sum(), frame["time"].max())
         frame = frame[~wrong]
     return frame[frame["time"] > frame["time"].max() - length] if len(frame) else frame
-
-
-def _day(name: str) -> datetime | None:
-    """Returns the day in the name of a segment."""
-    match = re.search(r"/date=(\d{4}-\d\d-\d\d)/", name)
-    try:
-        return datetime.fromisoformat(match[1]).replace(tzinfo=UTC) if match else None
-    except ValueError:
-        return None  # somebody moved it
 
 
 def _interval(text: str) -> tuple[datetime | None, datetime | None]:

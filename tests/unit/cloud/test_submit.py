@@ -1,6 +1,7 @@
 """Training on Vertex AI: never two paid jobs for one request, whatever is lost, killed or done at the same time."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from src.mlops import ROOT
 from src.mlops.cloud import gcloud as gcloud_module
 from src.mlops.cloud import submit as submit_module
 from src.mlops.cloud.names import Names
@@ -336,3 +338,13 @@ class TestJob:
         first, others = yaml.safe_load(job_file(names, "gs://b/jobs/1", "image").read_text())["workerPoolSpecs"]
         assert (first["replicaCount"], others["replicaCount"]) == (1, 2)
         assert first["machineSpec"] == {"machineType": "g2-standard-8"}
+
+
+def test_the_documented_training_reads_the_data_that_workflows_measure() -> None:
+    text = (ROOT / "docs/cloud.md").read_text()
+    trainings = re.findall(r"^uv run inv gcp\.train .*", text, re.MULTILINE)
+    assert len(trainings) == 3
+    assert all("'cloud.train.options=[data=gcs]'" in line and "cloud.train.data" not in line for line in trainings)
+    measured = re.findall(r"inv (?:evaluate|model\.\w+)\b.*", (ROOT / ".github/workflows/rollout.yaml").read_text())
+    assert measured
+    assert all("-o data=gcs" in line for line in measured)

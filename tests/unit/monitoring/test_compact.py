@@ -318,6 +318,15 @@ class TestErasing:
         assert files(url) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_full_disk(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(url)
+    monkeypatch.setattr("src.mlops.monitoring.compact.Path", lambda *_: Path("/dev/full"))
+    with pytest.raises(StorageError, match="Free some space"):
+        compact(url)
+    assert files(url) == before
+
+
 def test_a_log_with_parquet_files_needs_pyarrow(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compact(url)
     for name in list(sys.modules):

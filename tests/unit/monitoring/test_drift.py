@@ -131,6 +131,16 @@ class TestReport:
         assert (report["baseline"]["name"], report["window"]["images"]) == (ACCEPTED, 500)
         assert b"<!doctype html>" in open_storage(url).read("reports/drift.html")
 
+    def test_the_log_is_compacted_on_request(self, model: Path, writer: Model, tmp_path: Path) -> None:
+        frame = records(300)
+        frame["time"] -= pd.Timedelta(days=365)
+        log, reports = write_log(tmp_path / "log", frame, writer), []
+        for _ in range(2):
+            assert _run("--log", log, "--model", str(model), "--out", str(tmp_path / "out"), "--compact") == 0
+            reports.append((tmp_path / "out" / "drift.json").read_text())
+        assert [path.suffix for path in (tmp_path / "log/records/date=2025-11-30").iterdir()] == [".parquet"]
+        assert reports[0] == reports[1]
+
     def test_an_unusable_place_is_reported_before_the_work(self, model: Path, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="s3://bucket"):
             _run("--log", str(tmp_path / "none"), "--model", str(model), "--out", "s3://bucket")
@@ -292,6 +302,12 @@ class TestWindow:
         frame = records(300)
         frame["time"] -= pd.Timedelta(days=365)
         assert len(read_window(write_log(tmp_path, frame, writer), window)) == expected
+
+    @pytest.mark.parametrize("folder", ["date=0001-01-01", "date=9999-12-31", "date=2026-02-30"])
+    def test_segments_in_odd_folders(self, tmp_path: Path, writer: Model, folder: str) -> None:
+        log = write_log(tmp_path, records(30), writer)
+        next((tmp_path / "records").iterdir()).rename(tmp_path / "records" / folder)
+        assert len(read_window(log, "99999w")) == 30
 
     def test_an_empty_log(self, tmp_path: Path) -> None:
         assert len(read_window(str(tmp_path), "24h")) == 0

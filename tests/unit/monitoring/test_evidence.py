@@ -4,8 +4,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 
 from src.mlops.monitoring.evidence import exceedances, mix, rank_sum, ranks
+
+Array = NDArray[np.float64]
 
 
 def _splits(values: list[float], n: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -60,14 +64,36 @@ class TestMix:
     @pytest.mark.parametrize("values", [[0, 0, 0, 0, 0, 0, 1, 1, 1, 2], [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]])
     def test_is_valid_for_all_splits(self, values: list[float]) -> None:
         evidence = [
-            float(mix(np.bincount(window, minlength=4).astype(float), np.bincount(rest, minlength=4).astype(float)))
+            float(
+                mix(np.bincount(window, minlength=4).astype(float), np.bincount(rest, minlength=4).astype(float), 1000)
+            )
             for window, rest in _splits(values, 5)
         ]
         _require_valid(evidence)
         assert np.exp(evidence).mean() <= 1.5  # an e-value, apart from the floor at zero
 
-    def test_finds_a_class_that_the_baseline_does_not_have(self) -> None:
-        assert mix(np.array([80.0, 20.0]), np.array([2000.0, 0.0])) > 20
+    @pytest.mark.parametrize("pooled", [[90, 60, 30], [30, 20, 130]])
+    def test_error_probability_close_to_an_alarm(self, pooled: list[int]) -> None:
+        """Compares it with all windows of 60, weighted by their exact probability."""
+        window = np.array([(a, b, 60 - a - b) for a in range(61) for b in range(61 - a)])
+        window = window[(window <= pooled).all(axis=1)]
+        probability = stats.multivariate_hypergeom.pmf(window, pooled, 60)
+        simple = np.array([mix(row, pooled - row, 1000.0) for row in window.astype(float)])
+        exact = np.array([mix(row, pooled - row, 8.0) for row in window.astype(float)])
+        assert (exact >= simple - 1e-9).all()
+        for value in (6.5, 8.0):
+            reached = probability[exact >= value].sum()
+            assert np.exp(-value) / 5 < reached < 1.1 * np.exp(-value)  # 1.1: the draws are random
+            assert probability[simple >= value].sum() < np.exp(-value) / 5
 
-    def test_finds_nothing_without_images(self) -> None:
-        assert mix(np.zeros(3), np.array([5.0, 5.0, 0.0])) == pytest.approx(0)
+    def test_finds_a_class_that_the_baseline_does_not_have(self) -> None:
+        assert mix(np.array([80.0, 20.0]), np.array([2000.0, 0.0]), 20.0) > 20
+
+    def test_finds_that_all_classes_have_changed_a_bit(self) -> None:
+        counts = np.random.default_rng(0).multinomial(700, [0.012, 0.028] * 25).astype(float)
+        assert mix(counts, np.full(50, 80.0), 13.0) > 13
+
+    @pytest.mark.parametrize("window", [np.zeros(3), np.array([1.0, 0.0, 0.0])])
+    @pytest.mark.parametrize("baseline", [np.array([5.0, 5.0, 0.0]), np.zeros(3)])
+    def test_finds_nothing_without_images(self, window: Array, baseline: Array) -> None:
+        assert mix(window, baseline, 10.0) == pytest.approx(0, abs=1)
