@@ -483,7 +483,7 @@ def gcp_deploy(c: Context, override: list[str], dry_run: bool = False) -> None:
 
 @command("rollback", **DRY, **OVERRIDE)
 def gcp_rollback(c: Context, override: list[str], dry_run: bool = False) -> None:
-    """Move the traffic to the revision with the promoted version, within seconds."""
+    """Move the traffic back to the promoted version, within seconds."""
     _cloud(c, "rollback", override, dry_run)
 
 

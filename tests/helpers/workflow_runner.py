@@ -117,7 +117,7 @@ class Runner:
             needs = {other: {"result": run.results[other], "outputs": outputs[other]} for other in _needs(job)}
             contexts = {"github": self._github(event), "vars": event.variables, "inputs": event.inputs, "needs": needs}
             contexts["env"] = {}
-            unmet = {each["result"] for each in needs.values()}
+            unmet = {run.results[other] for other in _ancestors(content["jobs"], name)}
             expressions = Expressions(contexts, failed="failure" in unmet, blocked="skipped" in unmet)
             outputs[name] = dict.fromkeys(job.get("outputs", {}), "")
             run.results[name] = "skipped"
@@ -264,6 +264,12 @@ def _starts(triggers: dict[str, Any], event: Event) -> bool:
 def _needs(job: dict[str, Any]) -> list[str]:
     needs = job.get("needs", [])
     return [needs] if isinstance(needs, str) else list(needs)
+
+
+def _ancestors(jobs: dict[str, Any], name: str) -> set[str]:
+    """Returns all jobs before a job: `success()` is false if one of them was skipped, not only one in `needs`."""
+    direct = _needs(jobs[name])
+    return set(direct).union(*(_ancestors(jobs, other) for other in direct))
 
 
 def _called(event: Event, job: dict[str, Any]) -> Event:
