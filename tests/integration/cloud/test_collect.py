@@ -66,9 +66,9 @@ def _project(ready: Double) -> None:
     """Bootstraps the project and builds the container images."""
 
 
-@pytest.fixture
-def gcloud(ready: Double) -> Double:
-    return ready
+@pytest.fixture(autouse=True)
+def _project(ready: Double) -> None:
+    """Bootstraps the project and builds the container images."""
 
 
 @pytest.fixture
