@@ -483,7 +483,7 @@ def gcp_deploy(c: Context, override: list[str], dry_run: bool = False) -> None:
 
 @command("rollback", **DRY, **OVERRIDE)
 def gcp_rollback(c: Context, override: list[str], dry_run: bool = False) -> None:
-    """Move the traffic to the revision with the promoted version, within seconds."""
+    """Move the traffic back to the promoted version, within seconds."""
     _cloud(c, "rollback", override, dry_run)
 
 
@@ -534,6 +534,8 @@ def check(c: Context) -> None:
     _run(c, "pre-commit", "run", "--all-files", "phrases")
     workflows = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/workflows").glob("*.yaml"))
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    actions = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github/actions").glob("*/action.yaml"))
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-actions", *actions)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
@@ -542,7 +544,7 @@ def check(c: Context) -> None:
     _run(c, "yamllint", "--strict", ".")
     if sys.platform != "win32":  # hadolint has no package for Windows
         _run(c, "hadolint", *(f"dockerfiles/Dockerfile.{kind}" for kind in IMAGES))
-    _run(c, "shellcheck", ".ci/run")
+    _run(c, "shellcheck", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".ci").iterdir()))
 
 
 @command("audit")

@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from scipy.stats import binomtest
 
+from benchmarks import drift_tables
 from benchmarks.environment import DECODE_AND_INFER, UPPER_BOUND, read_results
+from benchmarks.markdown import markdown_table, where
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 
@@ -74,7 +76,7 @@ def _summary() -> str:
         cells = [f"{row['p50_ms']} {name} ({float(row['megabytes']):.2f} MB)" for name, row in shown.items()]
         what = "median inference latency per image, one thread, ms (decoding excluded)"
         rows.append([what, ", ".join(cells).replace("ONNX Runtime", "**float**"), _command("variants")])
-    return _table("measurement|result|command", rows) + _where(read_results("accuracy"))
+    return markdown_table("measurement|result|command", rows) + where(read_results("accuracy"))
 
 
 def _accuracy() -> str:
@@ -98,7 +100,7 @@ def _accuracy() -> str:
     ]
     head = "overrides|image size, px|parameters|MACs, M|test accuracy, %|95 % interval|misclassified test images"
     head += "|validation accuracy, %|ECE|ms per image, fastest run|seconds per epoch, fastest run"
-    return _table(head, rows) + _where(read_results("accuracy"))
+    return markdown_table(head, rows) + where(read_results("accuracy"))
 
 
 def _time_to_accuracy() -> str:
@@ -108,14 +110,14 @@ def _time_to_accuracy() -> str:
         cells = [", ".join(seconds or "not reached" for seconds in column) for column in reached]
         rows.append([name, *cells, _median(group, "seconds_per_epoch"), group[0]["epochs"], str(len(group))])
     head = "recipe|seconds to 98 %, per trial|seconds to 99 %, per trial|seconds per epoch|epochs|trials"
-    return _table(head, rows) + _where(read_results("time_to_accuracy"))
+    return markdown_table(head, rows) + where(read_results("time_to_accuracy"))
 
 
 def _loader() -> str:
     columns = ["loader", "repeated", "images", "images_per_second", "ms_per_batch", "seconds_to_open", "grown_mb"]
     rows = [[row[column] for column in [*columns, "of_that_mapped_mb"]] for row in read_results("loader")]
     head = "loader|repetitions|training images|images/s|ms per batch|seconds to open|peak RSS growth, MB"
-    return _table(f"{head}|of which memory-mapped file, MB", rows) + _where(read_results("loader"))
+    return markdown_table(f"{head}|of which memory-mapped file, MB", rows) + where(read_results("loader"))
 
 
 def _step() -> str:
@@ -127,7 +129,7 @@ def _step() -> str:
     sizes = list(dict.fromkeys(row["image_size"] for row in results))
     rows = [[*key, *(ms.get(size, "") for size in sizes)] for key, ms in cells.items()]
     head = "|".join(["network", "variant", *(f"ms per step at {size} px" for size in sizes)])
-    return _table(head, rows) + _where(results)
+    return markdown_table(head, rows) + where(results)
 
 
 def _variants() -> str:
@@ -151,7 +153,7 @@ def _variants() -> str:
             f"({_median(results, 'preprocess_ms')} ms per image) are excluded. "
             f"ONNX Runtime {results[0]['onnxruntime']}.\n"
         )
-    return _table(head, rows) + note + _where(results)
+    return markdown_table(head, rows) + note + where(results)
 
 
 def _batch_prediction() -> str:
@@ -162,7 +164,7 @@ def _batch_prediction() -> str:
         [row["way"], f"{int(row['images_per_second']):,}", f"{100 * int(row['images_per_second']) / fastest:.0f}"]
         for row in results
     ]
-    return _table(f"method|images/s|% of upper bound ({DECODE_AND_INFER})", rows) + _where(results)
+    return markdown_table(f"method|images/s|% of upper bound ({DECODE_AND_INFER})", rows) + where(results)
 
 
 def _unknown() -> str:
@@ -183,7 +185,7 @@ def _unknown() -> str:
             float(row["known_called_unknown"]) for row in results if row["score"] == "energy"
         )
         known = f"\nWith the energy score, {share:.2f} % of real test signs are flagged as unknown (false positives).\n"
-    return _table(head, rows) + known + _where(results)
+    return markdown_table(head, rows) + known + where(results)
 
 
 def _label_errors() -> str:
@@ -206,7 +208,7 @@ def _label_errors() -> str:
             f"{(listed - right) / len(trial):,.0f} others. It takes {_median(trial, 'seconds')} s ({_seeds(trial)})."
         )
     head = "labels that are wrong|ranking|found in the first 1 %, %|found in the first 2 %, %|found in the first 3 %, %"
-    return _table(head, rows) + "".join(f"\n{note}\n" for note in notes) + _where(results)
+    return markdown_table(head, rows) + "".join(f"\n{note}\n" for note in notes) + where(results)
 
 
 def _serving() -> str:
@@ -226,8 +228,8 @@ def _serving() -> str:
             rows.append([label, *map(_count, at.values()), *times, f"{errors:.0f}", *memory_and_start])
         head = "server|" + "|".join(f"images/s with {count} connection{'s' * (count > 1)}" for count in (1, 8, 32, 128))
         head += "|median ms with 1 connection|median ms with 32|95th percentile with 32, ms|99th percentile with 32, ms"
-        text += _table(f"{head}|errors|RSS of the largest process, MB|seconds to first response", rows)
-    return text + _where(read_results("serving"))
+        text += markdown_table(f"{head}|errors|RSS of the largest process, MB|seconds to first response", rows)
+    return text + where(read_results("serving"))
 
 
 def _own_data() -> str:
@@ -250,7 +252,9 @@ def _own_data() -> str:
             ]
         )
     head = "images|classes|training and validation images|test images|test accuracy, %|SVC on the same pixels, %"
-    return _table(f"{head}|seconds of the training command, per trial|trials", rows) + _where(read_results("own_data"))
+    return markdown_table(f"{head}|seconds of the training command, per trial|trials", rows) + where(
+        read_results("own_data")
+    )
 
 
 def _count(row: dict[str, str]) -> str:
@@ -259,9 +263,9 @@ def _count(row: dict[str, str]) -> str:
 
 def _uploads() -> str:
     results = read_results("uploads")
-    return _table(
+    return markdown_table(
         "way to read one image|µs per request", [[row["way"], row["microseconds"]] for row in results]
-    ) + _where(results)
+    ) + where(results)
 
 
 def _soak() -> str:
@@ -271,7 +275,7 @@ def _soak() -> str:
         for row in results
         if int(row["seconds"]) % 60 < 10
     ]
-    return _table("minute|RSS, MB", rows) + _where(results)
+    return markdown_table("minute|RSS, MB", rows) + where(results)
 
 
 def _prediction_log() -> str:
@@ -294,14 +298,14 @@ def _prediction_log() -> str:
         "load|pairs|images/s with / without the log|ratio (lowest)|CPU ms per image with / without|ratio (highest)|"
         "99th percentile with / without, ms|records written|records lost"
     )
-    return _table(head, rows) + _where(results)
+    return markdown_table(head, rows) + where(results)
 
 
 def _drift_job() -> str:
     results = read_results("drift_job")
     columns = ("form", "embedding", "records", "log_mb", "seconds", "slowest_seconds", "peak_memory_mb")
     head = "form of the log|numbers per embedding|records|log, MB|seconds, median|seconds, slowest|peak RSS, MB"
-    return _table(head, [[row[column] for column in columns] for row in results]) + _where(results)
+    return markdown_table(head, [[row[column] for column in columns] for row in results]) + where(results)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -320,6 +324,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "prediction_log": _prediction_log,
     "drift_job": _drift_job,
     "own_data": _own_data,
+    "drift": drift_tables.drift,
+    "drift_false_alarms": drift_tables.drift_false_alarms,
+    "drift_accuracy": drift_tables.drift_accuracy,
+    "drift_contenders": drift_tables.drift_contenders,
 }
 
 
@@ -363,23 +371,6 @@ def _wilson(group: _Rows) -> str:
     wrong = round(statistics.mean(int(row["test_wrong"]) for row in group))
     interval = binomtest(images - wrong, images).proportion_ci(method="wilson")
     return f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
-
-
-def _table(head: str, rows: list[list[str]]) -> str:
-    if not rows:
-        return "*Not measured yet.*\n"
-    lines = [head.split("|"), ["---"] * len(head.split("|")), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def _where(rows: list[dict[str, str]]) -> str:
-    """Formats the dates, machines and versions of the rows."""
-    seen = dict.fromkeys(
-        f"{row['date']}, {row['cores']} cores of {row['cpu']}, {row['threads']} thread{'s' * (row['threads'] != '1')}, "
-        f"Python {row['python']}, torch {row['torch']}"
-        for row in rows
-    )
-    return f"\n*{'; '.join(seen)}.*\n" if seen else ""
 
 
 @app.command()

@@ -153,6 +153,8 @@ def _check_module(name: str, arguments: list[str], job: JobState) -> None:
         name.startswith("src.mlops.cloud.") and not name.endswith(("smoke_test", "sbom"))
     ):
         assert job.logged_in, f"{line}: no step has logged in to Google Cloud"
+    if name == "src.mlops.data.commands" and arguments[:1] == ["pull"]:
+        assert any(job.workspace.glob("data/raw/archives/*.dvc")), f"{line}: DVC tracks no data"
     for package in imports(name):
         _require(package, job)
     application = getattr(import_module(name), attribute, None)

@@ -18,8 +18,8 @@ class Expressions:
 
     Args:
         contexts: Values of `github`, `env`, `vars` and so on.
-        failed: Whether a previous step, or a job in `needs`, has failed.
-        blocked: Whether `success()` is false because of a skipped job in `needs`.
+        failed: Whether a job before this one has failed.
+        blocked: Whether a job before this one was skipped, so that `success()` is false.
     """
 
     def __init__(self, contexts: Mapping[str, Any], *, failed: bool = False, blocked: bool = False) -> None:

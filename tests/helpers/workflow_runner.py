@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Runner:
             AssertionError: A step fails, or calls something that does not exist.
         """
         content = yaml.safe_load((self.workflows / workflow).read_text())
-        assert event.name in content[True], f"{workflow} does not start for {event.name}"  # YAML reads `on` as true
+        assert _starts(content[True], event), f"{workflow} does not start for {event}"  # YAML reads `on` as true
         run, outputs = Run(), {}
         todo = dict(content["jobs"])
         while todo:
@@ -116,7 +117,7 @@ class Runner:
             needs = {other: {"result": run.results[other], "outputs": outputs[other]} for other in _needs(job)}
             contexts = {"github": self._github(event), "vars": event.variables, "inputs": event.inputs, "needs": needs}
             contexts["env"] = {}
-            unmet = {each["result"] for each in needs.values()}
+            unmet = {run.results[other] for other in _ancestors(content["jobs"], name)}
             expressions = Expressions(contexts, failed="failure" in unmet, blocked="skipped" in unmet)
             outputs[name] = dict.fromkeys(job.get("outputs", {}), "")
             run.results[name] = "skipped"
@@ -252,9 +253,23 @@ class _Job:
         self.contexts = outer
 
 
+def _starts(triggers: dict[str, Any], event: Event) -> bool:
+    if event.name != "push":
+        return event.name in triggers
+    _, kind, name = event.ref.split("/", 2)
+    patterns = triggers.get("push", {}).get({"heads": "branches", "tags": "tags"}[kind], [])
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
 def _needs(job: dict[str, Any]) -> list[str]:
     needs = job.get("needs", [])
     return [needs] if isinstance(needs, str) else list(needs)
+
+
+def _ancestors(jobs: dict[str, Any], name: str) -> set[str]:
+    """Returns all jobs before a job: `success()` is false if one of them was skipped, not only one in `needs`."""
+    direct = _needs(jobs[name])
+    return set(direct).union(*(_ancestors(jobs, other) for other in direct))
 
 
 def _called(event: Event, job: dict[str, Any]) -> Event:

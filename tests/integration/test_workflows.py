@@ -108,6 +108,7 @@ class TestRollout:
         assert [call.split()[4] for call in run.calls["staging"][1:]] == ["gcp.deploy", "gcp.loadtest"]
 
     def test_production_is_deployed_after_the_measurement(self, runner: Runner) -> None:
+        """GitHub would skip it because of the skipped job `rollback`, although it is not in `needs`."""
         run = self.rollout(runner, "gtsrb#production#4")
         assert list(run.calls) == ["plan", "measure", "production"]
         assert "src.mlops.cloud.deploy" in run.calls["production"][-1]
@@ -182,6 +183,7 @@ BROKEN = {  # step → part of the error
     "uv run --no-sync inv evaluate -o data=photos": "data=photos",
     "uv run --no-sync inv evaluate -o training.epochs=many": "training.epochs",
     "uv run --no-sync inv registry.pull -o registry=gcs": "no step has logged in",
+    "uv run --no-sync inv data.pull": "DVC tracks no data",
     "uv run --no-sync python -m src.mlops registry publish": "there is no such command",
     "uv run --no-sync python -m src.mlops registry promote --now": "No such option: --now",
     "uv run --no-sync python -m src.mlops.cloud.calibrate": "there is no such module",

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from src.mlops import ROOT
+from src.mlops.cloud.github import ENVIRONMENTS
+from src.mlops.cloud.github import WORKFLOWS as TRUSTED
 
 GITHUB = ROOT / ".github"
 FILES = sorted([*(GITHUB / "workflows").iterdir(), *(GITHUB / "actions").glob("*/action.yaml")])
@@ -34,6 +36,12 @@ def test_each_action_is_pinned_to_one_commit() -> None:
 def test_no_job_exceeds_the_limit_of_a_hosted_runner(name: str) -> None:
     job = JOBS[name]
     assert "uses" in job or job["timeout-minutes"] <= 360
+
+
+@pytest.mark.parametrize("name", ["deploy.yaml, deploy", "train.yaml, submit"])
+def test_a_job_waits_as_long_as_a_build_may_take(name: str) -> None:
+    seconds = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())["timeout"].removesuffix("s")
+    assert JOBS[name]["timeout-minutes"] > int(seconds) / 60
 
 
 def test_no_deployment_is_dropped() -> None:
@@ -62,9 +70,11 @@ def test_a_rollback_waits_for_nothing() -> None:
 
 def test_rights_need_an_environment_and_the_main_branch() -> None:
     """Accounts that can write are only for jobs that no tag or pull request can change."""
+    assert set(TRUSTED) <= WORKFLOWS.keys()
     for name, job in JOBS.items():
         if "GCP_SERVICE_ACCOUNT" in yaml.safe_dump(job):
-            assert job["environment"] in ("training", "staging", "production", "rollback")
+            assert job["environment"] in ENVIRONMENTS
+            assert name.split(",")[0] in TRUSTED
             triggers = WORKFLOWS[name.split(",")[0]][True]  # YAML reads `on` as true
             assert set(triggers) <= {"workflow_dispatch", "schedule"}, name
             first = job if "if" in job and not job.get("needs") else WORKFLOWS[name.split(",")[0]]["jobs"]["plan"]

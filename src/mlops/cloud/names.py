@@ -19,6 +19,7 @@ JOBS = "jobs"  # folder of the bucket for the output of training jobs
 RAW = ("gtsrb/dvc", "gtsrb/raw")  # folders of the bucket for raw data: of `inv data.push`, and of own archives
 PROCESSED = "gtsrb/data"  # folder of the bucket for prepared data, see configshydra/data/gcs.yaml
 NEWEST = "newest"  # value of `cloud.tag`
+PREVIOUS = "previous"  # value of `cloud.serve.model` for rollbacks, and tag of the revision that served before
 
 
 @dataclass(frozen=True)

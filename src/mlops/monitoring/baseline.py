@@ -31,7 +31,7 @@ FORMAT = 1
 MOST_CLUSTERS = 20_000  # bounds the size of the file to about 2 MB
 FEWEST_CLUSTERS = 50  # fewer show nothing but the strongest drift
 FEW_CLUSTERS = 200  # fewer show only a strong drift
-SUFFIX = ".baseline.npz"
+EXPORT = "export"  # author of the reference of a model
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Origin:
     class_list: str
     classes: list[str]
     images: int
+
+    @property
+    def described(self) -> str:
+        """Returns who made it and when, in words."""
+        return f"{'built with the model' if self.author == EXPORT else f'accepted by {self.author}'} at {self.created}"
 
 
 class Knowledge(NamedTuple):

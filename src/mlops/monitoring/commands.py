@@ -105,7 +105,7 @@ def _user() -> str:
 def _summarise(report: Report, out: str) -> None:
     origin, signs = report.baseline.origin, len(report.looks.window.last)
     logger.info("%d images of %d physical signs", len(report.stream), signs)
-    logger.info("Compared with the baseline %s, accepted by %s at %s", origin.name, origin.author, origin.created)
+    logger.info("Compared with the baseline %s, %s", origin.name, origin.described)
     if len(report.stream) < EVERY:
         logger.warning("Fewer than %d images can only show a large drift", EVERY)
     for finding in report.findings:

@@ -50,7 +50,7 @@ def to_html(report: Report, read_image: ReadImage = lambda name: None) -> str:
         "<h1>Drift report</h1>",
         f"<p class=muted>{moment(report.stream.time[0])} to {moment(report.stream.time[-1])} · model "
         f"{html.escape(origin.model_version)} · compared with the baseline <b>{html.escape(origin.name)}</b>, "
-        f"accepted by {html.escape(origin.author)} at {html.escape(origin.created)} ({html.escape(origin.source)})</p>",
+        f"{html.escape(origin.described)} ({html.escape(origin.source)})</p>",
         _facts(report),
         *([_finding(report, finding, read_image) for finding in report.findings] or [_nothing(report)]),
         "<h2>Evidence over time</h2>",
@@ -96,7 +96,9 @@ def _finding(report: Report, finding: Finding, read_image: ReadImage) -> str:
         f"after {finding.found_row:,} images. {ended} {html.escape(finding.reservation)}</p>",
     ]
     if finding.kind == "unknown":
-        parts.append(f"<p>{100 * finding.size:.1f} points more images look unknown than in the baseline.</p>")
+        more = f"{100 * finding.size:.1f} percentage points more images look unknown than in the baseline."
+        rare = "Not more images are reported as unknown than in the baseline, but more are close to the threshold."
+        parts.append(f"<p>{more if finding.size >= 0.0005 else rare}</p>")
     if finding.features:
         rows = [
             (

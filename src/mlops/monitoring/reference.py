@@ -21,7 +21,7 @@ from src.mlops.modelfile.metadata import REFERENCE as REFERENCE_KEY
 from src.mlops.modelfile.onnx_metadata import add_metadata
 from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.monitoring import accuracy
-from src.mlops.monitoring.baseline import FEWEST_CLUSTERS, Baseline, Knowledge, Origin
+from src.mlops.monitoring.baseline import EXPORT, FEWEST_CLUSTERS, Baseline, Knowledge, Origin
 from src.mlops.monitoring.descriptors import describe
 from src.mlops.monitoring.observations import Floats, Observations, class_centres, features
 
@@ -130,7 +130,7 @@ def build_reference(
     origin = Origin(
         name="reference",
         created=str(classifier.info.provenance.get("created", "")),
-        author="export",
+        author=EXPORT,
         source=f"{len(images):,} held-out images of the training data",
         model_version=classifier.version,
         class_list=classes.fingerprint,

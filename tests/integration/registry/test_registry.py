@@ -153,6 +153,14 @@ class TestRegister:
             register(make(), repository)
         assert state(repository, tmp_path / "store") == ([], {})
 
+    def test_credentials_of_a_workflow_are_no_change(self, make: Make, repository: Path) -> None:
+        """google-github-actions/auth writes them into the working copy."""
+        shutil.copy(ROOT / ".gitignore", repository)
+        git(repository, "add", ".gitignore")
+        git(repository, "commit", "--quiet", "-m", "second")
+        (repository / "gha-creds-0123456789abcdef.json").touch()
+        assert register(make(), repository) == "v1"
+
     def test_a_folder_without_git(self, make: Make, tmp_path: Path) -> None:
         (tmp_path / "plain").mkdir()
         with pytest.raises(RegistryError, match=rf"{re.escape(str(tmp_path / 'plain'))}.*Git"):

@@ -344,7 +344,9 @@ def test_the_documented_training_reads_the_data_that_workflows_measure() -> None
     text = (ROOT / "docs/cloud.md").read_text()
     trainings = re.findall(r"^uv run inv gcp\.train .*", text, re.MULTILINE)
     assert len(trainings) == 3
-    assert all("'cloud.train.options=[data=gcs]'" in line and "cloud.train.data" not in line for line in trainings)
+    assert all(
+        """'cloud.train.options=["data=gcs"]'""" in line and "cloud.train.data" not in line for line in trainings
+    )
     measured = re.findall(r"inv (?:evaluate|model\.\w+)\b.*", (ROOT / ".github/workflows/rollout.yaml").read_text())
     assert measured
     assert all("-o data=gcs" in line for line in measured)
