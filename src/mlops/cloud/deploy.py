@@ -2,7 +2,7 @@
 
 A new revision starts next to the current one and gets no traffic until it passes a smoke test. In production it then
 gets a part of the traffic and is compared with the current revision (`canary.py`). If a step fails, the current
-revision continues to serve.
+revision continues to serve. A rollback in the meantime has precedence.
 """
 
 import logging
@@ -17,7 +17,7 @@ from src.mlops.cloud.identity import request_headers
 from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.names import PREVIOUS, Names, render
 from src.mlops.cloud.promoted import model_to_serve
-from src.mlops.cloud.service import CANDIDATE, CURRENT, State, describe, shift
+from src.mlops.cloud.service import CANDIDATE, CURRENT, State, describe, require_unchanged, shift
 from src.mlops.cloud.smoke_test import smoke
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, MlopsError
@@ -45,15 +45,17 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke, comparison: Compare = compare) 
     _start(gcloud, names, former, image, model)
     state = describe(gcloud, names)
     new = state.created
+    shares = {former.serving: 100}
     try:
         headers = request_headers(gcloud, names, state.url)
         _test(gcloud, ask, state.addresses.get(CANDIDATE, state.url), headers, "test the new revision")
         if cloud.serve.stage == "production" and cloud.canary.share and not former.is_new:
-            share = cloud.canary.share
+            require_unchanged(gcloud, names, shares)
+            shares = {former.serving: 100 - cloud.canary.share, new: cloud.canary.share}
             tags = {CANDIDATE: new, CURRENT: former.serving, **_previous(former)}
-            shift(gcloud, names, f"give the new revision {share} % of the traffic",
-                  {former.serving: 100 - share, new: share}, tags)  # fmt: skip
+            shift(gcloud, names, f"give the new revision {cloud.canary.share} % of the traffic", shares, tags)
             _compare(gcloud, comparison, state, headers)
+        require_unchanged(gcloud, names, shares)
         # The placeholder is nothing to return to.
         shift(gcloud, names, "move the traffic to the new revision", {new: 100},
               {} if former.is_new else {PREVIOUS: former.serving})  # fmt: skip
@@ -61,6 +63,10 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke, comparison: Compare = compare) 
     except MlopsError as error:
         if gcloud.dry_run:
             raise
+        if not describe(gcloud, names).shares.keys() <= {former.serving, new}:
+            raise CloudError(
+                f"{error} The traffic stays where it is: another command moved it during the deployment."
+            ) from error
         shift(gcloud, names, "roll back", {former.serving: 100}, _previous(former))
         raise CloudError(f"{error} Rolled back to {former.serving}.") from error
     if drift_image:

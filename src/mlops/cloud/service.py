@@ -23,6 +23,7 @@ class State:
         created: The revision that was created last.
         tagged: Revisions by tag.
         addresses: Addresses of revisions by tag.
+        shares: Percent of the traffic by revision, without those that get none.
     """
 
     url: str
@@ -30,6 +31,7 @@ class State:
     created: str
     tagged: dict[str, str]
     addresses: dict[str, str]
+    shares: dict[str, int]
 
     @property
     def is_new(self) -> bool:
@@ -46,17 +48,18 @@ def describe(gcloud: Gcloud, names: Names) -> State:
     words = ("run", "services", "describe", names.service, f"--region={names.cloud.region}", "--format=json")
     answer = gcloud.run("describe the service", *words)
     if gcloud.dry_run:
-        return State("URL", "CURRENT", "NEW", {PREVIOUS: "PREVIOUS"}, {})
+        return State("URL", "CURRENT", "NEW", {PREVIOUS: "PREVIOUS"}, {}, {})
     status: dict[str, Any] = json.loads(answer)["status"]
     traffic = status.get("traffic", [])
     tagged = [entry for entry in traffic if entry.get("tag")]
-    shares = [entry for entry in traffic if entry.get("percent")]
+    shares = {str(entry["revisionName"]): int(entry["percent"]) for entry in traffic if entry.get("percent")}
     return State(
         url=str(status["url"]),
-        serving=str(max(shares, key=lambda entry: entry["percent"])["revisionName"]) if shares else "",
+        serving=max(shares, key=shares.__getitem__, default=""),
         created=str(status.get("latestCreatedRevisionName", "")),
         tagged={entry["tag"]: str(entry["revisionName"]) for entry in tagged},
         addresses={entry["tag"]: str(entry["url"]) for entry in tagged},
+        shares=shares,
     )
 
 
@@ -77,6 +80,20 @@ def shift(gcloud: Gcloud, names: Names, step: str, shares: dict[str, int], tags:
         f"--to-revisions={','.join(f'{revision}={percent}' for revision, percent in shares.items())}",
         f"--set-tags={named}" if named else "--clear-tags",
     )
+
+
+def require_unchanged(gcloud: Gcloud, names: Names, shares: dict[str, int]) -> None:
+    """Checks that the traffic still is what this command set, so that it does not undo a rollback.
+
+    Raises:
+        CloudError: Another command has changed the traffic.
+    """
+    if not gcloud.dry_run and (found := describe(gcloud, names).shares) != shares:
+        raise CloudError(f"Another command changed the traffic of {names.service} in the meantime, to {_list(found)}.")
+
+
+def _list(shares: dict[str, int]) -> str:
+    return ", ".join(f"{revision} {percent} %" for revision, percent in shares.items())
 
 
 def models_of_revisions(gcloud: Gcloud, names: Names) -> dict[str, str]:

@@ -397,6 +397,31 @@ class TestRollback:
         rollback(cloud(), works)
         assert gcloud.traffic() == {"gtsrb-r4": 100}
 
+    @pytest.mark.parametrize("finds", [works, fails("https://candidate---gtsrb")])
+    def test_a_deployment_does_not_undo_it(self, gcloud: Double, finds: Callable[[str, object], None]) -> None:
+        """The deployment goes on after the rollback, for example in Cloud Build."""
+
+        def compared(candidate: str, *_: object) -> None:
+            self.promote("v2")
+            rollback(cloud(), works)
+            finds(candidate, None)
+
+        with pytest.raises(CloudError, match=r"The traffic stays where it is: another command moved it") as caught:
+            deploy(cloud(), works, compared)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
+        assert "Rolled back" not in str(caught.value)
+
+    def test_a_deployment_does_not_undo_a_return_to_the_current_revision(self, gcloud: Double) -> None:
+        self.promote("v4")
+
+        def compared(*_: object) -> None:
+            self.promote("v3")
+            rollback(cloud(), works)
+
+        with pytest.raises(CloudError, match=r"changed the traffic of gtsrb in the meantime, to gtsrb-r4 100 %\."):
+            deploy(cloud(), works, compared)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
+
     def test_the_revision_before_the_last_deployment(self, gcloud: Double, caplog: pytest.LogCaptureFixture) -> None:
         rollback(cloud("serve.model=previous"), works)
         assert gcloud.traffic() == {"gtsrb-r3": 100}
