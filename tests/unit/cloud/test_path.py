@@ -332,11 +332,13 @@ class TestWorkflows:
         assert self.role(walk) == "build"
         assert self.role(walk, environment="staging") == "build"
         assert self.role(walk, environment="rollback", workflow_ref=f"{here}/rollout.yaml@refs/heads/main") == "build"
-        assert self.role(walk, environment="other") == "measure"
-        assert self.role(walk, environment=None) == "measure"
-        assert self.role(walk, workflow_ref=f"{here}/tests.yaml@refs/heads/main") == "measure"
-        tag = {"ref": "refs/tags/gtsrb@v1.0.0", "workflow_ref": f"{here}/deploy.yaml@refs/tags/gtsrb@v1.0.0"}
-        assert self.role(walk, **tag) == "measure"  # a tag can contain another workflow file
+        assert self.role(walk, environment="other") == "report"
+        assert self.role(walk, environment=None) == "report"
+        assert self.role(walk, environment=None, workflow_ref=f"{here}/rollout.yaml@refs/heads/main") == "measure"
+        assert self.role(walk, workflow_ref=f"{here}/tests.yaml@refs/heads/main") == "report"
+        for file in ("deploy.yaml", "rollout.yaml"):  # a tag can contain another workflow file
+            tag = {"ref": "refs/tags/gtsrb@v1.0.0", "workflow_ref": f"{here}/{file}@refs/tags/gtsrb@v1.0.0"}
+            assert self.role(walk, **tag) == "report"
         branch = {"ref": "refs/heads/x", "workflow_ref": f"{here}/deploy.yaml@refs/heads/x"}
         assert self.role(walk, **branch) == "report"
         assert self.role(walk, ref="refs/pull/1/merge", workflow_ref=f"{here}/x@refs/pull/1/merge") == "report"
