@@ -19,6 +19,7 @@ JOBS = "jobs"  # folder of the bucket for the output of training jobs
 RAW = ("gtsrb/dvc", "gtsrb/raw")  # folders of the bucket for raw data: of `inv data.push`, and of own archives
 PROCESSED = "gtsrb/data"  # folder of the bucket for prepared data, see configshydra/data/gcs.yaml
 NEWEST = "newest"  # value of `cloud.tag`
+SHORT_COMMIT = 12  # characters of a commit in the tag of a container image
 PREVIOUS = "previous"  # value of `cloud.serve.model` for rollbacks, and tag of the revision that served before
 
 
@@ -132,7 +133,7 @@ def render(template: str, cloud: CloudConfig, **values: Any) -> Path:
 def commit() -> str:
     """Returns the short hash of the checked-out commit; `dev` outside a repository."""
     try:
-        return git(ROOT, "rev-parse", "--short=12", "HEAD")
+        return git(ROOT, "rev-parse", f"--short={SHORT_COMMIT}", "HEAD")
     except GitError:
         return "dev"
 

@@ -333,7 +333,10 @@ class TestDeploy:
 
     def test_the_newest_image(self, gcloud: Double) -> None:
         state = gcloud.state()
-        state["images"][f"{IMAGES}/api:def"] = "sha256:newest"
+        with pytest.raises(CloudError, match=r"a container image of a commit in .*/gtsrb/api does not exist"):
+            deploy(cloud("tag=newest"), works, never)
+        state["images"][f"{IMAGES}/api:0123456789ab"] = "sha256:newest"
+        state["images"][f"{IMAGES}/api:trial-1"] = "sha256:trial"  # may have uncommitted changes
         gcloud.write(state)
         deploy(cloud("tag=newest"), works, never)
         assert container(gcloud)["image"] == f"{IMAGES}/api@sha256:newest"
