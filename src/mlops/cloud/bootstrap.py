@@ -7,6 +7,7 @@ from src.mlops.cloud.access import (
     ACCOUNTS,
     BUILDS_ROLE,
     INVOKE,
+    READ_SECRET,
     REGISTRY_ROLES,
     WANDB_ROLES,
     grant_folders,
@@ -39,7 +40,6 @@ SERVICES = (
     "sts",
 )
 NO_SECRET = "none"  # noqa: S105 - placeholder until a key is added
-READ_SECRET = "roles/secretmanager.secretAccessor"  # noqa: S105 - a role
 PLACEHOLDER = "placeholder"  # ends the name of the revision that answers until the first deployment
 
 

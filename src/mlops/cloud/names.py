@@ -46,12 +46,16 @@ class Names:
     @property
     def images(self) -> str:
         """Address of the container image repository in Artifact Registry."""
-        return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{self.cloud.name}"
+        return self.repository(self.cloud.name)
 
     @property
     def cache(self) -> str:
         """Name of the repository for layers that later builds use; its tags move, unlike those of the images."""
         return f"{self.cloud.name}-cache"
+
+    def repository(self, name: str) -> str:
+        """Returns the address of a repository in Artifact Registry."""
+        return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{name}"
 
     @property
     def tag(self) -> str:
