@@ -237,7 +237,7 @@ def test_a_login_without_the_permission_is_found(origin: Path, clone: Path, tmp_
     text = (FOLDER / "deploy.yaml").read_text()
     for line, message in {
         "id-token: write": "id-token: write",
-        "account: ${{ vars": "the input account is empty",
+        "account: ${{ vars": "the input account is missing",
     }.items():
         (tmp_path / "deploy.yaml").write_text(re.sub(rf"^ *{re.escape(line)}.*\n", "", text, flags=re.MULTILINE))
         with pytest.raises(AssertionError, match=message):

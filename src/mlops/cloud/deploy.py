@@ -17,7 +17,16 @@ from src.mlops.cloud.identity import request_headers
 from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.names import PREVIOUS, Names, render
 from src.mlops.cloud.promoted import model_to_serve
-from src.mlops.cloud.service import CANDIDATE, CURRENT, State, describe, require_unchanged, shift
+from src.mlops.cloud.service import (
+    API_KEYS,
+    CANDIDATE,
+    CURRENT,
+    State,
+    describe,
+    open_revisions,
+    require_unchanged,
+    shift,
+)
 from src.mlops.cloud.smoke_test import smoke
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, MlopsError
@@ -56,9 +65,10 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke, comparison: Compare = compare) 
             shift(gcloud, names, f"give the new revision {cloud.canary.share} % of the traffic", shares, tags)
             _compare(gcloud, comparison, state, headers)
         require_unchanged(gcloud, names, shares)
-        # The placeholder is nothing to return to.
+        # The placeholder is nothing to return to, and everyone could call a revision without keys by its tag.
+        has_no_use = former.is_new or (names.public and former.serving in open_revisions(gcloud, names))
         shift(gcloud, names, "move the traffic to the new revision", {new: 100},
-              {} if former.is_new else {PREVIOUS: former.serving})  # fmt: skip
+              {} if has_no_use else {PREVIOUS: former.serving})  # fmt: skip
         _test(gcloud, ask, state.url, headers, "test the service")
     except MlopsError as error:
         if gcloud.dry_run:
@@ -110,7 +120,7 @@ def _environment(names: Names, model: str) -> list[dict[str, Any]]:
         "MLOPS_LOG_URL": names.log,  # empty: predictions are not recorded
         "MLOPS_LOG_FORMAT": "json",  # Cloud Logging parses the JSON fields
     }
-    secrets = {"MLOPS_API_KEYS": names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
+    secrets = {API_KEYS: names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
     return [
         *({"name": name, "value": value} for name, value in values.items()),
         *(

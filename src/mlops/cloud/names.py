@@ -20,6 +20,7 @@ RAW = ("gtsrb/dvc", "gtsrb/raw")  # folders of the bucket for raw data: of `inv 
 PROCESSED = "gtsrb/data"  # folder of the bucket for prepared data, see configshydra/data/gcs.yaml
 NEWEST = "newest"  # value of `cloud.tag`
 SHORT_COMMIT = 12  # characters of a commit in the tag of a container image
+PLACEHOLDER = "placeholder"  # ends the name of the revision that answers until the first deployment
 PREVIOUS = "previous"  # value of `cloud.serve.model` for rollbacks, and tag of the revision that served before
 
 

@@ -1,15 +1,16 @@
 """The Cloud Run service: its revisions, and how much of the traffic each one gets."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from src.mlops.cloud.bootstrap import PLACEHOLDER
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import PREVIOUS, Names
+from src.mlops.cloud.names import PLACEHOLDER, PREVIOUS, Names
 from src.mlops.errors import CloudError
 
 CANDIDATE = "candidate"  # tag of a revision under test, which gives it a separate address
+API_KEYS = "MLOPS_API_KEYS"  # environment variable of revisions that ask for an API key
 CURRENT = "current"  # tag of the revision that it is compared to
 
 
@@ -97,25 +98,41 @@ def _list(shares: dict[str, int]) -> str:
 
 
 def models_of_revisions(gcloud: Gcloud, names: Names) -> dict[str, str]:
-    """Returns the models of all revisions that are ready, newest first; the placeholder has none."""
+    """Returns the models of all revisions that are ready and ask for API keys if the service is public, newest first.
+
+    The placeholder has none.
+    """
+    return {
+        revision: model
+        for revision, variables, is_ready in _revisions(gcloud, names)
+        if is_ready and (model := variables.get("MLOPS_MODEL")) and (API_KEYS in variables or not names.public)
+    }
+
+
+def open_revisions(gcloud: Gcloud, names: Names) -> set[str]:
+    """Returns the revisions that ask for no API key, except the placeholder."""
+    return {
+        revision
+        for revision, variables, _ in _revisions(gcloud, names)
+        if "MLOPS_MODEL" in variables and API_KEYS not in variables
+    }
+
+
+def _revisions(gcloud: Gcloud, names: Names) -> Iterator[tuple[str, dict[str, str | None], bool]]:
+    """Yields name and environment variables of all revisions, newest first, and whether they are ready."""
     answer = gcloud.run(
         "list the revisions",
         *("run", "revisions", "list", f"--service={names.service}", f"--region={names.cloud.region}"),
         *("--sort-by=~metadata.creationTimestamp", "--format=json"),
     )
-    if gcloud.dry_run:
-        return {}
-    found = {}
-    for revision in json.loads(answer):
-        ready = any(
+    for revision in json.loads(answer or "[]"):
+        is_ready = any(
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in revision["status"]["conditions"]
         )
         [container] = revision["spec"]["containers"]
         variables = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
-        if ready and variables.get("MLOPS_MODEL"):
-            found[str(revision["metadata"]["name"])] = str(variables["MLOPS_MODEL"])
-    return found
+        yield str(revision["metadata"]["name"]), variables, is_ready
 
 
 def require_deployed(names: Names, state: State) -> None:
