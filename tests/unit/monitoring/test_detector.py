@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from src.mlops.errors import DataError
+from src.mlops.monitoring.baseline import Baseline
+from src.mlops.monitoring.records import observe
 from src.mlops.monitoring.report import Report, compare
-from tests.helpers.traffic import baseline, records
+from tests.helpers.traffic import CENTRES, MODEL, baseline, records
 
 BASELINE = baseline()
 
@@ -59,8 +61,33 @@ class TestCompare:
     def test_clouded_lens_that_makes_everything_unknown(self) -> None:
         frame = records(500)
         frame["is_unknown"] = True
+        frame["energy"] += 8
         frame["contrast"] -= 3
         assert "camera" in _kinds(_report(frame))
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_baseline_with_many_unknown_images_raises_no_alarm(self, seed: int) -> None:
+        """Unknown images look different, and are half of the traffic from the beginning."""
+
+        def traffic(count: int, number: int) -> pd.DataFrame:
+            frame = records(count, number)
+            frame["is_unknown"] = np.random.default_rng(number).random(count) < 0.55
+            frame.loc[frame["is_unknown"], ["brightness", "energy"]] += 2
+            return frame
+
+        accepted = Baseline.of(observe(traffic(2000, 50), CENTRES, MODEL, 0)[0], BASELINE.origin, BASELINE.knowledge)
+        assert _kinds(compare(traffic(3000, seed), accepted, 0)) == []
+
+    def test_share_of_unknown_signs_does_not_depend_on_the_number_of_frames(self) -> None:
+        """Each sign has 20 frames, of which 30 % are unknown. A majority would call none of the signs unknown."""
+        frames = records(200, seed=3).loc[np.repeat(np.arange(200), 20)].reset_index(drop=True)
+        frames["time"] = pd.Timestamp("2026-11-30", tz="UTC") + pd.to_timedelta(
+            10 * np.repeat(np.arange(200), 20) + 0.1 * np.tile(np.arange(20), 200), "s"
+        )
+        frames["is_unknown"] = np.random.default_rng(0).random(len(frames)) < 0.3
+        report = _report(frames, seconds=2)
+        assert len(report.looks.window.last) == 200
+        assert report.to_dict()["unknown_share"]["after"] == pytest.approx(0.3, abs=0.1)
 
     def test_frames_of_one_sign_count_once(self) -> None:
         """The frames of 40 dark signs in a row are no drift: 40 signs can be dark by chance."""
