@@ -234,22 +234,6 @@ class Baseline:
         # The file contains the reference, so the reference cannot contain the hash of the file.
         return replace(reference, origin=replace(reference.origin, model_version=classifier.version))
 
-    def require_model(self, model_version: str, class_list: str) -> None:
-        """Raises an error if records of a model cannot be compared with this baseline.
-
-        Raises:
-            DataError: The baseline belongs to another model or another class list.
-        """
-        for what, own, other in (
-            ("model version", self.origin.model_version, model_version),
-            ("class list", self.origin.class_list, class_list),
-        ):
-            if own != other:
-                raise DataError(
-                    f"The records have the {what} {other}, but the baseline {self.origin.name} has {own}. Accept a "
-                    "window of the log of this model as its baseline with `inv drift.baseline`."
-                )
-
 
 def _columns(arrays: Mapping[str, NDArray[Any]]) -> tuple[Any, ...]:
     knowledge = Knowledge(*(arrays[name] for name in Knowledge._fields))

@@ -3,13 +3,15 @@
 The command line, the service (`serving/drift_app.py`) and the job in the cloud share these functions.
 """
 
-from src.mlops.errors import StorageError
+import pandas as pd
+
+from src.mlops.errors import DataError, StorageError
 from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.locate import LATEST, locate_model
 from src.mlops.monitoring.accepted import find_baseline
 from src.mlops.monitoring.baseline import Baseline, Origin, now
 from src.mlops.monitoring.html import to_html
-from src.mlops.monitoring.records import model_of, observe
+from src.mlops.monitoring.records import Model, observe
 from src.mlops.monitoring.report import Report, compare, moment
 from src.mlops.monitoring.window import ALL, read_window
 
@@ -34,11 +36,11 @@ def drift(
 
     Raises:
         CheckpointError, RegistryError: The model file is missing or cannot be used.
-        DataError: There is no baseline, or no usable record in the window, or they belong to different models.
+        DataError: There is no baseline, or no usable record of its model in the window.
         StorageError: The log cannot be read.
     """
     found = find_baseline(log, locate_model(model), baseline)
-    return compare(read_window(log, window), found, cluster_seconds)
+    return compare(_records(log, window), found, cluster_seconds)
 
 
 def accept(
@@ -66,14 +68,22 @@ def accept(
         DataError: See `drift`. Or the window shows too few physical signs.
     """
     current = find_baseline(log, locate_model(model), baseline)
-    frame = read_window(log, window)
-    own = model_of(frame)
-    current.require_model(*own)
-    observations, _ = observe(frame, current.knowledge.centres, own, cluster_seconds)
+    own = Model(current.origin.model_version, current.origin.class_list)
+    observations, _ = observe(_records(log, window), current.knowledge.centres, own, cluster_seconds)
     source = f"{log}, {moment(observations.time[0])} to {moment(observations.time[-1])}"
     created = now()
     origin = Origin(created, created, author, source, *own, current.origin.classes, len(observations))
     return Baseline.of(observations, origin, current.knowledge)
+
+
+def _records(log: str, window: str) -> pd.DataFrame:
+    frame = read_window(log, window)
+    if frame.empty:
+        raise DataError(
+            f"The prediction log {log} contains no records in the window {window}. Check its URL, and that the service "
+            "records predictions there (MLOPS_LOG_URL), or choose another window."
+        )
+    return frame
 
 
 def page(report: Report, log: str) -> str:
