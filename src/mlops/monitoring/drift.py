@@ -3,6 +3,8 @@
 The command line, the service (`serving/drift_app.py`) and the job in the cloud share these functions.
 """
 
+import math
+
 import pandas as pd
 
 from src.mlops.errors import DataError, StorageError
@@ -15,15 +17,13 @@ from src.mlops.monitoring.records import Model, observe
 from src.mlops.monitoring.report import Report, compare, moment
 from src.mlops.monitoring.window import ALL, read_window
 
-CLUSTER_SECONDS = 2.0  # longest time between two frames of one sign
-
 
 def drift(
     log: str,
     window: str = ALL,
     baseline: str | None = None,
     model: str = LATEST,
-    cluster_seconds: float = CLUSTER_SECONDS,
+    cluster_seconds: float | None = None,
 ) -> Report:
     """Compares a window of the prediction log with a baseline.
 
@@ -32,7 +32,8 @@ def drift(
         window: See `window.read_window`.
         baseline: See `accepted.find_baseline`.
         model: Name of the model file, see `locate_model`.
-        cluster_seconds: Longest time between two frames of one physical sign; 0: all images are independent.
+        cluster_seconds: Longest time between two frames of one physical sign; 0: all images are independent; None: as
+            for the baseline.
 
     Raises:
         CheckpointError, RegistryError: The model file is missing or cannot be used.
@@ -40,7 +41,7 @@ def drift(
         StorageError: The log cannot be read.
     """
     found = find_baseline(log, locate_model(model), baseline)
-    return compare(_records(log, window), found, cluster_seconds)
+    return compare(_records(log, window), found, _or_as_before(cluster_seconds, found))
 
 
 def accept(
@@ -49,7 +50,7 @@ def accept(
     window: str = ALL,
     baseline: str | None = None,
     model: str = LATEST,
-    cluster_seconds: float = CLUSTER_SECONDS,
+    cluster_seconds: float | None = None,
 ) -> Baseline:
     """Makes a baseline of a window of the prediction log. `accepted.store_baseline` writes it.
 
@@ -69,11 +70,20 @@ def accept(
     """
     current = find_baseline(log, locate_model(model), baseline)
     own = Model(current.origin.model_version, current.origin.class_list)
-    observations, _ = observe(_records(log, window), current.knowledge.centres, own, cluster_seconds)
+    seconds = _or_as_before(cluster_seconds, current)
+    observations, _ = observe(_records(log, window), current.knowledge.centres, own, seconds)
     source = f"{log}, {moment(observations.time[0])} to {moment(observations.time[-1])}"
     created = now()
-    origin = Origin(created, created, author, source, *own, current.origin.classes, len(observations))
+    origin = Origin(created, created, author, source, *own, current.origin.classes, len(observations), seconds)
     return Baseline.of(observations, origin, current.knowledge)
+
+
+def _or_as_before(seconds: float | None, baseline: Baseline) -> float:
+    if seconds is None:
+        return baseline.origin.cluster_seconds
+    if not 0 <= seconds < math.inf:
+        raise DataError(f"The time between two frames of one sign must be 0 or more seconds, but is {seconds}.")
+    return seconds
 
 
 def _records(log: str, window: str) -> pd.DataFrame:

@@ -194,6 +194,22 @@ class TestBaselines:
         assert (report["drift"], report["baseline"]["author"], report["baseline"]["images"]) == (False, "Ada", 720)
         assert f"Compared with the baseline {report['baseline']['name']}, accepted by Ada" in caplog.text
 
+    def test_windows_are_clustered_as_the_baseline(self, model: Path, writer: Model, tmp_path: Path) -> None:
+        """Otherwise, a baseline of independent images would be compared with clusters."""
+        log = write_log(tmp_path / "log", records(600, seconds=0.01), writer)
+        few = drift(log, model=str(model))
+        assert len(few.looks.window.last) < 100
+        store_baseline(log, accept(log, "Ada", model=str(model), cluster_seconds=0))
+        assert len(drift(log, model=str(model)).looks.window.last) == 600
+        assert len(accept(log, "Grace", model=str(model))) == 600
+        assert len(drift(log, model=str(model), cluster_seconds=2).looks.window.last) < 100
+
+    @pytest.mark.parametrize("seconds", ["nan", "inf"])
+    @pytest.mark.parametrize("action", [[], ["--accept"]])
+    def test_an_impossible_time_between_frames(self, model: Path, log: str, seconds: str, action: list[str]) -> None:
+        with pytest.raises(DataError, match=f"0 or more seconds, but is {seconds}"):
+            _run(*action, "--log", log, "--model", str(model), "--author", "Ada", "--cluster-seconds", seconds)
+
     def test_the_newest_of_the_model_is_used(self, model: Path, writer: Model, log: str) -> None:
         assert find_baseline(log, model).origin.name == "reference"
         for created in ("2025-11-30T06:00:00Z", "2025-12-01T05:00:00Z", "2025-11-30T22:00:00Z"):
