@@ -22,7 +22,7 @@ STAGE = {"stage": "staging or production"}
 WINDOW = {
     "log": "folder or gs:// URL of the prediction log",
     "window": "24h, 7d, START/END or all",
-    "cluster_seconds": "longest time between two frames of one sign; 0: independent images; default: as for the baseline",
+    "cluster_seconds": "longest time between two frames of a sign; 0: independent images; default: as for the baseline",
 }
 MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
