@@ -46,7 +46,7 @@ class Report:
     accuracy: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values; docs/monitoring.md documents them."""
+        """Returns plain values; docs/drift.md describes them."""
         origin, window = self.baseline.origin, self.looks.window
         before, after = self.mixes()
         ranks = window.ranks.mean(axis=0)
@@ -132,7 +132,7 @@ class Report:
         gauge("mean_rank", "Mean rank within the baseline, -0.5 to 0.5; 0 without drift.", ranks, "feature")
         gauge("images", "Images in the window.", {"": float(len(self.stream))})
         gauge("clusters", "Physical signs in the window.", {"": float(len(self.looks.window.last))})
-        gauge("unknown_share", "Share reported as unknown.", {"": float((~self.looks.window.known).mean())})
+        gauge("unknown_share", "Share of the signs that are unknown.", {"": float((~self.looks.window.known).mean())})
         if self.accuracy:
             names = ("estimate", "low", "high")
             gauge(
