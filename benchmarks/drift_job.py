@@ -36,7 +36,7 @@ from src.mlops.monitoring.compact import compact
 from src.mlops.monitoring.frame import read_frame
 from src.mlops.monitoring.record import Batch, json_lines
 from src.mlops.monitoring.record import Origin as ImageOrigin
-from src.mlops.monitoring.records import model_of, observe
+from src.mlops.monitoring.records import Model, observe
 from src.mlops.monitoring.segments import CLOSED, RECORDS, pack_lines
 
 app = new_app()
@@ -138,7 +138,7 @@ def _centres(embedding: int) -> NDArray[np.float32]:
 def _baseline(log: str, centres: NDArray[np.float32]) -> Baseline:
     """Returns a baseline of maximum size, with an estimate of the accuracy."""
     frame = read_frame(log)
-    model = model_of(frame)
+    model = Model(*frame[["model_version", "class_list"]].iloc[0])
     stream, _ = observe(frame, centres, model, 0)
     classes = len(SIGNS)
     correct = np.random.default_rng(2).random(len(stream)) < 0.97
