@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from src.mlops.cli import new_app, typer_main
-from src.mlops.monitoring.drift import CLUSTER_SECONDS
+from src.mlops.monitoring.baseline import CLUSTER_SECONDS
 from src.mlops.monitoring.label_export import export
 from src.mlops.monitoring.labelled_accuracy import labelled_accuracy
 from src.mlops.monitoring.window import ALL
@@ -41,9 +41,16 @@ def write(
 
 
 @app.command("accuracy")
-def judge(log: LogOption, window: WindowOption = ALL, cluster_seconds: SecondsOption = CLUSTER_SECONDS) -> None:
+def judge(
+    log: LogOption,
+    window: WindowOption = ALL,
+    cluster_seconds: SecondsOption = CLUSTER_SECONDS,
+    model_version: Annotated[
+        str, typer.Option(help="Model to judge, such as 5f2c0a9b7d31; default: that of the newest record.")
+    ] = "",
+) -> None:
     """Estimates the accuracy of the labelled traffic. docs/labels.md explains the method."""
-    found = labelled_accuracy(log, window, cluster_seconds)
+    found = labelled_accuracy(log, window, cluster_seconds, model_version)
     low, high = (f"{100 * value:.1f}" for value in (found.low, found.high))
     typer.echo(f"Accuracy {found.accuracy:.1%}, 95 % interval {low} to {high} %")
     typer.echo(

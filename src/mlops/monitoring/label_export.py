@@ -16,9 +16,10 @@ import pandas as pd
 
 from src.mlops.errors import DataError, MissingFileError, StorageError
 from src.mlops.io.storage import Storage, open_storage
-from src.mlops.monitoring.drift import CLUSTER_SECONDS
-from src.mlops.monitoring.images import IMAGES, is_image_name
+from src.mlops.monitoring.baseline import CLUSTER_SECONDS
+from src.mlops.monitoring.images import is_image_name
 from src.mlops.monitoring.labels import Label, Labels, standing_label
+from src.mlops.monitoring.segments import IMAGES
 from src.mlops.monitoring.signs import connected_signs
 from src.mlops.monitoring.window import ALL, read_window
 

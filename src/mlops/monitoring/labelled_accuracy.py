@@ -22,10 +22,9 @@ from scipy.stats import beta
 
 from src.mlops.errors import DataError
 from src.mlops.io.storage import open_storage
-from src.mlops.monitoring.drift import CLUSTER_SECONDS
+from src.mlops.monitoring.baseline import CLUSTER_SECONDS
 from src.mlops.monitoring.labels import Label, Labels, standing_label
 from src.mlops.monitoring.recent import Recent
-from src.mlops.monitoring.records import model_of
 from src.mlops.monitoring.review_order import place, reviewable, weight
 from src.mlops.monitoring.signs import physical_signs
 from src.mlops.monitoring.window import ALL, read_window
@@ -90,8 +89,10 @@ class _Sample(NamedTuple):
     cluster: NDArray[np.int64]
 
 
-def labelled_accuracy(log: str, window: str = ALL, cluster_seconds: float = CLUSTER_SECONDS) -> LabelledAccuracy:
-    """Estimates the accuracy of the model that wrote the newest record of a window.
+def labelled_accuracy(
+    log: str, window: str = ALL, cluster_seconds: float = CLUSTER_SECONDS, model_version: str = ""
+) -> LabelledAccuracy:
+    """Estimates the accuracy of a model on the traffic of a window.
 
     An answer is right if the predicted class is the true one, or if the image shows none of the classes and the answer
     was that it is unknown.
@@ -100,19 +101,22 @@ def labelled_accuracy(log: str, window: str = ALL, cluster_seconds: float = CLUS
         log: Folder or `gs://` URL of the prediction log.
         window: See `read_window`.
         cluster_seconds: Longest time between two frames of one physical sign; 0: all images are independent.
+        model_version: The model to judge; empty: the one that wrote the newest record.
 
     Raises:
         DataError: There are no records, or too few labels.
         StorageError: The log cannot be read.
     """
     frame = read_window(log, window)
-    model = model_of(frame)
-    own = (frame["model_version"] == model.version) & (frame["class_list"] == model.class_list)
-    frame = frame[own].reset_index(drop=True)
+    version = model_version or (frame["model_version"].iloc[-1] if len(frame) else "")
+    frame = frame[frame["model_version"] == version].reset_index(drop=True)
+    if frame.empty:
+        model = f" of the model {version}" if version else ""
+        raise DataError(f"{log} contains no records{model} in this window. Choose another one, or switch the log on.")
     sample = _sample(frame, Labels(open_storage(log)).all(), cluster_seconds)
     if not np.isfinite(sample.right).any():
         raise DataError(
-            f"None of the {len(frame):,} images that the model {model.version} has classified in this window is "
+            f"None of the {len(frame):,} images that the model {version} has classified in this window is "
             "labelled. Label some at /review, or choose another window."
         )
     end, limits = _covered(sample)
@@ -128,7 +132,7 @@ def labelled_accuracy(log: str, window: str = ALL, cluster_seconds: float = CLUS
             )
     accuracy, low, high = _estimate(sample, judged, limits, inside)
     return LabelledAccuracy(
-        model_version=model.version,
+        model_version=version,
         accuracy=accuracy,
         low=low,
         high=high,

@@ -18,9 +18,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from src.mlops.errors import DataError, FileExistsInStorageError, MissingFileError
 from src.mlops.io.storage import Storage
+from src.mlops.monitoring.segments import LABELS
 
 logger = logging.getLogger(__name__)
-LABELS = "labels"
 MAX_DECISIONS = 50  # about one image; clients must not be able to fill the disk
 _READERS = 16  # files of a bucket that are read at the same time
 Verdict = Literal["class", "none", "unclear", "withdrawn"]

@@ -22,11 +22,12 @@ from src.mlops.monitoring.images import image_ending
 from src.mlops.monitoring.label_commands import app
 from src.mlops.monitoring.label_export import TABLE, export
 from src.mlops.monitoring.labelled_accuracy import LabelledAccuracy, labelled_accuracy
-from src.mlops.monitoring.labels import LABELS, Decision, Labels, Source
+from src.mlops.monitoring.labels import Decision, Labels, Source
 from src.mlops.monitoring.read import read_records
 from src.mlops.monitoring.recent import Recent
 from src.mlops.monitoring.record import json_lines
 from src.mlops.monitoring.review_order import LEAST, next_round, place, weight
+from src.mlops.monitoring.segments import LABELS
 from tests.helpers.images import encode, make_image
 from tests.helpers.recording import batch, prediction, store_segment
 
@@ -218,6 +219,9 @@ class TestAccuracy:
         label_first(tmp_path, new, record(tmp_path, new, "new"), 20)
         found = labelled_accuracy(str(tmp_path))
         assert (found.model_version, found.accuracy, found.images) == ("new", 1, 20)
+        assert labelled_accuracy(str(tmp_path), model_version="0123456789ab").accuracy == 0
+        with pytest.raises(DataError, match="no records of the model other"):
+            labelled_accuracy(str(tmp_path), model_version="other")
 
     def test_images_that_cannot_be_judged_are_missing(self, tmp_path: Path) -> None:
         sent = traffic(40)

@@ -16,9 +16,10 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.inference.classifier import Prediction
 from src.mlops.io.storage import Folder
 from src.mlops.monitoring.erase import erase
-from src.mlops.monitoring.images import IMAGES, image_ending
-from src.mlops.monitoring.labels import LABELS, Labels, standing_label
+from src.mlops.monitoring.images import image_ending
+from src.mlops.monitoring.labels import Labels, standing_label
 from src.mlops.monitoring.record import json_lines
+from src.mlops.monitoring.segments import IMAGES, LABELS
 from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
 from tests.helpers.graphs import with_classes
