@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from src.mlops import monitoring
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.inference.classifier import Prediction
 from src.mlops.io.storage import Folder
@@ -391,7 +393,8 @@ class TestReview:
     ) -> None:
         store(tmp_path, "a")
         Folder(tmp_path).write(f"records/date={TODAY}/compacted-0123.parquet", b"?")
-        monkeypatch.setitem(__import__("sys").modules, "src.mlops.monitoring.parquet", None)
+        monkeypatch.setitem(sys.modules, "src.mlops.monitoring.parquet", None)
+        monkeypatch.delattr(monitoring, "parquet", raising=False)  # if another test has imported it
         with serve() as client:
             found = queue(client)
         assert [image["request_id"] for image in found["images"]] == ["a"]
