@@ -6,6 +6,7 @@ revision continues to serve. A rollback in the meantime has precedence.
 """
 
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -102,6 +103,7 @@ def _start(gcloud: Gcloud, names: Names, former: State, image: str, model: str) 
         names.cloud,
         service=names.service,
         image=image,
+        deployment=f"d{secrets.token_hex(4)}",
         account=names.account("serve"),
         environment=_environment(names, model),
         cpu=str(settings.cpu),
@@ -120,12 +122,12 @@ def _environment(names: Names, model: str) -> list[dict[str, Any]]:
         "MLOPS_LOG_URL": names.log,  # empty: predictions are not recorded
         "MLOPS_LOG_FORMAT": "json",  # Cloud Logging parses the JSON fields
     }
-    secrets = {API_KEYS: names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
+    keys = {API_KEYS: names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
     return [
         *({"name": name, "value": value} for name, value in values.items()),
         *(
             {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "latest"}}}
-            for name, secret in secrets.items()
+            for name, secret in keys.items()
         ),
     ]
 
