@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from src.mlops import ROOT
 from src.mlops.config import CloudConfig
 from src.mlops.errors import GitError
+from src.mlops.io.files import write_atomically
 from src.mlops.io.git import git
 
 TEMPLATES = ROOT / "cloud"
@@ -130,8 +131,7 @@ def render(template: str, cloud: CloudConfig, **values: Any) -> Path:
     text = yaml.safe_dump(OmegaConf.to_container(tree, resolve=True)["file"], sort_keys=False)  # type: ignore[index,call-overload]
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     path = ROOT / "data" / "cloud" / f"{Path(template).stem}-{digest}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_atomically(path, text.encode())  # another process may be reading the same file
     return path
 
 
