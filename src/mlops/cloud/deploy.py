@@ -6,7 +6,6 @@ revision continues to serve. A rollback in the meantime has precedence.
 """
 
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -103,7 +102,7 @@ def _start(gcloud: Gcloud, names: Names, former: State, image: str, model: str) 
         names.cloud,
         service=names.service,
         image=image,
-        deployment=f"d{secrets.token_hex(4)}",
+        after=former.created,
         account=names.account("serve"),
         environment=_environment(names, model),
         cpu=str(settings.cpu),
@@ -122,12 +121,12 @@ def _environment(names: Names, model: str) -> list[dict[str, Any]]:
         "MLOPS_LOG_URL": names.log,  # empty: predictions are not recorded
         "MLOPS_LOG_FORMAT": "json",  # Cloud Logging parses the JSON fields
     }
-    keys = {API_KEYS: names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
+    secrets = {API_KEYS: names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
     return [
         *({"name": name, "value": value} for name, value in values.items()),
         *(
             {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": "latest"}}}
-            for name, secret in keys.items()
+            for name, secret in secrets.items()
         ),
     ]
 
