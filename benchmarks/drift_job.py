@@ -142,7 +142,8 @@ def _baseline(log: str, centres: NDArray[np.float32]) -> Baseline:
     stream, _ = observe(frame, centres, model, 0)
     classes = len(SIGNS)
     correct = np.random.default_rng(2).random(len(stream)) < 0.97
-    fitted = accuracy.fit(stream.values, correct, np.where(np.arange(len(stream)) % 2, "", "fog 1"))
+    names = np.where(np.arange(len(stream)) % 2, "", "fog 1")
+    fitted = accuracy.fit(stream.values, correct, names, stream.cluster)
     knowledge = Knowledge(centres, np.eye(classes, dtype=np.float32), *fitted, np.array(0.01))
     origin = Origin("reference", now(), "benchmark", log, *model, list(SIGNS.names), len(stream))
     return Baseline.of(stream, origin, knowledge)
