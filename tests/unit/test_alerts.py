@@ -2,9 +2,7 @@
 
 import functools
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -21,6 +19,7 @@ from src.mlops.monitoring.findings import TITLES
 from src.mlops.monitoring.prediction_log import OUTCOMES
 from src.mlops.monitoring.report import compare
 from src.mlops.serving import prometheus
+from tests.helpers.programs import require
 from tests.helpers.traffic import baseline, records
 
 FOLDER = ROOT / "monitoring"
@@ -48,16 +47,6 @@ QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.g
 ]
 
 
-def tool(name: str) -> str:
-    """Returns the path of a command, or skips the test. `.ci/run` requires it."""
-    found = shutil.which(name)
-    if not found and os.environ.get("REQUIRE_PROMTOOL"):
-        pytest.fail(f"{name} is missing. Install the Debian packages prometheus and prometheus-alertmanager.")
-    if not found:
-        pytest.skip(f"{name} is not installed (Debian packages prometheus and prometheus-alertmanager)")
-    return found
-
-
 def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=FOLDER, check=False)
     assert not done.returncode, done.stdout + done.stderr
@@ -80,11 +69,11 @@ def metrics(query: str) -> set[str]:
 
 
 def test_the_configuration_is_valid() -> None:
-    run(tool("promtool"), "check", "config", "prometheus.yml")
+    run(require("promtool"), "check", "config", "prometheus.yml")
 
 
 def test_critical_alerts_go_to_the_person_on_call() -> None:
-    amtool = tool("amtool")
+    amtool = require("amtool")
     run(amtool, "check-config", "alertmanager.yml")
     severities = {alert["labels"]["severity"] for alert in ALERTS}
     routes = {
@@ -96,7 +85,7 @@ def test_critical_alerts_go_to_the_person_on_call() -> None:
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
 def test_alerts_fire_and_resolve(path: Path) -> None:
-    run(tool("promtool"), "test", "rules", path.name)
+    run(require("promtool"), "test", "rules", path.name)
 
 
 def test_each_alert_has_a_test_in_which_it_fires_and_then_resolves() -> None:
@@ -155,7 +144,7 @@ def test_the_queries_of_the_dashboard_are_valid(tmp_path: Path) -> None:
     }
     path = tmp_path / "queries.yml"
     path.write_text(yaml.safe_dump(written))
-    run(tool("promtool"), "check", "rules", str(path))
+    run(require("promtool"), "check", "rules", str(path))
 
 
 def test_the_dashboard_is_consistent() -> None:
