@@ -1,4 +1,4 @@
-"""The demonstration of alerts, without its services; tests/integration/test_monitor_demo.py runs it."""
+"""The demonstration of alerts, without its services; tests/integration/demo/test_monitor.py runs it."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from src.mlops import monitor_demo
-from src.mlops.demo_traffic import make_images
+from src.mlops.demo import monitor
+from src.mlops.demo.monitor import CONFIGURATION, shorten
+from src.mlops.demo.traffic import make_images
 from src.mlops.errors import DataError, ServiceError
 from src.mlops.io.service_process import with_port
-from src.mlops.monitor_demo import CONFIGURATION, shorten
 from tests.helpers.images import make_image
 
 
@@ -23,9 +23,9 @@ def test_times_are_shortened_and_nothing_else() -> None:
 
 
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_demo, "make_images", lambda _: {0: [b""]})
+    monkeypatch.setattr(monitor, "make_images", lambda _: {0: [b""]})
     monkeypatch.setenv("PATH", "")
-    result = CliRunner().invoke(monitor_demo.app, [])
+    result = CliRunner().invoke(monitor.app, [])
     assert isinstance(result.exception, ServiceError)
     assert "apt-get install" in str(result.exception)
     assert "compose.yaml" in str(result.exception)

@@ -1,4 +1,4 @@
-"""Shows an alert on this machine: `python -m src.mlops.monitor_demo`, or `inv monitor.demo`.
+"""Shows an alert on this machine: `python -m src.mlops.demo.monitor`, or `inv monitor.demo`.
 
 Starts the service, the drift service, Prometheus and Alertmanager, and sends traffic that turns foggy and clears up
 again. The rules are those of `monitoring/`, with all times shortened, so that minutes pass in seconds.
@@ -23,7 +23,7 @@ import yaml
 
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
-from src.mlops.demo_traffic import Traffic, make_images
+from src.mlops.demo.traffic import Traffic, make_images
 from src.mlops.errors import ServiceError
 from src.mlops.evaluation.corruptions import SEVERITIES
 from src.mlops.io.service_process import running

@@ -14,7 +14,7 @@ from tests.helpers.programs import require
 def test_alerts_fire_and_resolve_in_a_running_system() -> None:
     require("prometheus")
     require("prometheus-alertmanager")
-    command = [sys.executable, "-m", "src.mlops.monitor_demo"]
+    command = [sys.executable, "-m", "src.mlops.demo.monitor"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stdout + done.stderr
     seen = re.findall(r"(fires|resolves): (\w+)\.", done.stdout)
