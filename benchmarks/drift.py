@@ -8,8 +8,9 @@ Everything was chosen on validation images; the test images are the default of `
 What the model's reference knows, such as the fit of the estimated accuracy, comes from the reference split.
 
 Half of the images of the split, chosen at random, is the baseline, and streams are drawn from the other half, image by
-image, with replacement. Clean traffic is also watched by track: random halves of the tracks are the baseline and the
-stream, in which each track occurs once.
+image, with replacement. Clean traffic is watched by image, where baseline and stream are random images of the same
+pool. Validation images are also watched by track: random halves of the tracks are the baseline and the stream, in which
+each track occurs once; the tracks of test images are not known. `--clean-only` measures nothing else.
 
 Writes to benchmarks/results: `drift.csv` (probability that a shift is found within n images, and by which finding),
 `drift_false_alarms.csv` (single looks and runs of looks at clean images with an alarm; each run has its own halves),
@@ -73,12 +74,15 @@ def main(
     left_out_model: Annotated[Path | None, typer.Option(help="A model that was trained without some classes.")] = None,
     runs: Annotated[int, typer.Option(help="Runs of looks at clean images.", min=1)] = RUNS,
     streams: Annotated[Path | None, typer.Option(help="Folder for the streams, for other detectors.")] = None,
+    clean_only: Annotated[bool, typer.Option("--clean-only", help="Only false alarms.")] = False,
     workers: Annotated[int, typer.Option(help="Processes; the results do not depend on it.", min=1)] = CORES,
 ) -> None:
     """Measures all three."""
     config = load_config(overrides)
     setting = _Setting(config, locate_model(model))
     write_results("drift_false_alarms", _false_alarms(setting, runs, workers), ("split", "traffic", "finding"))
+    if clean_only:
+        return
     estimates: list[Row] = []
     sources = list(_sources(setting, estimates))
     write_results("drift_accuracy", estimates, ("split", "shift", "strength"))
@@ -149,9 +153,10 @@ def _unknown(setting: _Setting, kind: str, unknown: Observations) -> Iterator[tu
 
 
 def _false_alarms(setting: _Setting, runs: int, workers: int) -> list[Row]:
-    by_image = ByImage(setting.everything, setting.reference)
-    by_track = ByTrack(setting.everything, setting.reference)
-    jobs = [(traffic, number) for traffic in (by_image, by_track) for number in range(runs)]
+    kinds: list[ByImage | ByTrack] = [ByImage(setting.everything, setting.reference)]
+    if len(np.unique(setting.everything.cluster)) < len(setting.everything):
+        kinds.append(ByTrack(setting.everything, setting.reference))
+    jobs = [(traffic, number) for traffic in kinds for number in range(runs)]
     watched = in_processes(watch_clean, jobs, workers, "watching clean images")
     rows: list[Row] = []
     for traffic in dict.fromkeys(name for alarms in watched for name in alarms):
@@ -226,7 +231,7 @@ def _write(folder: Path, setting: _Setting, sources: list[tuple[str, float, Sour
         drawn = [source.draw(np.random.default_rng([2, number])).values for number in range(WRITTEN_STREAMS)]
         np.save(folder / f"{name.replace(':', '')}@{strength}.npy", np.stack(drawn))
     for number in range(min(runs, WRITTEN_RUNS)):
-        (run_of_images,) = ByImage(setting.everything, setting.reference).runs(number).values()
+        run_of_images = ByImage(setting.everything, setting.reference).runs(number)["by image"]
         np.savez(
             folder / f"run-{number}.npz", baseline=run_of_images.baseline.values, stream=run_of_images.stream.values
         )

@@ -52,15 +52,16 @@ def drift_false_alarms() -> str:
     lines = [
         [
             row["traffic"],
+            row["split"],
             f"{int(row['looks']):,}",
             f"{100 * float(row['looks_with_alarm']):.3f} %",
             f"{row['runs']} of {int(row['looks_per_run']):,} looks",
             f"{100 * float(row['runs_with_alarm']):.1f} %",
         ]
-        for row in _rows("drift_false_alarms")
+        for row in read_results("drift_false_alarms")
         if row["finding"] == "any"
     ]
-    return markdown_table("clean traffic|looks|with an alarm|runs|with an alarm", lines)
+    return markdown_table("clean traffic|images|looks|with an alarm|runs|with an alarm", lines)
 
 
 def drift_accuracy() -> str:

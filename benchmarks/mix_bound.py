@@ -78,9 +78,8 @@ def _few(windows: NDArray[np.int64], shares: Array, count: int) -> Array:
     """Returns log ratios for random classes that become more frequent, float [W]."""
     sets = np.array(list(combinations(range(len(shares)), count)))
     usual, found = shares[sets].sum(axis=1), windows[:, sets].sum(axis=2)
-    terms = found * np.log1p(DISTANCE / usual) + (windows.sum(axis=1, keepdims=True) - found) * np.log1p(
-        -DISTANCE / (1 - usual)
-    )
+    others = windows.sum(axis=1, keepdims=True) - found
+    terms = found * np.log1p(DISTANCE / usual) + others * np.log1p(-DISTANCE / (1 - usual))
     return np.asarray(logsumexp(terms, axis=1) - np.log(len(sets)))
 
 

@@ -87,7 +87,11 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class ByImage:
-    """Clean traffic: random halves of all images are the baseline and the pool of a stream of 1,000 looks."""
+    """Clean traffic: streams of 1,000 looks, and baselines of half as many images as there are.
+
+    If both are random images of the same pool, with replacement, they are exchangeable, as the tests assume. If they
+    are from disjoint halves, they differ a little, for ever: a stream shows the same images again and again.
+    """
 
     images: Observations
     like: Baseline  # whose origin and knowledge the baselines have
@@ -95,10 +99,17 @@ class ByImage:
     def runs(self, number: int) -> dict[str, Run]:
         """Returns the stream of a run."""
         rng = np.random.default_rng([1, number])
-        order = rng.permutation(len(self.images))
-        first, second = np.split(order, [len(order) // 2])
-        stream = in_order(self.images, rng.choice(second, LOOKS * EVERY))
-        return {"by image": Run(accept(self.images.take(first), self.like), stream)}
+        count, half = len(self.images), len(self.images) // 2
+        first, second = np.split(rng.permutation(count), [half])
+
+        def run(accepted: Rows, pool: Rows) -> Run:
+            baseline = accept(in_order(self.images, accepted), self.like)
+            return Run(baseline, in_order(self.images, rng.choice(pool, LOOKS * EVERY)))
+
+        return {
+            "by image": run(rng.integers(0, count, half), np.arange(count)),
+            "by image, disjoint halves": run(first, second),
+        }
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ class RegistryError(MlopsError):
     """A version of the model is unknown, incomplete, or cannot be changed."""
 
 
+class NotPromotedError(RegistryError):
+    """No version was ever promoted to a stage."""
+
+
 class BusyError(RegistryError):
     """Another process is changing the registry at the same time. The command can be run again."""
 

@@ -46,7 +46,7 @@ class Double:
         jobs = self.jobs()
         for job in jobs:
             if job["state"] == "JOB_STATE_RUNNING":
-                job |= {"state": state, "error": message}
+                job |= {"state": state, "error": {"message": message}}
         self.set_state(jobs=jobs, job_state=state)
 
     def state(self) -> dict[str, Any]:

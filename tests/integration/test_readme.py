@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,20 @@ def test_every_task_in_the_docs_exists() -> None:
     named = set(re.findall(r"\binv ([a-z][a-z0-9-]+(?:\.[a-z][a-z-]+)?)", DOCS))
     assert len(named) > 20
     assert named <= tasks().keys()
+
+
+def documented_overrides() -> list[tuple[str, ...]]:
+    """Returns the Hydra overrides of each `inv` command in the documentation."""
+    lines = "\n".join(re.findall(r"```bash\n(.*?)```", DOCS, flags=re.DOTALL)).replace("\\\n", " ").splitlines()
+    commands = [part for line in lines if " inv " in line for part in line.split("&&")]
+    words = [shlex.split(command, comments=True) for command in commands]
+    found = [tuple(after for word, after in pairwise(each) if word == "-o") for each in words]
+    return sorted({overrides for overrides in found if overrides and "…" not in str(overrides)})
+
+
+@pytest.mark.parametrize("overrides", documented_overrides(), ids=" ".join)
+def test_every_override_in_the_docs_is_valid(overrides: tuple[str, ...]) -> None:
+    load_config(overrides)
 
 
 def test_every_task_has_one_line_of_help() -> None:

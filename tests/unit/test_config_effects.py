@@ -15,7 +15,8 @@ import torch
 from pydantic import BaseModel
 
 from src.mlops import export
-from src.mlops.cloud import bootstrap, build, deploy, drift_job, submit, teardown
+from src.mlops.cloud import bootstrap, build, deploy, drift_job, load_test, rollback, submit, teardown
+from src.mlops.cloud.service import State
 from src.mlops.config import AugmentationConfig, Config
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
@@ -34,6 +35,7 @@ from src.mlops.training.tracking import CsvTracker
 from src.mlops.training.train import train
 from src.mlops.training.train_loop import seed_everything
 from tests.helpers.images import make_image
+from tests.helpers.revisions import Revision, compared
 from tests.helpers.tiny import quick_config, write_kaggle
 
 Probe = Callable[[Config, Path], object]
@@ -239,10 +241,33 @@ def in_cloud(config: Config, folder: Path) -> object:
         build.build(config.cloud)
         submit.train(config.cloud, folder)
         deploy.deploy(config.cloud)
+        rollback.rollback(config.cloud)
         if config.cloud.prediction_log:
             drift_job.run_drift_job(config.cloud)
         teardown.teardown(config.cloud)
     return out.getvalue().replace(str(folder), "")
+
+
+def canary(config: Config, folder: Path) -> object:
+    """Returns how the comparison of two revisions ended, how long it took, and how many images it sent."""
+    worse = Revision(errors=0.005, seconds=0.15, unknown=0.05, traffic=20)
+    with_traffic = compared(worse, Revision(seconds=0.1, traffic=180), config.cloud.canary)
+    slow = Revision(traffic=1)
+    without = compared(slow, Revision(traffic=9), config.cloud.canary)
+    return with_traffic, without, slow.sent
+
+
+def loaded(config: Config, folder: Path) -> object:
+    """Returns the arguments of the load test."""
+    state = State("https://gtsrb", "gtsrb-r2", "gtsrb-r2", {}, {})
+    calls: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load_test, "Gcloud", lambda _: SimpleNamespace(login=lambda: None, dry_run=False))
+        patch.setattr(load_test, "describe", lambda *_: state)
+        patch.setattr(load_test, "request_headers", lambda *_: {})
+        patch.setattr(load_test, "load_test", lambda *arguments, **_: calls.append(arguments))
+        load_test.run_load_test(config.cloud)
+    return calls
 
 
 def confirmed(config: Config, folder: Path) -> object:
@@ -251,7 +276,7 @@ def confirmed(config: Config, folder: Path) -> object:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("src.mlops.cloud.gcloud.shutil", SimpleNamespace(which=lambda name: name))
-        patch.setattr("src.mlops.cloud.gcloud.subprocess", SimpleNamespace(run=run))
+        patch.setattr("src.mlops.cloud.gcloud.subprocess", SimpleNamespace(run=run, PIPE=-1))
         try:
             teardown.teardown(config.cloud)
         except MlopsError as error:
@@ -264,6 +289,8 @@ SYNTHETIC = {"tracks_per_class": 3, "frames_per_track": 2, "test_tracks_per_clas
 BASE_SYNTHETIC = "{{tracks_per_class: 2, frames_per_track: 1, test_tracks_per_class: 1, seed: 0}}"
 MODEL_ON_DISK = "ckpt_path={trained}/latest/best_model.pth"
 WANDB = "tracking.backend=wandb"
+
+GITHUB = ("cloud.github=owner/name", "cloud.github_id=11", "cloud.github_owner_id=22")
 
 EFFECTS: dict[str, Effect] = {
     "data.source": Effect(prepared, "data.source=archives", refused="No archives"),
@@ -348,6 +375,21 @@ EFFECTS: dict[str, Effect] = {
     "hparams_search.trials": Effect(searched, "hparams_search.trials=3"),
     "hparams_search.workers": Effect(searched, "hparams_search.workers=2"),
     "hparams_search.space": Effect(searched, "hparams_search.space=[{{key: training.optimizer.lr, choices: [1.0]}}]"),
+    "cloud.github": Effect(in_cloud, "cloud.github=owner/signs", GITHUB),
+    "cloud.github_id": Effect(in_cloud, "cloud.github_id=12", GITHUB),
+    "cloud.github_owner_id": Effect(in_cloud, "cloud.github_owner_id=23", GITHUB),
+    **{
+        f"cloud.canary.{key}": Effect(canary, f"cloud.canary.{key}={value}", ("cloud.canary.max_slowdown=3",))
+        for key, value in {
+            "minutes": 1,
+            "requests": 300,
+            "max_error_increase": 0,
+            "max_slowdown": 1,
+            "max_unknown_increase": 0.01,
+        }.items()
+    },
+    "cloud.load.users": Effect(loaded, "cloud.load.users=3"),
+    "cloud.load.seconds": Effect(loaded, "cloud.load.seconds=5"),
     "cloud.dry_run": Effect(in_cloud, "cloud.dry_run=false", refused="gcloud is not installed"),
     "cloud.teardown.confirm": Effect(confirmed, "cloud.teardown.confirm=my-project", ("cloud.dry_run=false",)),
     "cloud.bucket": Effect(in_cloud, "cloud.bucket=other-bucket", ("cloud.prediction_log=null",)),
@@ -356,12 +398,13 @@ EFFECTS: dict[str, Effect] = {
         for key, value in {
             "project": "other-project",
             "region": "europe-west1",
-            "models": "gs://other/models",
+            "models": "gs://my-project-gtsrb/other",
             "prediction_log": "gs://my-project-gtsrb/prediction_log/signs",
             "name": "signs",
-            "github": "owner/signs",
             "tag": "v2",
+            "serve.stage": "staging",
             "serve.public": "true",
+            "canary.share": 20,
             "serve.model": "models:/gtsrb@production",
             "serve.cpu": 2,
             "serve.memory": "2Gi",
@@ -370,7 +413,7 @@ EFFECTS: dict[str, Effect] = {
             "serve.max_instances": 5,
             "train.action": "start",
             "train.job": "two",
-            "train.data": "gs://bucket/raw.zip",
+            "train.data": "gs://my-project-gtsrb/gtsrb/raw/a.zip",
             "train.options": "[data=official]",
             "train.machine": "g2-standard-4",
             "train.accelerator": "NVIDIA_A100",

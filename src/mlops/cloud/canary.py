@@ -104,14 +104,13 @@ def compare(candidate: str, current: str, headers: Mapping[str, str], limits: Ca
     with httpx.Client(headers=dict(headers), timeout=30) as client:
         deadline = time.monotonic() + limits.minutes * 60
         known = _read(client, meters)
-        while new.total("requests") < limits.requests and time.monotonic() < deadline:
+        while max(new.total("requests"), new.failed) < limits.requests and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
             if _read(client, meters) == known:
                 _send(client, meters, AT_ONCE)
             known = _read(client, meters)
-        if missing := int(limits.requests - new.total("requests")):
-            _send(client, meters, max(missing, 0))
-            _read(client, meters)
+        _send(client, meters, int(limits.requests - max(new.total("requests"), new.failed)))
+        _read(client, meters)
     logger.info("New revision: %s; current revision: %s", _summary(new), _summary(old))
     if reasons := judge(new, old, limits):
         raise ServiceError(f"The new revision is worse than the current one: {'; '.join(reasons)}.")

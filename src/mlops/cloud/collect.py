@@ -100,7 +100,7 @@ def collect(overrides: Sequence[str], repository: Path = ROOT, *, push: bool = F
                         _record(job, request, version=version, store=config.registry.store)
                         done.versions.append(version)
                     else:
-                        _require_success(gcloud, name, request)
+                        _require_alive(gcloud, job, name, request)
             except BusyError as error:
                 logger.warning("%s The next call of this command tries again", error)
             except MlopsError as error:
@@ -137,12 +137,14 @@ def _record(job: Storage, request: Request, **facts: str) -> None:
     job.write(OUTCOME, (to_json({"request": request.id, **facts}, indent=2) + "\n").encode())
 
 
-def _require_success(gcloud: Gcloud, name: str, request: Request) -> None:
-    """Checks that a job without a model has not failed."""
+def _require_alive(gcloud: Gcloud, job: Storage, name: str, request: Request) -> None:
+    """Checks that a job without a model may still give one."""
     attempts = [attempt for attempt in find_attempts(gcloud, name) if attempt.name not in request.earlier]
     running = [attempt for attempt in attempts if not attempt.ended]
     if running:
         logger.info("%s is in the state %s", name, running[0].state)
+    elif f"model/{SUMS}" in job.names():  # it has ended since the files were listed
+        logger.info("%s has just ended. The next call registers its model", name)
     elif attempts:
         raise _UnusableError(failure(gcloud, name, attempts[0]))
     elif not is_starting(request, attempts):

@@ -15,9 +15,9 @@ from src.mlops.cloud.drift_job import update_job
 from src.mlops.cloud.gcloud import Gcloud, capitalised
 from src.mlops.cloud.identity import request_headers
 from src.mlops.cloud.images import pinned_image
-from src.mlops.cloud.names import Names, render
+from src.mlops.cloud.names import PREVIOUS, Names, render
 from src.mlops.cloud.promoted import model_to_serve
-from src.mlops.cloud.service import CANDIDATE, CURRENT, PREVIOUS, State, describe, shift
+from src.mlops.cloud.service import CANDIDATE, CURRENT, State, describe, shift
 from src.mlops.cloud.smoke_test import smoke
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, MlopsError

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from src.mlops import ROOT
 from src.mlops.config import CloudConfig
 from src.mlops.errors import GitError
+from src.mlops.io.files import write_atomically
 from src.mlops.io.git import git
 
 TEMPLATES = ROOT / "cloud"
@@ -19,6 +20,7 @@ JOBS = "jobs"  # folder of the bucket for the output of training jobs
 RAW = ("gtsrb/dvc", "gtsrb/raw")  # folders of the bucket for raw data: of `inv data.push`, and of own archives
 PROCESSED = "gtsrb/data"  # folder of the bucket for prepared data, see configshydra/data/gcs.yaml
 NEWEST = "newest"  # value of `cloud.tag`
+PREVIOUS = "previous"  # value of `cloud.serve.model` for rollbacks, and tag of the revision that served before
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,7 @@ def render(template: str, cloud: CloudConfig, **values: Any) -> Path:
     text = yaml.safe_dump(OmegaConf.to_container(tree, resolve=True)["file"], sort_keys=False)  # type: ignore[index,call-overload]
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     path = ROOT / "data" / "cloud" / f"{Path(template).stem}-{digest}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_atomically(path, text.encode())  # another process may be reading the same file
     return path
 
 

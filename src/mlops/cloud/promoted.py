@@ -1,7 +1,7 @@
 """Finds the model that the service of a stage should serve."""
 
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import Names
+from src.mlops.cloud.names import PREVIOUS, Names
 from src.mlops.errors import CloudError, StorageError
 from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.locate import BUNDLED
@@ -17,10 +17,12 @@ def model_to_serve(gcloud: Gcloud, names: Names) -> str:
     without a check, and a rollback to the revision would not bring back its model.
 
     Raises:
-        CloudError: The store of the models cannot be read.
+        CloudError: The store of the models cannot be read, or the setting is only for rollbacks.
         RegistryError: The file of the stage is corrupted.
     """
     settings = names.cloud.serve
+    if settings.model == PREVIOUS:
+        raise CloudError(f"cloud.serve.model={PREVIOUS} is only for `inv gcp.rollback`. Use {PROMOTED} or a version.")
     if settings.model != PROMOTED:
         return settings.model
     if gcloud.dry_run:

@@ -9,9 +9,9 @@ from src.mlops.cli import hydra_main
 from src.mlops.cloud.deploy import Ask
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.identity import request_headers
-from src.mlops.cloud.names import Names
+from src.mlops.cloud.names import PREVIOUS, Names
 from src.mlops.cloud.promoted import model_to_serve
-from src.mlops.cloud.service import PREVIOUS, State, describe, models_of_revisions, require_deployed, shift
+from src.mlops.cloud.service import State, describe, models_of_revisions, require_deployed, shift
 from src.mlops.cloud.smoke_test import smoke
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, MlopsError

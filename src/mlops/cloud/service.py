@@ -6,12 +6,11 @@ from typing import Any
 
 from src.mlops.cloud.bootstrap import PLACEHOLDER
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.names import Names
+from src.mlops.cloud.names import PREVIOUS, Names
 from src.mlops.errors import CloudError
 
 CANDIDATE = "candidate"  # tag of a revision under test, which gives it a separate address
 CURRENT = "current"  # tag of the revision that it is compared to
-PREVIOUS = "previous"  # tag of the revision that served before, to which a rollback returns
 
 
 @dataclass(frozen=True)

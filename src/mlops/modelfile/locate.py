@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from src.mlops import ROOT
-from src.mlops.modelfile.store import fetch, is_reference
+from src.mlops.errors import NotPromotedError
+from src.mlops.modelfile.store import SCHEME, STAGES, fetch, is_reference, model_name
 
 logger = logging.getLogger(__name__)
 LATEST = "latest"
@@ -17,8 +18,9 @@ def locate_model(name: str) -> Path:
 
     Args:
         name: A path, where relative paths start at the repository root; `latest` for the model that was trained last,
-            or the bundled model if there is none; a registered version, `models:/gtsrb@production` or `gtsrb@v3`; or a
-            `gs://` URL.
+            or the bundled model if there is none; `production` or `staging` for the version that is promoted to the
+            stage, or the bundled model while none was ever promoted; a registered version, `models:/gtsrb@production`
+            or `gtsrb@v3`; or a `gs://` URL.
 
     Returns:
         The path of the file. If `name` is a path, the file may not exist.
@@ -27,6 +29,8 @@ def locate_model(name: str) -> Path:
         RegistryError: The version does not exist, or its file is not the registered one.
         StorageError: The bucket cannot be reached, and there is no copy of the file on this machine.
     """
+    if name in STAGES:
+        return _promoted_model(name)
     if is_reference(name):
         return fetch(name)
     if name != LATEST:
@@ -35,6 +39,15 @@ def locate_model(name: str) -> Path:
     if path == ROOT / BUNDLED:
         logger.warning("No model in models/latest. Using the bundled model %s", BUNDLED)
     return path
+
+
+def _promoted_model(stage: str) -> Path:
+    """Returns the model in a stage. Any failure is an error, because another model would give other answers."""
+    try:
+        return fetch(f"{SCHEME}{model_name()}@{stage}")
+    except NotPromotedError:
+        logger.warning("No version was ever promoted to %s. Using the bundled model %s", stage, BUNDLED)
+        return ROOT / BUNDLED
 
 
 def latest_model() -> Path:

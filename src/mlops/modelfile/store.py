@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from src.mlops import ROOT
-from src.mlops.errors import MissingFileError, RegistryError, StorageError, UnreachableError
+from src.mlops.errors import MissingFileError, NotPromotedError, RegistryError, StorageError, UnreachableError
 from src.mlops.io.files import sha256, to_json, write_atomically
 from src.mlops.io.storage import BUCKET, Folder, Storage, open_storage, split_url
 from src.mlops.project import load_project
@@ -88,6 +88,7 @@ def fetch(reference: str) -> Path:
         the bucket cannot be reached, this is the copy from the last time that it could be reached.
 
     Raises:
+        NotPromotedError: The reference is a stage, and no version was ever promoted to it.
         RegistryError: The reference does not exist, a file is missing, or its hash is not the registered one.
         StorageError: The bucket cannot be reached and there is no copy, or the copy cannot be written.
     """
@@ -104,6 +105,13 @@ def fetch(reference: str) -> Path:
         path = _cached(storage, folder, expected, cache)
     except UnreachableError as error:
         return _recall(note, cache, reference, error)
+    except NotPromotedError as error:
+        if note.is_file():  # a version was promoted, so the file of the stage is lost
+            raise RegistryError(
+                f"{storage.url}/{stage_file(what)} has disappeared since this machine read it. Restore it from the Git "
+                "tags with `inv registry.sync`."
+            ) from error
+        raise
     _keep(note, to_json({"reference": reference, "sha256": expected}).encode())
     return path
 
@@ -218,7 +226,7 @@ def _look_up(storage: Storage, what: str) -> tuple[str, str]:
     if what in STAGES:
         stage = read_stage(storage, what)
         if stage is None:
-            raise RegistryError(
+            raise NotPromotedError(
                 f"No version is promoted to {what} in {storage.url}. Promote one with "
                 f"`inv registry.promote --stage {what}`."
             )

@@ -41,21 +41,24 @@ class Fitted(NamedTuple):
 
     Attributes:
         coefficients: Mean and standard deviation of each feature, and the weights of the regression, float64 [K].
-        known: For each known corruption the mean of the scaled features, and the accuracy minus its estimate there,
-            float64 [G, F + 1].
+        known: For each known corruption the mean of the scaled features, the accuracy minus its estimate there, and the
+            standard error of this difference over physical signs, float64 [G, F + 2].
     """
 
     coefficients: Array
     known: Array
 
 
-def fit(values: Floats, correct: NDArray[np.bool_], names: NDArray[np.str_], seed: int = 0) -> Fitted:
+def fit(
+    values: Floats, correct: NDArray[np.bool_], names: NDArray[np.str_], signs: NDArray[np.int64], seed: int = 0
+) -> Fitted:
     """Fits the regression.
 
     Args:
         values: Features of labelled images, clean and corrupted, float32 [R, F].
         correct: Whether the predicted class is right, bool [R].
         names: Corruption of each image, with its severity, str [R].
+        signs: Number of the physical sign of each image, int64 [R].
         seed: Seed of the sample if there are more than 30,000 images.
     """
     rows = np.random.default_rng(seed).permutation(len(values))[:_FITTED]
@@ -74,7 +77,8 @@ def fit(values: Floats, correct: NDArray[np.bool_], names: NDArray[np.str_], see
     for name in np.unique(names):
         own = names == name
         features, chance = _summary(coefficients, values[own])
-        known.append([*features, correct[own].mean() - chance.mean()])
+        wrong_by = correct[own] - chance
+        known.append([*features, wrong_by.mean(), _standard_error(wrong_by, signs[own])])
     return Fitted(coefficients, np.array(known))
 
 
@@ -91,16 +95,23 @@ def estimate(fitted: Fitted, values: Floats, cluster: NDArray[np.int64], error: 
         The estimate with an interval that covers the choice of the clusters and the error of the method.
     """
     features, chances = _summary(fitted.coefficients, values)
-    weights = np.exp(-((fitted.known[:, :-1] - features) ** 2).sum(axis=1) / (2 * _RESEMBLANCE**2))
-    correction = float(weights @ fitted.known[:, -1] / (weights.sum() + _PRIOR))
+    known, corrections, errors = np.split(fitted.known, [len(FEATURES), len(FEATURES) + 1], axis=1)
+    weights = np.exp(-((known - features) ** 2).sum(axis=1) / (2 * _RESEMBLANCE**2))
+    correction, correction_error = (weights @ np.hstack([corrections, errors]) / (weights.sum() + _PRIOR)).tolist()
     novelty = _PRIOR / (float(weights.sum()) + _PRIOR)  # 1 if the window resembles no known corruption
     mean = float(np.clip(chances.mean() + correction, 0, 1))
-    _, number = np.unique(cluster, return_inverse=True)
-    sums, sizes = np.bincount(number, chances), np.bincount(number)
-    spread = float(((sums - chances.mean() * sizes) ** 2).sum()) / len(values) ** 2  # variance of a mean over clusters
-    spread += mean * (1 - mean) / len(sizes)  # frames of one sign are mostly right or wrong together
+    spread = _standard_error(chances, cluster) ** 2
+    spread += mean * (1 - mean) / len(np.unique(cluster))  # frames of one sign are mostly right or wrong together
+    spread += correction_error**2
     half = float(np.hypot(1.96 * np.sqrt(spread), error * (1 - mean + _FLOOR) * novelty))
     return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+
+
+def _standard_error(values: Array, cluster: NDArray[np.int64]) -> float:
+    """Returns the standard error of a mean of values that are independent between clusters only."""
+    _, number = np.unique(cluster, return_inverse=True)
+    sums, sizes = np.bincount(number, values), np.bincount(number)
+    return float(np.sqrt(((sums - values.mean() * sizes) ** 2).sum()) / len(values))
 
 
 def relative_error(estimated: float, accuracy: float) -> float:

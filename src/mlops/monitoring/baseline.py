@@ -71,7 +71,7 @@ class Knowledge(NamedTuple):
         centres: Mean embedding of each class, scaled to length 1, float32 [C, D].
         confusion: Share of the images of class y that are classified as class c, float32 [C, C] at [y, c].
         coefficients: See `accuracy.Fitted`, float64 [K]; empty if there were no labelled images.
-        known: See `accuracy.Fitted`, float64 [G, F + 1].
+        known: See `accuracy.Fitted`, float64 [G, F + 2].
         accuracy_error: 95 % quantile of `accuracy.relative_error` on kinds of corruptions that the fit did not see,
             float64 [].
     """

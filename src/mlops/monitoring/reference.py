@@ -27,7 +27,7 @@ from src.mlops.monitoring.observations import Floats, Observations, class_centre
 
 logger = logging.getLogger(__name__)
 Pixels = NDArray[np.uint8]
-PER_CORRUPTION = 400  # images for each corruption and severity; the fit uses at most 30,000
+PER_CORRUPTION = 1000  # images for each corruption and severity
 _BATCH = 256
 
 
@@ -39,6 +39,15 @@ class Outputs(NamedTuple):
     energy: Floats
     embedding: NDArray[np.float16]
     descriptors: dict[str, Floats]
+
+
+class _Measured(NamedTuple):
+    """Clean and corrupted images: features, whether they are classified correctly, corruption, physical sign."""
+
+    values: Floats
+    correct: NDArray[np.bool_]
+    names: NDArray[np.str_]
+    signs: NDArray[np.int64]
 
 
 def run(classifier: Classifier, images: Pixels) -> Outputs:
@@ -124,9 +133,8 @@ def build_reference(
     np.add.at(confusion, (labels, outputs.predicted), 1)
     confusion += np.eye(len(classes), dtype=np.float32)  # classes that are missing or rare
     confusion /= confusion.sum(axis=1, keepdims=True)
-    values, correct, names = _corrupted(classifier, images, labels, outputs, centres)
-    fitted = accuracy.fit(values, correct, names)
-    knowledge = Knowledge(centres, confusion, *fitted, _method_error(values, correct, names))
+    measured = _corrupted(classifier, images, labels, tracks, outputs, centres)
+    knowledge = Knowledge(centres, confusion, *accuracy.fit(*measured), _method_error(measured))
     origin = Origin(
         name="reference",
         created=str(classifier.info.provenance.get("created", "")),
@@ -166,35 +174,42 @@ def _held_out(pack: Pack, classifier: Classifier) -> SplitArrays:
 
 
 def _corrupted(
-    classifier: Classifier, images: Pixels, labels: NDArray[np.int64], clean: Outputs, centres: Floats
-) -> tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]:
-    """Returns the features of clean and corrupted images, whether they are classified correctly, and what was done."""
+    classifier: Classifier,
+    images: Pixels,
+    labels: NDArray[np.int64],
+    tracks: NDArray[np.int64],
+    clean: Outputs,
+    centres: Floats,
+) -> _Measured:
+    """Classifies clean and corrupted images."""
     kinds = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
 
-    def each() -> Iterator[tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]]:
-        yield values_of(clean, centres), clean.predicted == labels, np.full(len(labels), "")
+    def each() -> Iterator[_Measured]:
+        yield _Measured(values_of(clean, centres), clean.predicted == labels, np.full(len(labels), ""), tracks)
         with progress_bar("measuring the model on corrupted images", len(kinds)) as bar:
             for place, (name, severity) in enumerate(kinds):
                 rows = np.random.default_rng(place).permutation(len(images))[:PER_CORRUPTION]
                 outputs = run(classifier, corrupt(images[rows], name, severity))
                 correct = outputs.predicted == labels[rows]
-                yield values_of(outputs, centres), correct, np.full(len(rows), f"{name} {severity}")
+                names = np.full(len(rows), f"{name} {severity}")
+                yield _Measured(values_of(outputs, centres), correct, names, tracks[rows])
                 bar.update()
 
-    values, correct, names = zip(*each(), strict=True)
-    return np.concatenate(values), np.concatenate(correct), np.concatenate(names)
+    return _Measured(*map(np.concatenate, zip(*each(), strict=True)))
 
 
-def _method_error(values: Floats, correct: NDArray[np.bool_], names: NDArray[np.str_]) -> NDArray[np.float64]:
+def _method_error(measured: _Measured) -> NDArray[np.float64]:
     """Returns the 95 % quantile of the relative errors of the estimated accuracy on kinds of corruptions not fitted."""
+    values, correct, names, signs = measured
     kinds = np.array([name.rsplit(" ", 1)[0] for name in names])
     unique = [kind for kind in np.unique(kinds) if kind]
     errors = []
     for fold in range(2):
         left_out = np.isin(kinds, unique[fold::2])
-        fitted = accuracy.fit(values[~left_out], correct[~left_out], names[~left_out])
+        kept = ~left_out
+        fitted = accuracy.fit(values[kept], correct[kept], names[kept], signs[kept])
         for name in np.unique(names[left_out]):
             rows = names == name
-            estimated = accuracy.estimate(fitted, values[rows], np.arange(rows.sum()), 0.0).accuracy
+            estimated = accuracy.estimate(fitted, values[rows], signs[rows], 0.0).accuracy
             errors.append(accuracy.relative_error(estimated, float(correct[rows].mean())))
     return np.array(np.quantile(errors, 0.95))

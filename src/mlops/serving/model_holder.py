@@ -15,9 +15,10 @@ import numpy as np
 from starlette.exceptions import HTTPException
 
 from src.mlops import ROOT
-from src.mlops.errors import CheckpointError, MlopsError
+from src.mlops.errors import CheckpointError, MlopsError, RegistryError
 from src.mlops.inference.classifier import Classifier
-from src.mlops.modelfile.locate import LATEST, latest_model, locate_model
+from src.mlops.modelfile.locate import BUNDLED, LATEST, latest_model, locate_model
+from src.mlops.modelfile.store import STAGES
 from src.mlops.serving import prometheus
 from src.mlops.serving.errors import NOT_LOADED
 from src.mlops.serving.settings import NO_MODEL, Settings
@@ -151,6 +152,11 @@ class ModelHolder:
         """Finds, tests and loads the model. Returns its path, the model, and its seconds per image."""
         in_thread = asyncio.get_running_loop().run_in_executor
         path = await in_thread(self._loader, locate_model, self._settings.model)
+        if self._settings.model in STAGES and path == ROOT / BUNDLED and self._path not in (None, path):
+            raise RegistryError(
+                f"A version in {self._settings.model} is served, but the store of the models has none any more. "
+                "Restore the stage with `inv registry.sync`."
+            )
         stamp = _stamp(path)
         if stamp and stamp not in _tested:  # a missing file needs no trial to be refused
             _tested[stamp] = await _run_trial(path)

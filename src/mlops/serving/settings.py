@@ -95,7 +95,13 @@ class Settings(ServerSettings):
 
     model_config = SettingsConfigDict(env_prefix="MLOPS_")
 
-    model: Annotated[str, Field(description="model file; latest: last trained model; none: no model")] = LATEST
+    model: Annotated[
+        str,
+        Field(
+            description="model file; latest: last trained model; production: promoted version, or the bundled model "
+            "while none was ever promoted; none: no model"
+        ),
+    ] = LATEST
     allow_other_classes: Annotated[
         bool, Field(description="whether a model with other classes can replace the loaded one without a restart")
     ] = False

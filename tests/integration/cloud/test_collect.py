@@ -66,9 +66,9 @@ def _project(ready: Double) -> None:
     """Bootstraps the project and builds the container images."""
 
 
-@pytest.fixture
-def gcloud(ready: Double) -> Double:
-    return ready
+@pytest.fixture(autouse=True)
+def _project(ready: Double) -> None:
+    """Bootstraps the project and builds the container images."""
 
 
 @pytest.fixture
@@ -166,6 +166,27 @@ class TestFailures:
         [problem] = collect([], repository).problems
         assert "gtsrb-slow ended in the state JOB_STATE_CANCELLED: Stopped by a person. " in problem
         assert collect([], repository) == Collected()
+
+    def test_a_job_that_ends_while_others_are_registered_is_no_failure(
+        self,
+        start: Start,
+        gcloud: Double,
+        cloud: Cloud,
+        repository: Path,
+        models: Path,
+        measured: list[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start("a", "JOB_STATE_SUCCEEDED", "equal")
+        start("b", "JOB_STATE_RUNNING")
+
+        def ends(_: object) -> None:
+            gcloud.job_ends("JOB_STATE_SUCCEEDED")
+            put_model(cloud, "b", models / "good")
+
+        monkeypatch.setattr(collect_module, "robustness", ends)  # of the first job
+        assert collect([], repository) == Collected(["v1"])
+        assert collect([], repository) == Collected(["v2"])
 
     def test_a_failed_job_that_is_started_again_is_registered(
         self, start: Start, gcloud: Double, cloud: Cloud, repository: Path, models: Path, measured: list[Any]

@@ -15,8 +15,10 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from src.mlops import ROOT
 from src.mlops.errors import CheckpointError, RegistryError
 from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.locate import BUNDLED
 from src.mlops.serving.app import create_app
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.settings import Settings
@@ -181,6 +183,21 @@ def test_a_registered_model_is_retried(exported: Path, monkeypatch: pytest.Monke
         while client.get("/health/ready").status_code == 503:
             pass
         assert post(client, PNG).status_code == 200
+
+
+def test_a_lost_promotion_does_not_bring_back_the_bundled_model(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = [exported]
+    monkeypatch.setattr("src.mlops.serving.model_holder.locate_model", lambda _: found[0])
+    settings = Settings(model="production", admin_token=SecretStr("secret"), allow_other_classes=True)
+    with TestClient(create_app(settings)) as client:
+        version = client.get("/model").json()["model_version"]
+        found[0] = ROOT / BUNDLED
+        answer = client.post("/admin/reload", headers=ADMIN)
+        assert answer.status_code == 409
+        assert "inv registry.sync" in caplog.text
+        assert client.get("/model").json()["model_version"] == version
 
 
 def failing_trials(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[Exception]:

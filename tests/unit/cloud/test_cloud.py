@@ -321,6 +321,11 @@ class TestDeploy:
         with pytest.raises(CloudError, match=r"'move the traffic to the new revision'.*PERMISSION_DENIED.*gtsrb-r2\b"):
             deploy(cloud(), works, works)
 
+    def test_the_previous_revision_is_only_for_rollbacks(self, gcloud: Double) -> None:
+        with pytest.raises(CloudError, match=r"cloud\.serve\.model=previous is only for `inv gcp\.rollback`"):
+            deploy(cloud("serve.model=previous"), works)
+        assert not any("replace" in call for call in gcloud.calls())
+
     def test_no_image(self, gcloud: Double) -> None:
         with pytest.raises(CloudError, match=r"'find the container image'.*/gtsrb/api:other.*inv gcp\.build"):
             deploy(cloud("tag=other"), works)

@@ -17,6 +17,7 @@ BUILD: dict[str, Any] = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())
 STEPS: dict[str, dict[str, Any]] = {step["id"]: step for step in BUILD["steps"]}
 VALUES = {
     "_IMAGES": "r/p/gtsrb",
+    "_CACHE": "r/p/gtsrb-cache",
     "_TAG": "abc",
     "_TRAIN": "false",
     "_DEPLOY": "true",
@@ -40,6 +41,10 @@ class Workspace:
     def calls(self) -> list[str]:
         path = self.folder / "calls"
         return path.read_text().splitlines() if path.exists() else []
+
+    def fail(self, patterns: str) -> None:
+        """Lets commands fail that match one of the patterns; `imagetools inspect` fails if there is no image yet."""
+        (self.folder / "fail").write_text(patterns)
 
     def build(self, **values: str) -> bool:
         """Runs the steps in an order that `waitFor` allows. Returns whether all steps succeeded."""
@@ -91,50 +96,75 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def test_nothing_is_pushed_before_the_tests(workspace: Workspace) -> None:
+def test_nothing_is_built_before_the_tests(workspace: Workspace) -> None:
+    workspace.fail("imagetools inspect")
     assert workspace.build()
     calls = workspace.calls()
-    pushes = [i for i, call in enumerate(calls) if call.startswith("docker push")]
+    pushes = [i for i, call in enumerate(calls) if call.startswith("docker buildx build") and " --push " in call]
     assert len(pushes) == 3
-    assert calls.index("uv run inv test") < min(pushes)
+    assert calls.index("uv run inv test") < min(i for i, call in enumerate(calls) if call.startswith("docker buildx"))
     assert max(pushes) < next(i for i, call in enumerate(calls) if "src.mlops.cloud.deploy" in call)
-    assert any("--tag=r/p/gtsrb/api:abc --tag=r/p/gtsrb/api:latest --cache-from=" in call for call in calls)
+
+
+@pytest.mark.parametrize("kind", ["api", "train", "drift"])
+def test_all_layers_are_cached_in_a_repository_with_other_tags(workspace: Workspace, kind: str) -> None:
+    workspace.fail("imagetools inspect")
+    assert workspace.build()
+    [call] = [call for call in workspace.calls() if f"Dockerfile.{kind} " in call]
+    assert f"--tag r/p/gtsrb/{kind}:abc --push" in call
+    assert f"--cache-to type=registry,ref=r/p/gtsrb-cache/{kind}:cache,mode=max" in call
+    assert f"--cache-from type=registry,ref=r/p/gtsrb-cache/{kind}:cache" in call
+    assert "latest" not in call  # tags never move
+
+
+def test_an_image_that_exists_is_not_built_again(workspace: Workspace) -> None:
+    assert workspace.build()
+    assert not any("buildx build" in call for call in workspace.calls())
+    assert any("cloud.deploy" in call for call in workspace.calls())
+
+
+def test_the_workers_fit_the_machine() -> None:
+    """The machine has 1 GB for each CPU, and a test worker with PyTorch needs more."""
+    assert BUILD["options"]["machineType"] == "E2_HIGHCPU_8"
+    [workers] = [entry for entry in STEPS["test"]["env"] if entry.startswith("PYTEST_XDIST_AUTO_NUM_WORKERS=")]
+    assert int(workers.partition("=")[2]) <= 4
+
+
+def test_the_log_can_be_shown_while_the_build_runs() -> None:
+    assert BUILD["options"]["logging"] == "GCS_ONLY"  # gcloud reads the log from a bucket
 
 
 def test_training_only_on_request_and_after_the_push(workspace: Workspace) -> None:
+    workspace.fail("imagetools inspect")
     assert workspace.build()
     assert not any("cloud.submit" in call for call in workspace.calls())
     options = '\'cloud.train.options=["data=gcs","tracking=wandb"]\' \'cloud.train.machine="two words"\''
     assert workspace.build(_TRAIN="true", _DEPLOY="false", _OPTIONS=options)
     calls = workspace.calls()
     train = next(i for i, call in enumerate(calls) if "src.mlops.cloud.submit" in call)
-    assert "docker push --all-tags r/p/gtsrb/train" in calls[:train]
+    assert any("Dockerfile.train" in call and "--push" in call for call in calls[:train])
     assert calls[train].endswith(
         'src.mlops.cloud.submit cloud.train.options=["data=gcs","tracking=wandb"] cloud.train.machine="two words"'
     )
-    assert any("--build-arg=MLOPS_COMMIT=abcdef" in call for call in calls)
+    assert any("--build-arg MLOPS_COMMIT=abcdef" in call for call in calls)
     assert sum("cloud.deploy" in call for call in calls) == 1
 
 
 @pytest.mark.parametrize(
     ("fails", "never"),
     [
-        ("inv test", "docker push"),
-        ("inv check", "docker push"),
-        ("build --file=dockerfiles/Dockerfile.api", "cloud.deploy"),
-        ("push --all-tags r/p/gtsrb/train", "cloud.submit"),
+        ("inv test", "docker buildx"),
+        ("inv check", "docker buildx"),
+        ("Dockerfile.api", "cloud.deploy"),
+        ("Dockerfile.drift", "cloud.deploy"),
+        ("Dockerfile.train", "cloud.submit"),
         ("cloud.submit", "cloud.deploy"),
     ],
 )
 def test_a_failing_step_stops_the_build(workspace: Workspace, fails: str, never: str) -> None:
-    (workspace.folder / "fail").write_text(fails)
+    workspace.fail(f"imagetools inspect\n{fails}")
     assert not workspace.build(_TRAIN="true")
     assert not any(never in call for call in workspace.calls())
-
-
-def test_a_missing_cache_image_is_no_error(workspace: Workspace) -> None:
-    (workspace.folder / "fail").write_text("docker pull")
-    assert workspace.build()
 
 
 def test_a_missing_key_stops_the_training(workspace: Workspace) -> None:

@@ -17,10 +17,14 @@ from src.mlops.cloud.bootstrap import bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.drift_job import run_drift_job
-from src.mlops.cloud.names import Names
+from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.jobs import Attempt, keep_first
+from src.mlops.cloud.names import Names, render
+from src.mlops.cloud.rollback import rollback
 from src.mlops.cloud.submit import job_file, train
 from src.mlops.cloud.teardown import teardown
 from tests.helpers.gcloud_record import Double
+from tests.helpers.storage_emulator import Cloud
 from tests.helpers.tiny import quick_config
 
 REAL = shutil.which("gcloud")
@@ -51,24 +55,30 @@ def ask(arguments: list[str], folder: Path) -> str:
     return result.stderr
 
 
-def test_every_command_is_valid(gcloud: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_is_valid(gcloud: Double, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit_module, "fetch_model", lambda *_: None)
     settings = quick_config(
         [
-            *("cloud.tag=abc", "cloud.github=owner/name", "cloud.serve.public=true"),
-            "cloud.teardown.confirm=my-project",
+            *("cloud.tag=abc", "cloud.github=owner/name", "cloud.github_id=11", "cloud.github_owner_id=22"),
+            *("cloud.serve.public=true", "cloud.teardown.confirm=my-project"),
             "cloud.prediction_log=gs://my-project-gtsrb/prediction_log",
         ]
     ).cloud
     private = settings.model_copy(update={"serve": settings.serve.model_copy(update={"public": False})})
-    bootstrap(settings)
+    previous = settings.model_copy(update={"serve": settings.serve.model_copy(update={"model": "previous"})})
+    unscheduled = settings.model_copy(update={"drift": settings.drift.model_copy(update={"schedule": None})})
+    untrusted = settings.model_copy(update={"github": None})
+    for changed in (settings, settings, private, unscheduled, untrusted, settings):
+        bootstrap(changed)
     build(settings)
     train(settings, tmp_path)
-    deploy(settings, lambda *_: None)
-    deploy(private, lambda *_: None)
+    gcloud.set_state(jobs=[{"name": "customJobs/78", "state": "JOB_STATE_RUNNING"}])
+    keep_first(Gcloud(settings), [Attempt("customJobs/78", "JOB_STATE_RUNNING"), Attempt("customJobs/77", "")])
+    for changed in (settings, private, settings.model_copy(update={"tag": "newest"})):
+        deploy(changed, lambda *_: None, lambda *_: None)
+    rollback(previous, lambda *_: None)
+    rollback(settings, lambda *_: None)
     run_drift_job(settings)
-    run_drift_job(settings)  # updates the schedule
-    run_drift_job(settings.model_copy(update={"drift": settings.drift.model_copy(update={"schedule": None})}))
     teardown(settings)
     teardown(settings.model_copy(update={"teardown": settings.teardown.model_copy(update={"data": True})}))
     commands = [list(words) for words in dict.fromkeys(map(tuple, gcloud.arguments()))]
@@ -109,7 +119,7 @@ def check(content: object, *kind: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("replicas", [1, 4])
 def test_jobs_match_the_schema_of_vertex_ai(replicas: int) -> None:
     names = Names(quick_config(["cloud.tag=abc", f"cloud.train.replicas={replicas}"]).cloud)
-    job = yaml.safe_load(job_file(names, "gs://b/jobs/1").read_text())
+    job = yaml.safe_load(job_file(names, "gs://b/jobs/1", "image").read_text())
     kind = ("aiplatform", "v1", "GoogleCloudAiplatformV1CustomJobSpec")
     result = check(job, *kind)
     assert result.returncode == 0, result.stderr
@@ -117,7 +127,25 @@ def test_jobs_match_the_schema_of_vertex_ai(replicas: int) -> None:
     assert "acceleratorTypo" in check(job, *kind).stderr
 
 
-def test_the_drift_job_matches_the_schema_of_cloud_run(gcloud: Double) -> None:
+@pytest.mark.usefixtures("cloud")
+def test_the_services_match_the_schema_of_cloud_run(ready: Double) -> None:
+    public = quick_config(["cloud.tag=abc", "cloud.serve.public=true"]).cloud
+    bootstrap(public)
+    deploy(public, lambda *_: None, lambda *_: None)
+    paths = [words[3] for words in ready.arguments() if words[:3] == ["run", "services", "replace"]]
+    placeholder = render("placeholder.yaml", public, service="gtsrb", revision="gtsrb-placeholder", account="x")
+    assert paths
+    for path in (*paths, placeholder):
+        service = yaml.safe_load(Path(path).read_text())
+        result = check(service, "run", "v1", "Service")
+        assert result.returncode == 0, result.stderr
+    service["spec"]["template"]["spec"]["containers"][0]["evn"] = []
+    assert "evn" in check(service, "run", "v1", "Service").stderr
+
+
+@pytest.mark.usefixtures("cloud")
+def test_the_drift_job_matches_the_schema_of_cloud_run(ready: Double) -> None:
+    gcloud = ready
     settings = quick_config(["cloud.tag=abc", "cloud.prediction_log=gs://my-project-gtsrb/prediction_log"]).cloud
     run_drift_job(settings)
     [path] = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "jobs", "replace"]]
@@ -129,6 +157,8 @@ def test_the_drift_job_matches_the_schema_of_cloud_run(gcloud: Double) -> None:
 
 
 def test_the_lifecycle_matches_the_schema_of_cloud_storage() -> None:
+    builds = json.loads((ROOT / "cloud/lifecycle-builds.json").read_text())
+    assert check(builds, "storage", "v1", "Bucket.LifecycleValue").returncode == 0
     rules = json.loads((ROOT / "cloud/lifecycle.json").read_text())
     assert check(rules, "storage", "v1", "Bucket.LifecycleValue").returncode == 0
     rules["rule"][0]["condition"]["olderThan"] = 1

@@ -344,7 +344,24 @@ def test_the_documented_training_reads_the_data_that_workflows_measure() -> None
     text = (ROOT / "docs/cloud.md").read_text()
     trainings = re.findall(r"^uv run inv gcp\.train .*", text, re.MULTILINE)
     assert len(trainings) == 3
-    assert all("'cloud.train.options=[data=gcs]'" in line and "cloud.train.data" not in line for line in trainings)
+    assert all(
+        """'cloud.train.options=["data=gcs"]'""" in line and "cloud.train.data" not in line for line in trainings
+    )
     measured = re.findall(r"inv (?:evaluate|model\.\w+)\b.*", (ROOT / ".github/workflows/rollout.yaml").read_text())
     assert measured
     assert all("-o data=gcs" in line for line in measured)
+
+
+def test_a_description_is_never_half_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commands at the same time write the same file, because its name contains a hash of the content."""
+    names, seen = Names(settings()), set()
+    path = job_file(names, "gs://b/jobs/1", "image")
+    replace = Path.replace
+
+    def look(temporary: Path, target: Path) -> Path:
+        seen.add(path.read_text())
+        return replace(temporary, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    assert job_file(names, "gs://b/jobs/1", "image") == path
+    assert seen == {path.read_text()}
