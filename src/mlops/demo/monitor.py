@@ -45,6 +45,10 @@ _SEGMENT_SECONDS = 2.0  # until records of the prediction log can be read
 _FOGGY = {"UnknownShareHigh", "ConfidenceDropped"}
 
 
+class _UnsuccessfulError(Exception):
+    """The demonstration failed. No `ServiceError`, to which each service would add its log."""
+
+
 class _Running(NamedTuple):
     """The services of the demonstration."""
 
@@ -73,7 +77,7 @@ def main(
                     time.sleep(1)
     except KeyboardInterrupt:
         _say("Stopped.")
-    except TimeoutError as error:
+    except _UnsuccessfulError as error:
         raise ServiceError(str(error)) from error
 
 
@@ -86,7 +90,9 @@ def _demonstrate(running_now: _Running, traffic: Traffic, model: str) -> None:
     def report_drift() -> None:
         start = datetime.fromtimestamp(time.time() - _WINDOW_SECONDS, UTC).isoformat()
         asked = {"window": f"{start}/", "cluster_seconds": 0}
-        running_now.drift.post("/drift", json=asked, timeout=120).raise_for_status()
+        answer = running_now.drift.post("/drift", json=asked, timeout=120)
+        if not answer.is_success:
+            raise _UnsuccessfulError(f"The drift report failed with status {answer.status_code}: {answer.text}")
 
     _say("Fog comes up.")
     for severity in SEVERITIES:
@@ -109,7 +115,7 @@ def _demonstrate(running_now: _Running, traffic: Traffic, model: str) -> None:
     traffic.paused = False
     _wait(running_now, {"NoTraffic"}, fire=False)
     if traffic.failed:
-        raise ServiceError(f"{traffic.failed} of {traffic.sent} requests failed. The log of the service says why.")
+        raise _UnsuccessfulError(f"{traffic.failed} of {traffic.sent} images were not classified.")
 
 
 def _wait(running_now: _Running, names: set[str], *, fire: bool) -> None:
@@ -125,7 +131,7 @@ def _wait(running_now: _Running, names: set[str], *, fire: bool) -> None:
             return
         if time.monotonic() - started > _LIMIT_SECONDS:
             late, verb = (names - seen, "fire") if fire else (seen, "resolve")
-            raise TimeoutError(
+            raise _UnsuccessfulError(
                 f"The alerts {', '.join(sorted(late))} did not {verb} within {_LIMIT_SECONDS:.0f} s. The machine may "
                 "be too busy, or the images do not suit the model: try other --images."
             )
