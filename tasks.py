@@ -19,7 +19,11 @@ DRY = {"dry_run": "print the commands instead of running them"}
 PUSH = {"push": "push the tag to the Git remote origin, which starts the workflow"}
 REMOTE = {"remote": "local (a folder) or storage (the bucket)"}
 STAGE = {"stage": "staging or production"}
-WINDOW = {"log": "folder or gs:// URL of the prediction log", "window": "24h, 7d, START/END or all"}
+WINDOW = {
+    "log": "folder or gs:// URL of the prediction log",
+    "window": "24h, 7d, START/END or all",
+    "cluster_seconds": "longest time between two frames of a sign; 0: independent images; default: as for the baseline",
+}
 MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
 RELEASE = "ckpt_path=models/release/best_model.pth"  # target of `inv registry.pull`; never overwrites a trained model
@@ -389,17 +393,27 @@ def serve_bento(c: Context, port: int = 3000) -> None:
     model=MODEL,
 )
 def drift_report(
-    c: Context, log: str = "", window: str = "", baseline: str = "", out: str = "", model: str = ""
+    c: Context,
+    log: str = "",
+    window: str = "",
+    baseline: str = "",
+    out: str = "",
+    model: str = "",
+    cluster_seconds: str = "",
 ) -> None:
     """Compare a window of the prediction log with the baseline."""
     given = _from_here(baseline) if baseline.endswith(".npz") else baseline
-    _typer(c, "drift", log=_from_here(log), window=window, baseline=given, out=_from_here(out), model=model)
+    chosen = {"window": window, "baseline": given, "model": model, "cluster_seconds": cluster_seconds}
+    _typer(c, "drift", log=_from_here(log), out=_from_here(out), **chosen)
 
 
 @command("baseline", **WINDOW, author="who accepts it; default: the user", model=MODEL)
-def drift_baseline(c: Context, log: str = "", window: str = "", author: str = "", model: str = "") -> None:
+def drift_baseline(
+    c: Context, log: str = "", window: str = "", author: str = "", model: str = "", cluster_seconds: str = ""
+) -> None:
     """Accept a window of the prediction log as the baseline."""
-    _typer(c, "drift", "--accept", log=_from_here(log), window=window, author=author, model=model)
+    chosen = {"window": window, "author": author, "model": model, "cluster_seconds": cluster_seconds}
+    _typer(c, "drift", "--accept", log=_from_here(log), **chosen)
 
 
 @command("baselines", log=WINDOW["log"], model=MODEL)

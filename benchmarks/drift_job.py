@@ -36,7 +36,7 @@ from src.mlops.monitoring.compact import compact
 from src.mlops.monitoring.frame import read_frame
 from src.mlops.monitoring.record import Batch, json_lines
 from src.mlops.monitoring.record import Origin as ImageOrigin
-from src.mlops.monitoring.records import model_of, observe
+from src.mlops.monitoring.records import Model, observe
 from src.mlops.monitoring.segments import CLOSED, RECORDS, pack_lines
 
 app = new_app()
@@ -138,11 +138,12 @@ def _centres(embedding: int) -> NDArray[np.float32]:
 def _baseline(log: str, centres: NDArray[np.float32]) -> Baseline:
     """Returns a baseline of maximum size, with an estimate of the accuracy."""
     frame = read_frame(log)
-    model = model_of(frame)
+    model = Model(*frame[["model_version", "class_list"]].iloc[0])
     stream, _ = observe(frame, centres, model, 0)
     classes = len(SIGNS)
     correct = np.random.default_rng(2).random(len(stream)) < 0.97
-    fitted = accuracy.fit(stream.values, correct, np.where(np.arange(len(stream)) % 2, "", "fog 1"))
+    names = np.where(np.arange(len(stream)) % 2, "", "fog 1")
+    fitted = accuracy.fit(stream.values, correct, names, stream.cluster)
     knowledge = Knowledge(centres, np.eye(classes, dtype=np.float32), *fitted, np.array(0.01))
     origin = Origin("reference", now(), "benchmark", log, *model, list(SIGNS.names), len(stream))
     return Baseline.of(stream, origin, knowledge)

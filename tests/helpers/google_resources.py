@@ -1,6 +1,7 @@
 """The resources of the `gcloud` double that have a behaviour of their own. Code in them runs with its own account."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ def artifacts(state: State, account: str, command: str, name: str, options: dict
     images: dict[str, str] = state.get("images", {})
     if command.endswith("list"):
         require(state, account, "artifactregistry.dockerimages.list", repository)
-        return next((digest for address, digest in reversed(images.items()) if address.startswith(f"{name}:")), "")
+        if "filter" not in options:
+            return "sha256:provenance"  # a part of the newest image, which has no tag
+        wanted = re.compile(options["filter"].removeprefix("tags~"))
+        tags = ((address.rpartition(":"), digest) for address, digest in reversed(images.items()))
+        return next((digest for (base, _, tag), digest in tags if base == name and wanted.search(tag)), "")
     require(state, account, "artifactregistry.tags.get", repository)
     require(state, account, "artifactregistry.versions.get", repository)
     if name not in images:

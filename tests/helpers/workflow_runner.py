@@ -242,7 +242,7 @@ class _Job:
         action = yaml.safe_load((ROOT / path / "action.yaml").read_text())
         assert given.keys() <= action["inputs"].keys(), f"{title}: inputs are {sorted(action['inputs'])}"
         for name, facts in action["inputs"].items():
-            assert not facts.get("required") or given.get(name), f"{title}: the input {name} is empty"
+            assert not facts.get("required") or name in given, f"{title}: the input {name} is missing"
         outer = self.contexts
         self.contexts = outer | {
             "inputs": {name: given.get(name, facts.get("default", "")) for name, facts in action["inputs"].items()}

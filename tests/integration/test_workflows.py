@@ -106,19 +106,21 @@ class TestRollout:
         assert run.results["staging"] == "success"
         assert run.results["production"] == run.results["rollback"] == "skipped"
         assert [call.split()[4] for call in run.calls["staging"][1:]] == ["gcp.deploy", "gcp.loadtest"]
+        assert "cloud.serve.model=models:/gtsrb@v" in run.calls["staging"][1]
 
     def test_production_is_deployed_after_the_measurement(self, runner: Runner) -> None:
         """GitHub would skip it because of the skipped job `rollback`, although it is not in `needs`."""
         run = self.rollout(runner, "gtsrb#production#4")
         assert list(run.calls) == ["plan", "measure", "production"]
         assert "src.mlops.cloud.deploy" in run.calls["production"][-1]
+        assert "cloud.serve.model=models:/gtsrb@v" in run.calls["production"][-1]
 
     def test_a_rollback_does_not_wait_for_a_measurement(self, runner: Runner, origin: Path) -> None:
         checks = [{"name": "F1 of the weakest class", "passed": False}, {"name": "parity", "passed": True}]
         tag(origin, "gtsrb#production#5", event="rollback", version="v1", forced=True, checks=checks)
         run = self.rollout(runner, "gtsrb#production#5")
         assert list(run.calls) == ["plan", "rollback", "measure"]
-        assert "src.mlops.cloud.rollback" in run.calls["rollback"][-1]
+        assert "src.mlops.cloud.rollback cloud.serve.model=models:/gtsrb@v1" in run.calls["rollback"][-1]
         warning = (
             "v1 is in production again. It had been promoted although it failed the gate: F1 of the weakest class.\n"
         )
@@ -161,6 +163,12 @@ def test_nothing_happens_without_a_cloud_or_on_other_branches(workflow: str, run
         assert run.calls == {}
 
 
+def test_a_variable_is_missing(runner: Runner) -> None:
+    event = Event("workflow_dispatch", variables=VARIABLES | {"GCP_SERVICE_ACCOUNT": ""})
+    with pytest.raises(AssertionError, match=r"no variable with the service account of this job.*docs/cloud\.md lists"):
+        runner.run("deploy.yaml", event)
+
+
 @pytest.mark.parametrize(
     ("event", "source"),
     [
@@ -168,6 +176,7 @@ def test_nothing_happens_without_a_cloud_or_on_other_branches(workflow: str, run
         (pull_request(ref=f"refs/heads/{TRACKED}"), "archives"),
         (pull_request("someone/fork", f"refs/heads/{TRACKED}"), "synthetic"),
         (pull_request(ref=f"refs/heads/{TRACKED}", variables=NO_CLOUD), "synthetic"),
+        (pull_request(ref=f"refs/heads/{TRACKED}", variables=VARIABLES | {"GCP_REPORT_ACCOUNT": ""}), "synthetic"),
     ],
 )
 def test_the_source_of_a_data_report(event: Event, source: str, runner: Runner) -> None:
@@ -228,7 +237,7 @@ def test_a_login_without_the_permission_is_found(origin: Path, clone: Path, tmp_
     text = (FOLDER / "deploy.yaml").read_text()
     for line, message in {
         "id-token: write": "id-token: write",
-        "account: ${{ vars": "the input account is empty",
+        "account: ${{ vars": "the input account is missing",
     }.items():
         (tmp_path / "deploy.yaml").write_text(re.sub(rf"^ *{re.escape(line)}.*\n", "", text, flags=re.MULTILINE))
         with pytest.raises(AssertionError, match=message):

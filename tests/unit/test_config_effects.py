@@ -259,7 +259,7 @@ def canary(config: Config, folder: Path) -> object:
 
 def loaded(config: Config, folder: Path) -> object:
     """Returns the arguments of the load test."""
-    state = State("https://gtsrb", "gtsrb-r2", "gtsrb-r2", {}, {})
+    state = State("https://gtsrb", "gtsrb-r2", "gtsrb-r2", {}, {}, {})
     calls: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load_test, "Gcloud", lambda _: SimpleNamespace(login=lambda: None, dry_run=False))

@@ -24,7 +24,8 @@ PROJECT_ROLES = (
 # Only on the bucket for builds. Cloud Build needs this role to write its log there.
 BUILDS_ROLE = ("build", "roles/storage.admin")
 REGISTRY_ROLES = (("build", "roles/artifactregistry.writer"), ("train", "roles/artifactregistry.reader"))
-WANDB_ROLES = (("train", "roles/secretmanager.secretAccessor"), ("build", "roles/secretmanager.secretAccessor"))
+READ_SECRET = "roles/secretmanager.secretAccessor"  # noqa: S105 - a role
+WANDB_ROLES = (("train", READ_SECRET), ("build", READ_SECRET))
 # (account, account to impersonate, role): who may run something as another account, or get its identity token.
 ACTS_AS = (
     ("build", "train", "roles/iam.serviceAccountUser"),

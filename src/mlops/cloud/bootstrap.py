@@ -1,5 +1,6 @@
 """Creates the resources in Google Cloud: `python -m src.mlops.cloud.bootstrap`, or `inv gcp.bootstrap`."""
 
+import logging
 import secrets
 
 from src.mlops.cli import hydra_main
@@ -7,6 +8,7 @@ from src.mlops.cloud.access import (
     ACCOUNTS,
     BUILDS_ROLE,
     INVOKE,
+    READ_SECRET,
     REGISTRY_ROLES,
     WANDB_ROLES,
     grant_folders,
@@ -17,10 +19,12 @@ from src.mlops.cloud.access import (
 from src.mlops.cloud.drift_job import schedule_job
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.github import trust_workflows
-from src.mlops.cloud.names import SECRET, TEMPLATES, Names, render
+from src.mlops.cloud.names import PLACEHOLDER, SECRET, TEMPLATES, Names, render
+from src.mlops.cloud.service import describe, open_revisions
 from src.mlops.config import CloudConfig, Config
 from src.mlops.modelfile.store import STAGES
 
+logger = logging.getLogger("src.mlops.cloud.bootstrap")
 SERVICES = (
     "aiplatform",
     "artifactregistry",
@@ -39,8 +43,6 @@ SERVICES = (
     "sts",
 )
 NO_SECRET = "none"  # noqa: S105 - placeholder until a key is added
-READ_SECRET = "roles/secretmanager.secretAccessor"  # noqa: S105 - a role
-PLACEHOLDER = "placeholder"  # ends the name of the revision that answers until the first deployment
 
 
 def bootstrap(cloud: CloudConfig) -> None:
@@ -153,16 +155,31 @@ def _service(gcloud: Gcloud, names: Names, stage: str) -> None:
 
 
 def _public(gcloud: Gcloud, names: Names) -> None:
-    """Opens the service to everyone who sends an API key, or closes it again."""
+    """Opens the service to everyone who sends an API key, or closes it again.
+
+    It stays closed while a revision that asks for no key can be reached.
+    """
     services, service = ("run", "services"), names.service_in("production")
     everyone = (f"--region={names.cloud.region}", "--member=allUsers", f"--role={INVOKE}")
+    close = (*services, "remove-iam-policy-binding", service, *everyone)
     if not names.cloud.serve.public:
-        gcloud.remove("close the service", *services, "remove-iam-policy-binding", service, *everyone)
+        gcloud.remove("close the service", *close)
         return
     for name in (names.api_keys, names.admin_token):
         _secret(gcloud, name, secrets.token_urlsafe(32))
     grant_secret(gcloud, names, names.api_keys, (("serve", READ_SECRET), ("build", READ_SECRET)))
     grant_secret(gcloud, names, names.admin_token, (("serve", READ_SECRET),))
+    serve = names.cloud.serve.model_copy(update={"stage": "production"})
+    production = Names(names.cloud.model_copy(update={"serve": serve}))
+    state = describe(gcloud, production)
+    if keyless := open_revisions(gcloud, production) & {*state.shares, *state.tagged.values()}:
+        gcloud.remove("close the service", *close)
+        logger.warning(
+            "%s stays closed, because %s asks for no API key. Run `inv gcp.deploy`, then this command again",
+            service,
+            ", ".join(sorted(keyless)),
+        )
+        return
     gcloud.run("make the service public", *services, "add-iam-policy-binding", service, *everyone)
 
 

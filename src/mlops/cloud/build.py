@@ -32,7 +32,7 @@ def build(cloud: CloudConfig) -> None:
     options = settings.model_dump(mode="json", exclude=_LOCAL_SETTINGS) | {"tag": names.tag}
     values = {
         "_IMAGES": names.images,
-        "_CACHE": f"{names.images}-cache",
+        "_CACHE": names.repository(names.cache),
         "_TAG": names.tag,
         "_COMMIT": source_commit() or "",
         "_TRAIN": str(cloud.build.train).lower(),
@@ -55,21 +55,25 @@ def build(cloud: CloudConfig) -> None:
 
 def _require_own_name(gcloud: Gcloud, names: Names) -> None:
     """Raises an error if the images would be named after a commit, or an earlier image, with other content."""
-    try:
-        changed = git(ROOT, "status", "--porcelain")
-    except GitError:
-        changed = ""  # not a repository
-    files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
-    advice = "Commit them, or choose a new name for the images such as cloud.tag=trial-1."
+    advice = "choose a new name for the images such as cloud.tag=trial-1."
     if names.tag == NEWEST:
         raise CloudError(f"cloud.tag={NEWEST} names an image that was built before. Use another name, or the commit.")
-    if changed and not names.cloud.tag:
-        raise CloudError(f"There are uncommitted changes in {files}, so the commit does not name the content. {advice}")
-    if changed and gcloud.exists(
-        "find the container image", "artifacts", "docker", "images", "describe", names.image("api")
-    ):
+    try:
+        changed = git(ROOT, "status", "--porcelain")
+        is_commit = not names.cloud.tag
+    except GitError:
+        changed, is_commit = "", False  # not a repository
+    if not is_commit:
+        # The build would keep this image, and deploy it instead of the working copy.
+        if gcloud.exists("find the container image", "artifacts", "docker", "images", "describe", names.image("api")):
+            raise CloudError(
+                f"{names.image('api')} exists, and its tag cannot move. Deploy it with `inv gcp.deploy`, or {advice}"
+            )
+    elif changed:
+        files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines()[:5])
         raise CloudError(
-            f"{names.image('api')} exists, and its tag cannot move. There are uncommitted changes in {files}. {advice}"
+            f"There are uncommitted changes in {files}, so the commit does not name the content. Commit them, or "
+            f"{advice}"
         )
 
 

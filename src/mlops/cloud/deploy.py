@@ -2,7 +2,7 @@
 
 A new revision starts next to the current one and gets no traffic until it passes a smoke test. In production it then
 gets a part of the traffic and is compared with the current revision (`canary.py`). If a step fails, the current
-revision continues to serve.
+revision continues to serve. A rollback in the meantime has precedence.
 """
 
 import logging
@@ -17,7 +17,16 @@ from src.mlops.cloud.identity import request_headers
 from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.names import PREVIOUS, Names, render
 from src.mlops.cloud.promoted import model_to_serve
-from src.mlops.cloud.service import CANDIDATE, CURRENT, State, describe, shift
+from src.mlops.cloud.service import (
+    API_KEYS,
+    CANDIDATE,
+    CURRENT,
+    State,
+    describe,
+    open_revisions,
+    require_unchanged,
+    shift,
+)
 from src.mlops.cloud.smoke_test import smoke
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError, MlopsError
@@ -45,22 +54,29 @@ def deploy(cloud: CloudConfig, ask: Ask = smoke, comparison: Compare = compare) 
     _start(gcloud, names, former, image, model)
     state = describe(gcloud, names)
     new = state.created
+    shares = {former.serving: 100}
     try:
         headers = request_headers(gcloud, names, state.url)
         _test(gcloud, ask, state.addresses.get(CANDIDATE, state.url), headers, "test the new revision")
         if cloud.serve.stage == "production" and cloud.canary.share and not former.is_new:
-            share = cloud.canary.share
+            require_unchanged(gcloud, names, shares)
+            shares = {former.serving: 100 - cloud.canary.share, new: cloud.canary.share}
             tags = {CANDIDATE: new, CURRENT: former.serving, **_previous(former)}
-            shift(gcloud, names, f"give the new revision {share} % of the traffic",
-                  {former.serving: 100 - share, new: share}, tags)  # fmt: skip
+            shift(gcloud, names, f"give the new revision {cloud.canary.share} % of the traffic", shares, tags)
             _compare(gcloud, comparison, state, headers)
-        # The placeholder is nothing to return to.
+        require_unchanged(gcloud, names, shares)
+        # The placeholder is nothing to return to, and everyone could call a revision without keys by its tag.
+        has_no_use = former.is_new or (names.public and former.serving in open_revisions(gcloud, names))
         shift(gcloud, names, "move the traffic to the new revision", {new: 100},
-              {} if former.is_new else {PREVIOUS: former.serving})  # fmt: skip
+              {} if has_no_use else {PREVIOUS: former.serving})  # fmt: skip
         _test(gcloud, ask, state.url, headers, "test the service")
     except MlopsError as error:
         if gcloud.dry_run:
             raise
+        if not describe(gcloud, names).shares.keys() <= {former.serving, new}:
+            raise CloudError(
+                f"{error} The traffic stays where it is: another command moved it during the deployment."
+            ) from error
         shift(gcloud, names, "roll back", {former.serving: 100}, _previous(former))
         raise CloudError(f"{error} Rolled back to {former.serving}.") from error
     if drift_image:
@@ -104,7 +120,7 @@ def _environment(names: Names, model: str) -> list[dict[str, Any]]:
         "MLOPS_LOG_URL": names.log,  # empty: predictions are not recorded
         "MLOPS_LOG_FORMAT": "json",  # Cloud Logging parses the JSON fields
     }
-    secrets = {"MLOPS_API_KEYS": names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
+    secrets = {API_KEYS: names.api_keys, "MLOPS_ADMIN_TOKEN": names.admin_token} if names.public else {}
     return [
         *({"name": name, "value": value} for name, value in values.items()),
         *(

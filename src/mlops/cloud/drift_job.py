@@ -6,6 +6,7 @@
 import logging
 
 from src.mlops.cli import hydra_main
+from src.mlops.cloud.access import INVOKE, member
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.images import pinned_image
 from src.mlops.cloud.names import Names, render
@@ -57,11 +58,10 @@ def schedule_job(gcloud: Gcloud, names: Names) -> None:
         return
     if not gcloud.exists("find the drift job", *_job(names, "describe", job)):
         update_job(gcloud, names, _PLACEHOLDER, "none")
-    account = names.account("drift")
     gcloud.run(
         "allow the schedule to start the drift job",
         *_job(names, "add-iam-policy-binding", job),
-        *(f"--member=serviceAccount:{account}", "--role=roles/run.invoker"),
+        *member(names, "drift", INVOKE),
     )
     there = gcloud.exists("find the schedule of the drift job", *jobs, "describe", job, place)
     path = f"projects/{names.cloud.project}/locations/{names.cloud.region}/jobs/{job}"
@@ -69,7 +69,7 @@ def schedule_job(gcloud: Gcloud, names: Names) -> None:
         "schedule the drift job",
         *(*jobs, "update" if there else "create", "http", job, place, f"--schedule={names.cloud.drift.schedule}"),
         *("--time-zone=Etc/UTC", f"--uri=https://run.googleapis.com/v2/{path}:run", "--http-method=POST"),
-        f"--oauth-service-account-email={account}",
+        f"--oauth-service-account-email={names.account('drift')}",
     )
 
 

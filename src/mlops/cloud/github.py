@@ -3,13 +3,13 @@
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import Names
 from src.mlops.errors import CloudError
-from src.mlops.modelfile.store import model_name
 
 POOL = "github"
 # Workflows of the main branch whose jobs can act as `build`, in one of these environments. The environment `production`
 # should require a person's approval, see docs/cloud.md.
 WORKFLOWS = ("deploy.yaml", "rollout.yaml", "train.yaml", "collect.yaml")
 ENVIRONMENTS = ("staging", "production", "rollback", "training")
+MEASURES = "rollout.yaml"  # workflow of the main branch whose other jobs can act as `measure`
 ROLES = ("build", "measure", "report")
 _ISSUER = "--issuer-uri=https://token.actions.githubusercontent.com"
 
@@ -64,13 +64,14 @@ def _trust(names: Names) -> tuple[str, str]:
             f"cloud.github is {cloud.github}, but cloud.github_id or cloud.github_owner_id is missing. Show both with "
             f"`gh api repos/{cloud.github} --jq '.id, .owner.id'` and set them in configshydra/cloud/gcp.yaml."
         )
-    files = ", ".join(f"'{cloud.github}/.github/workflows/{name}@refs/heads/main'" for name in WORKFLOWS)
+    file = f"{cloud.github}/.github/workflows/{{}}@refs/heads/main"
+    files = ", ".join(f"'{file.format(name)}'" for name in WORKFLOWS)
     places = ", ".join(f"'{name}'" for name in ENVIRONMENTS)
     deploys = (
         f"has(assertion.environment) && assertion.environment in [{places}] && assertion.workflow_ref in [{files}]"
     )
-    measures = f"assertion.ref == 'refs/heads/main' || assertion.ref.startsWith('refs/tags/{model_name()}')"
-    role = f"{deploys} ? 'build' : ({measures}) ? 'measure' : 'report'"
+    measures = f"assertion.workflow_ref == '{file.format(MEASURES)}'"
+    role = f"{deploys} ? 'build' : {measures} ? 'measure' : 'report'"
     owner = f"assertion.repository_owner_id == '{cloud.github_owner_id}'"
     return (
         # `^~^` sets ~ as the separator, because the expressions contain commas.

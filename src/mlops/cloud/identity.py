@@ -24,16 +24,18 @@ def request_headers(gcloud: Gcloud, names: Names, audience: str) -> dict[str, st
     Raises:
         CloudError: The account cannot get a token, or cannot read the API keys.
     """
+    headers = {}
     if names.public:
         step = "read an API key of the service"
         keys = gcloud.run(step, "secrets", "versions", "access", "latest", f"--secret={names.api_keys}")
-        return {"X-API-Key": keys.partition(",")[0]}
+        headers["X-API-Key"] = keys.partition(",")[0]
+    # Also for a public service, because it is closed until a revision with keys serves.
     step = "get a token for the service"
     if gcloud.dry_run or not gcloud.account.endswith(ROBOT):
         token = gcloud.run(step, "auth", "print-identity-token", project=False)
     else:
         token = _token_of_itself(step, gcloud, audience)
-    return {"Authorization": f"Bearer {token}"}
+    return headers | {"Authorization": f"Bearer {token}"}
 
 
 def _token_of_itself(step: str, gcloud: Gcloud, audience: str) -> str:

@@ -20,6 +20,8 @@ JOBS = "jobs"  # folder of the bucket for the output of training jobs
 RAW = ("gtsrb/dvc", "gtsrb/raw")  # folders of the bucket for raw data: of `inv data.push`, and of own archives
 PROCESSED = "gtsrb/data"  # folder of the bucket for prepared data, see configshydra/data/gcs.yaml
 NEWEST = "newest"  # value of `cloud.tag`
+SHORT_COMMIT = 12  # characters of a commit in the tag of a container image
+PLACEHOLDER = "placeholder"  # ends the name of the revision that answers until the first deployment
 PREVIOUS = "previous"  # value of `cloud.serve.model` for rollbacks, and tag of the revision that served before
 
 
@@ -46,12 +48,16 @@ class Names:
     @property
     def images(self) -> str:
         """Address of the container image repository in Artifact Registry."""
-        return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{self.cloud.name}"
+        return self.repository(self.cloud.name)
 
     @property
     def cache(self) -> str:
         """Name of the repository for layers that later builds use; its tags move, unlike those of the images."""
         return f"{self.cloud.name}-cache"
+
+    def repository(self, name: str) -> str:
+        """Returns the address of a repository in Artifact Registry."""
+        return f"{self.cloud.region}-docker.pkg.dev/{self.cloud.project}/{name}"
 
     @property
     def tag(self) -> str:
@@ -132,7 +138,7 @@ def render(template: str, cloud: CloudConfig, **values: Any) -> Path:
 def commit() -> str:
     """Returns the short hash of the checked-out commit; `dev` outside a repository."""
     try:
-        return git(ROOT, "rev-parse", "--short=12", "HEAD")
+        return git(ROOT, "rev-parse", f"--short={SHORT_COMMIT}", "HEAD")
     except GitError:
         return "dev"
 

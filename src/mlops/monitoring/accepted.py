@@ -42,7 +42,7 @@ def find_baseline(log: str, model: Path, name: str | None = None) -> Baseline:
         if file not in files:
             names = listed([REFERENCE, *map(_stem, reversed(files))], 5)
             raise DataError(
-                f"There is no baseline {name!r} of the model {version} at {storage.url}, but {names}. "
+                f"There is no baseline {name!r} of the model {version} at {storage.url}. Choose one of these: {names}. "
                 "`inv drift.baselines` lists all."
             )
         return read_baseline(storage, file)

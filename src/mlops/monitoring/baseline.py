@@ -31,6 +31,7 @@ FORMAT = 1
 MOST_CLUSTERS = 20_000  # bounds the size of the file to about 2 MB
 FEWEST_CLUSTERS = 50  # fewer show nothing but the strongest drift
 FEW_CLUSTERS = 200  # fewer show only a strong drift
+CLUSTER_SECONDS = 2.0  # longest time between two frames of one sign
 EXPORT = "export"  # author of the reference of a model
 
 
@@ -47,6 +48,8 @@ class Origin:
         class_list: Fingerprint of the class list.
         classes: Names of the classes.
         images: Number of images before they were reduced to one frame per cluster.
+        cluster_seconds: Longest time between two frames of one sign; 0: all images are independent. Windows are
+            compared with the same value, unless another is asked for.
     """
 
     name: str
@@ -57,11 +60,13 @@ class Origin:
     class_list: str
     classes: list[str]
     images: int
+    cluster_seconds: float = CLUSTER_SECONDS
 
     @property
     def described(self) -> str:
         """Returns who made it and when, in words."""
-        return f"{'built with the model' if self.author == EXPORT else f'accepted by {self.author}'} at {self.created}"
+        who = "built with the model" if self.author == EXPORT else f"accepted by {self.author}"
+        return f"{who} at {self.created.replace('+00:00', 'Z')}"
 
 
 class Knowledge(NamedTuple):
@@ -224,7 +229,8 @@ class Baseline:
         if classifier.info.reference is None:
             raise DataError(
                 f"The model {path} contains no reference, so there is nothing to compare its traffic with. Prepare the "
-                "data that it was trained on, and export it with `inv model.export`."
+                f"data that it was trained on, with held-out images of at least {FEWEST_CLUSTERS} physical signs, and "
+                "export it with `inv model.export`."
             )
         try:
             content = base64.b64decode(classifier.info.reference, validate=True)
@@ -233,22 +239,6 @@ class Baseline:
         reference = cls.from_bytes(content, f"in {path}")
         # The file contains the reference, so the reference cannot contain the hash of the file.
         return replace(reference, origin=replace(reference.origin, model_version=classifier.version))
-
-    def require_model(self, model_version: str, class_list: str) -> None:
-        """Raises an error if records of a model cannot be compared with this baseline.
-
-        Raises:
-            DataError: The baseline belongs to another model or another class list.
-        """
-        for what, own, other in (
-            ("model version", self.origin.model_version, model_version),
-            ("class list", self.origin.class_list, class_list),
-        ):
-            if own != other:
-                raise DataError(
-                    f"The records have the {what} {other}, but the baseline {self.origin.name} has {own}. Accept a "
-                    "window of the log of this model as its baseline with `inv drift.baseline`."
-                )
 
 
 def _columns(arrays: Mapping[str, NDArray[Any]]) -> tuple[Any, ...]:

@@ -12,11 +12,11 @@ from src.mlops.inference.classifier import Classifier
 from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.locate import LATEST, locate_model
 from src.mlops.monitoring.accepted import REFERENCE, accepted_files, read_baseline, store_baseline
-from src.mlops.monitoring.baseline import Baseline
+from src.mlops.monitoring.baseline import CLUSTER_SECONDS, Baseline
 from src.mlops.monitoring.compact import compact
 from src.mlops.monitoring.detector import EVERY
-from src.mlops.monitoring.drift import CLUSTER_SECONDS, accept, drift, write_report
-from src.mlops.monitoring.findings import TITLES
+from src.mlops.monitoring.drift import accept, drift, write_report
+from src.mlops.monitoring.findings import TITLES, Finding
 from src.mlops.monitoring.report import Report, moment
 from src.mlops.monitoring.window import ALL
 
@@ -47,8 +47,13 @@ def main(
         str, typer.Option(help="Folder or gs:// URL for drift.json, drift.prom and drift.html.")
     ] = "reports/drift",
     cluster_seconds: Annotated[
-        float, typer.Option(min=0, help="Longest time between two frames of one sign; 0: all images are independent.")
-    ] = CLUSTER_SECONDS,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Longest time between two frames of one sign; 0: all images are independent; default: as for the "
+            f"baseline, {CLUSTER_SECONDS:g} for the reference.",
+        ),
+    ] = None,
     accept_: Annotated[bool, typer.Option("--accept", help="Accept the window as the new baseline instead.")] = False,
     author: Annotated[str, typer.Option(help="Who accepts it; default: the user.")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List the baselines of the model instead.")] = False,
@@ -105,23 +110,28 @@ def _user() -> str:
 def _summarise(report: Report, out: str) -> None:
     origin, signs = report.baseline.origin, len(report.looks.window.last)
     logger.info("%d images of %d physical signs", len(report.stream), signs)
+    if 2 * signs < len(report.stream):
+        logger.info(
+            "Similar images in quick succession count as one sign. If they come from independent clients, use "
+            "--cluster-seconds 0, also for the baseline"
+        )
     logger.info("Compared with the baseline %s, %s", origin.name, origin.described)
     if len(report.stream) < EVERY:
         logger.warning("Fewer than %d images can only show a large drift", EVERY)
     for finding in report.findings:
-        details = ", ".join(change.feature for change in finding.features[:3]) or ", ".join(
-            f"{change.name} {change.before:.1%} → {change.after:.1%}" for change in finding.classes[:3]
-        )
-        logger.warning(
-            "%s (%s) since %s: %s. %s",
-            TITLES[finding.kind],
-            finding.severity,
-            moment(finding.since),
-            details,
-            finding.reservation,
-        )
+        text = f"{TITLES[finding.kind]} ({finding.severity}) since {moment(finding.since)}: {_details(finding)}."
+        logger.warning("%s", f"{text} {finding.reservation}".rstrip())
     if not report.findings:
         logger.info("No drift")
     if report.accuracy:
         logger.info("Estimated accuracy %.1f%% (%.1f to %.1f%%)", *(100 * value for value in report.accuracy))
     logger.info("Wrote %s/drift.html, drift.json and drift.prom", out.rstrip("/"))
+
+
+def _details(finding: Finding) -> str:
+    if finding.features:
+        return ", ".join(change.feature.replace("_", " ") for change in finding.features[:3])
+    if finding.kind == "unknown":
+        most = sorted(finding.classes, key=lambda change: -change.after)
+        return "images that look like none of the classes" + (f", most like {most[0].name}" if most else "")
+    return ", ".join(f"{change.name} {change.before:.1%} → {change.after:.1%}" for change in finding.classes[:3])

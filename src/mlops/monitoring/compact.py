@@ -18,11 +18,11 @@ import typer
 
 from src.mlops.cli import new_app, typer_main
 from src.mlops.errors import DataError, MissingFileError
-from src.mlops.io.storage import Storage, open_storage
+from src.mlops.io.storage import Folder, Storage, open_storage
 from src.mlops.monitoring.parquet import write_rows
 from src.mlops.monitoring.read import PARQUET, day_of, read_file
 from src.mlops.monitoring.schema import KINDS, Record
-from src.mlops.monitoring.segments import CLOSED, RECORDS
+from src.mlops.monitoring.segments import CLOSED, RECORDS, remove_leftovers
 
 logger = logging.getLogger(__name__)
 app = new_app()
@@ -56,6 +56,8 @@ def compact(url: str, before: date | None = None) -> Compacted:
         StorageError: The log cannot be read or written.
     """
     storage = open_storage(url)
+    if isinstance(storage, Folder):
+        remove_leftovers(storage.path)
     today = datetime.now(UTC).date()
     end = min(before or today, today)
     days: dict[date, list[str]] = {}

@@ -44,9 +44,10 @@ class Window(NamedTuple):
     Attributes:
         last: Row of the last record of each cluster, int64 [K], ascending.
         predicted: Most frequent predicted class, int64 [K].
-        known: Whether the cluster's images are not reported as unknown, bool [K].
-        ranks: Mean rank of each feature, -1/2 to 1/2, float64 [K, F]; zero if the baseline does not have the class.
-        scores: Values of SCORES of one frame, float32 [K, 3].
+        known: Whether one frame, chosen at random, is not reported as unknown, bool [K].
+        ranks: Mean rank of each feature, -1/2 to 1/2, float64 [K, F]; zero if the baseline does not have the class. The
+            mean is over the frames that are not unknown, and over all if `known` is False.
+        scores: Values of SCORES of the chosen frame, float32 [K, 3].
     """
 
     last: NDArray[np.int64]
@@ -106,12 +107,13 @@ def look(stream: Observations, baseline: Baseline) -> Looks:
     sums = within(window.ranks * window.known[:, None])
     kept = np.array([len(values) for values in baseline.sorted_values], float)
     tests = rank_sum(sums, known[:, :, None, :], kept)
-    # If most images are reported as unknown, it is not because of some unknown things: all images count.
-    mostly_unknown = known.sum(axis=-1) < _FOLLOWED * counts
+    unknown = np.stack([_beyond(window, baseline, within, counts, *test) for test in UNKNOWN_TESTS], axis=-1)
+    # If most images are reported as unknown, it is not because of some unknown things: all images count. This is no
+    # fair comparison with the known images of the baseline, so it only explains an alarm that is raised anyway.
+    mostly_unknown = (known.sum(axis=-1) < _FOLLOWED * counts) & (unknown.max(axis=-1) > needed("unknown"))
     if mostly_unknown.any():
         rest = rank_sum(within(window.ranks), everyone[:, :, None, :], kept)
         tests = np.where(mostly_unknown[..., None], np.maximum(tests, rest), tests)
-    unknown = np.stack([_beyond(window, baseline, within, counts, *test) for test in UNKNOWN_TESTS], axis=-1)
     return Looks(
         ends,
         tests[..., : len(CAMERA)] / needed("camera"),
@@ -134,9 +136,8 @@ def _clusters(stream: Observations, baseline: Baseline) -> Window:
     chosen[cluster[shuffled]] = shuffled
     frame_ranks = _frame_ranks(stream, baseline)
     seen = ~stream.unknown
-    frames, seen_frames = np.bincount(cluster, minlength=number), np.bincount(cluster[seen], minlength=number)
-    known = 2 * seen_frames >= frames
-    used = seen | ~known[cluster]  # a cluster that is mostly unknown is described by all of its frames
+    known = seen[chosen]  # a majority would differ from the single frame that the baseline has
+    used = seen | ~known[cluster]
     sums = np.stack([np.bincount(cluster[used], column[used], number) for column in frame_ranks.T], axis=1)
     means = sums / np.maximum(np.bincount(cluster[used], minlength=number), 1)[:, None]
     order = np.argsort(last, kind="stable")

@@ -3,17 +3,19 @@
 The command line, the service (`serving/drift_app.py`) and the job in the cloud share these functions.
 """
 
-from src.mlops.errors import StorageError
+import math
+
+import pandas as pd
+
+from src.mlops.errors import DataError, StorageError
 from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.locate import LATEST, locate_model
 from src.mlops.monitoring.accepted import find_baseline
 from src.mlops.monitoring.baseline import Baseline, Origin, now
 from src.mlops.monitoring.html import to_html
-from src.mlops.monitoring.records import model_of, observe
+from src.mlops.monitoring.records import Model, observe
 from src.mlops.monitoring.report import Report, compare, moment
 from src.mlops.monitoring.window import ALL, read_window
-
-CLUSTER_SECONDS = 2.0  # longest time between two frames of one sign
 
 
 def drift(
@@ -21,7 +23,7 @@ def drift(
     window: str = ALL,
     baseline: str | None = None,
     model: str = LATEST,
-    cluster_seconds: float = CLUSTER_SECONDS,
+    cluster_seconds: float | None = None,
 ) -> Report:
     """Compares a window of the prediction log with a baseline.
 
@@ -30,15 +32,16 @@ def drift(
         window: See `window.read_window`.
         baseline: See `accepted.find_baseline`.
         model: Name of the model file, see `locate_model`.
-        cluster_seconds: Longest time between two frames of one physical sign; 0: all images are independent.
+        cluster_seconds: Longest time between two frames of one physical sign; 0: all images are independent; None: as
+            for the baseline.
 
     Raises:
         CheckpointError, RegistryError: The model file is missing or cannot be used.
-        DataError: There is no baseline, or no usable record in the window, or they belong to different models.
+        DataError: There is no baseline, or no usable record of its model in the window.
         StorageError: The log cannot be read.
     """
     found = find_baseline(log, locate_model(model), baseline)
-    return compare(read_window(log, window), found, cluster_seconds)
+    return compare(_records(log, window), found, _or_as_before(cluster_seconds, found))
 
 
 def accept(
@@ -47,7 +50,7 @@ def accept(
     window: str = ALL,
     baseline: str | None = None,
     model: str = LATEST,
-    cluster_seconds: float = CLUSTER_SECONDS,
+    cluster_seconds: float | None = None,
 ) -> Baseline:
     """Makes a baseline of a window of the prediction log. `accepted.store_baseline` writes it.
 
@@ -66,14 +69,31 @@ def accept(
         DataError: See `drift`. Or the window shows too few physical signs.
     """
     current = find_baseline(log, locate_model(model), baseline)
-    frame = read_window(log, window)
-    own = model_of(frame)
-    current.require_model(*own)
-    observations, _ = observe(frame, current.knowledge.centres, own, cluster_seconds)
+    own = Model(current.origin.model_version, current.origin.class_list)
+    seconds = _or_as_before(cluster_seconds, current)
+    observations, _ = observe(_records(log, window), current.knowledge.centres, own, seconds)
     source = f"{log}, {moment(observations.time[0])} to {moment(observations.time[-1])}"
     created = now()
-    origin = Origin(created, created, author, source, *own, current.origin.classes, len(observations))
+    origin = Origin(created, created, author, source, *own, current.origin.classes, len(observations), seconds)
     return Baseline.of(observations, origin, current.knowledge)
+
+
+def _or_as_before(seconds: float | None, baseline: Baseline) -> float:
+    if seconds is None:
+        return baseline.origin.cluster_seconds
+    if not 0 <= seconds < math.inf:
+        raise DataError(f"The time between two frames of one sign must be 0 or more seconds, but is {seconds}.")
+    return seconds
+
+
+def _records(log: str, window: str) -> pd.DataFrame:
+    frame = read_window(log, window)
+    if frame.empty:
+        raise DataError(
+            f"The prediction log {log} contains no records in the window {window}. Check its URL, and that the service "
+            "records predictions there (MLOPS_LOG_URL), or choose another window."
+        )
+    return frame
 
 
 def page(report: Report, log: str) -> str:

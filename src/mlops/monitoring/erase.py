@@ -10,10 +10,10 @@ import typer
 
 from src.mlops.cli import new_app, typer_main
 from src.mlops.errors import DataError, MissingFileError
-from src.mlops.io.storage import Storage, open_storage
-from src.mlops.monitoring.images import IMAGES, image_ending
+from src.mlops.io.storage import Folder, Storage, open_storage
+from src.mlops.monitoring.images import image_ending
 from src.mlops.monitoring.read import PARQUET, parquet_module, record_files
-from src.mlops.monitoring.segments import CLOSED, OPEN, RECORDS, pack_lines, read_lines
+from src.mlops.monitoring.segments import CLOSED, IMAGES, OPEN, RECORDS, pack_lines, read_lines, remove_leftovers
 
 logger = logging.getLogger(__name__)
 app = new_app()
@@ -25,7 +25,7 @@ class Erased(NamedTuple):
     Attributes:
         records: Number of records.
         images: Number of images.
-        left_open: Number of segments that are still written, which were not searched.
+        left_open: Number of files that may still be written, which were not searched.
     """
 
     records: int
@@ -52,7 +52,10 @@ def erase(url: str, request_id: str) -> Erased:
     for name in images:
         storage.remove(name)
     records = sum(_erase_in(storage, name, request_id) for name in record_files(storage))
-    return Erased(records, len(images), sum(name.endswith(CLOSED + OPEN) for name in storage.names(RECORDS)))
+    left_open = sum(name.endswith(CLOSED + OPEN) for name in storage.names(RECORDS))
+    if isinstance(storage, Folder):
+        left_open += remove_leftovers(storage.path)
+    return Erased(records, len(images), left_open)
 
 
 def _erase_in(storage: Storage, name: str, request_id: str) -> int:
@@ -110,8 +113,8 @@ def main(
     typer.echo(f"Erased {erased.records} records and {erased.images} images of the request {request_id}.")
     if erased.left_open:
         typer.echo(
-            f"{erased.left_open} segments are still being written and were not searched. Run the command again when "
-            "they are closed, after MLOPS_LOG_SEGMENT_SECONDS."
+            f"Not searched, because they may still be written: {erased.left_open} files. Run the command again after "
+            "MLOPS_LOG_SEGMENT_SECONDS, or after ten minutes if a process was killed."
         )
 
 

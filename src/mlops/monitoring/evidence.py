@@ -114,7 +114,7 @@ def _log_ratio(counts: Array, pooled: Array) -> Array:
     independent random factors (`_PRIORS`), and S = sum(p r). The mean over r of a likelihood, prod r^count / S^n, is a
     one-dimensional integral of products over the classes, because 1 / S^n = n^n / (n - 1)! times the integral of
     exp(n x - n S e^x) dx. Its finite limits only make Q smaller. The error of the trapezoidal rule is |Gamma(n + iw)| /
-    Gamma(n) with w = 2 pi / step (Poisson's formula): below 1e-5 from n = 50 on; smaller windows never reach an alarm.
+    Gamma(n) with w = 2 pi / step (Poisson's formula): 0.3 % for n = 1, below 1e-5 from n = 50 on.
 
     Args:
         counts: Number of the window's clusters of each class, float [B, C], n per row.

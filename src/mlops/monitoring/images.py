@@ -9,10 +9,10 @@ from pathlib import Path
 
 from src.mlops.inference.classifier import Prediction
 from src.mlops.io.storage import Storage
+from src.mlops.monitoring.segments import IMAGES
 from src.mlops.preprocessing import open_image
 
 logger = logging.getLogger(__name__)
-IMAGES = "images"
 MAX_SIDE = 512  # px; larger images are scaled down
 _SAVED = 50.0  # images that can be stored at once after a time with few of them
 _RESERVED = 25.0  # of these, the ones that only uncertain and unknown images can use

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from src.mlops.errors import DataError
+from src.mlops.errors import DataError, listed
 from src.mlops.monitoring.observations import CAMERA, Floats, Observations, clusters, features
 from src.mlops.monitoring.schema import LARGEST
 
@@ -21,20 +21,6 @@ class Model(NamedTuple):
 
     version: str
     class_list: str
-
-
-def model_of(frame: pd.DataFrame) -> Model:
-    """Returns the model of the newest record.
-
-    Raises:
-        DataError: There are no records.
-    """
-    if frame.empty:
-        raise DataError(
-            "The window contains no records. Check that the prediction log is on, and choose another window."
-        )
-    newest = int(_times(frame).fillna(pd.Timestamp(0, tz="UTC")).to_numpy().argmax())
-    return Model(str(frame["model_version"].iloc[newest]), str(frame["class_list"].iloc[newest]))
 
 
 def observe(frame: pd.DataFrame, centres: Floats, model: Model, seconds: float) -> tuple[Observations, pd.DataFrame]:
@@ -54,11 +40,20 @@ def observe(frame: pd.DataFrame, centres: Floats, model: Model, seconds: float) 
     Raises:
         DataError: No record is left.
     """
+    if frame.empty:
+        raise DataError("The window contains no records.")
     frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, *NEEDED])))
     own = ((frame["model_version"] == model.version) & (frame["class_list"] == model.class_list)).to_numpy(bool)
     if not own.all():
-        others = sorted(frame.loc[~own, "model_version"].astype(str).unique())
-        logger.warning("Left out %d records of other models or class lists: %s", (~own).sum(), ", ".join(others[:5]))
+        pairs = frame.loc[~own, ["model_version", "class_list"]].astype(str).drop_duplicates()
+        others = [f"{version} with the class list {names}" for version, names in sorted(pairs.itertuples(index=False))]
+        if not own.any():
+            raise DataError(
+                f"The window contains no records of the model {model.version} with the class list {model.class_list}, "
+                f"but {len(frame):,} of {listed(others, 5)}. Choose the file of the model that wrote them, with "
+                "`--model`, or another window."
+            )
+        logger.warning("Left out %d records of other models: %s", (~own).sum(), listed(others, 5))
     frame = frame[own]
     frame = frame.assign(time=_times(frame), **{name: _numbers(frame[name]) for name in (*_NUMBERS, "predicted_class")})
     frame = _usable(frame, centres, model).sort_values("time", kind="stable", ignore_index=True)  # clocks jump

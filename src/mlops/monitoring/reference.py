@@ -163,7 +163,9 @@ def _held_out(pack: Pack, classifier: Classifier) -> SplitArrays:
             f"The data in {pack.directory} has no reference split, and the validation images were used for the final "
             "fit. Train with training.final_fit=false, or use more data."
         )
-    arrays = without(pack.load(REFERENCE if REFERENCE in splits else "val"), info.config["training"]["leave_out"])
+    arrays = without(
+        pack.load(REFERENCE if REFERENCE in splits else "val"), info.config["training"].get("leave_out", [])
+    )
     trained_on = sketch_of_training(info.provenance, pack)
     if trained_on is None or overlap(trained_on, arrays.hashes).is_large:
         raise DataError(

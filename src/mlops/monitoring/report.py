@@ -15,7 +15,7 @@ from src.mlops.monitoring.baseline import Baseline
 from src.mlops.monitoring.detector import ERROR_RATE, EVERY, HORIZONS, LOOKS, SHARES, Looks, look
 from src.mlops.monitoring.findings import TITLES, Finding, estimate_mix, find
 from src.mlops.monitoring.observations import CAMERA, FEATURES, Observations
-from src.mlops.monitoring.records import model_of, observe
+from src.mlops.monitoring.records import Model, observe
 
 FORMAT = 1
 _METHOD = (
@@ -46,7 +46,7 @@ class Report:
     accuracy: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values; docs/monitoring.md documents them."""
+        """Returns plain values; docs/drift.md describes them."""
         origin, window = self.baseline.origin, self.looks.window
         before, after = self.mixes()
         ranks = window.ranks.mean(axis=0)
@@ -132,7 +132,7 @@ class Report:
         gauge("mean_rank", "Mean rank within the baseline, -0.5 to 0.5; 0 without drift.", ranks, "feature")
         gauge("images", "Images in the window.", {"": float(len(self.stream))})
         gauge("clusters", "Physical signs in the window.", {"": float(len(self.looks.window.last))})
-        gauge("unknown_share", "Share reported as unknown.", {"": float((~self.looks.window.known).mean())})
+        gauge("unknown_share", "Share of the signs that are unknown.", {"": float((~self.looks.window.known).mean())})
         if self.accuracy:
             names = ("estimate", "low", "high")
             gauge(
@@ -150,14 +150,13 @@ def compare(frame: pd.DataFrame, baseline: Baseline, seconds: float = 2.0) -> Re
 
     Args:
         frame: Records of the window, in any order; see `records.observe`.
-        baseline: The baseline of the model that wrote the newest of them.
+        baseline: The baseline. Records of other models than its own are left out.
         seconds: Longest time between two frames of one physical sign; 0: all records are independent.
 
     Raises:
-        DataError: There are no usable records, or the baseline belongs to another model or class list.
+        DataError: There are no usable records of the model and the class list of the baseline.
     """
-    model = model_of(frame)
-    baseline.require_model(*model)
+    model = Model(baseline.origin.model_version, baseline.origin.class_list)
     stream, records = observe(frame, baseline.knowledge.centres, model, seconds)
     looks = look(stream, baseline)
     knowledge, estimated = baseline.knowledge, None

@@ -9,6 +9,7 @@ another process can tell a segment in use from one that a killed process left be
 import gzip
 import logging
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from src.mlops.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
-RECORDS, CLOSED, OPEN = "records", ".jsonl.gz", ".part"
+RECORDS, IMAGES, CLOSED, OPEN = "records", "images", ".jsonl.gz", ".part"
 TRUNCATED = "its end is missing"
 MAX_TEXT = 512 * 1024 * 1024  # bytes of a segment without compression; the log writes segments of less than 50 MB
 # Without a search for repetitions, which takes three times as long for 20 % less: embeddings have none.
@@ -28,6 +29,7 @@ _STRATEGY = zlib.Z_HUFFMAN_ONLY
 _GZIP = 16 + zlib.MAX_WBITS
 _BLOCK = 64 * 1024  # bytes to decompress at a time; 64 MB without compression at most
 _LOCKS = ".locks"
+_LEFTOVER_SECONDS = 600.0  # since the last write; no process needs this long to complete a file
 
 
 class Segment:
@@ -165,7 +167,9 @@ def hold_lock(folder: Path, writer: str) -> Iterator[None]:
 
 
 def recover(folder: Path) -> None:
-    """Closes the segments that killed processes left behind. Other processes can do the same at the same time.
+    """Closes the segments that killed processes left behind, and deletes their temporary files.
+
+    Other processes can do the same at the same time.
 
     Args:
         folder: The local folder of the log.
@@ -176,6 +180,32 @@ def recover(folder: Path) -> None:
     for path in sorted((folder / RECORDS).glob(f"*/*-*-*{CLOSED}{OPEN}")):
         with suppress(Timeout), hold_lock(folder, path.name.split("-")[1]):
             repair(path)
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Deletes the hidden temporary files of killed processes. All readers ignore them, but they have records or images.
+
+    Args:
+        folder: The folder of the log.
+
+    Returns:
+        The number of temporary files that are left, because a process may still write them or they cannot be deleted.
+    """
+    left = 0
+    for path in [path for kind in (RECORDS, IMAGES) for path in (folder / kind).glob("date=*/.*")]:
+        try:
+            if time.time() - path.stat().st_mtime < _LEFTOVER_SECONDS:
+                left += 1
+            else:
+                path.unlink()
+                logger.warning("Deleted %s, a temporary file that a killed process left behind", path)
+        except FileNotFoundError:  # completed or deleted meanwhile
+            continue
+        except OSError as error:
+            logger.warning("Cannot delete the temporary file %s: %s", path, error.strerror)
+            left += 1
+    return left
 
 
 def repair(path: Path) -> None:

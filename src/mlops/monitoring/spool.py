@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from src.mlops.errors import StorageError
 from src.mlops.io.storage import Folder, Storage
-from src.mlops.monitoring.images import IMAGES, expire
-from src.mlops.monitoring.segments import CLOSED, RECORDS, read_lines
+from src.mlops.monitoring.images import expire
+from src.mlops.monitoring.segments import CLOSED, IMAGES, RECORDS, read_lines
 
 logger = logging.getLogger(__name__)
 EXPIRE_SECONDS = 300.0  # interval between deletions of expired images

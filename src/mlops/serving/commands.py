@@ -3,7 +3,6 @@
 `python -m src.mlops.api --port 8000 --workers 2` or `inv api`; `python -m src.mlops.drift_api` or `inv drift.api`.
 """
 
-from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import typer
@@ -52,9 +51,14 @@ def serve_drift(
     run(settings, "src.mlops.drift_api:app")
 
 
-def _read(kind: Callable[..., S], page: str, **given: str | int | None) -> S:
+def _read(kind: type[S], page: str, **given: str | int | None) -> S:
     """Reads the settings of a service. Options that are None are not given."""
     try:
-        return kind(**{name: value for name, value in given.items() if value is not None})
+        return kind(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise ServiceError(f"{'; '.join(describe(error))}. docs/{page} lists all settings.") from error
+        first, *_ = *error.errors()[0]["loc"], "port"
+        variable = f"{kind.model_config['env_prefix']}{first}".upper()
+        raise ServiceError(
+            f"{'; '.join(describe(error))}. Settings are environment variables, such as {variable}; docs/{page} lists "
+            "all of them."
+        ) from error

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from src.mlops.errors import DataError, MlopsError
 from src.mlops.monitoring.accepted import REFERENCE
-from src.mlops.monitoring.drift import CLUSTER_SECONDS, drift, page
+from src.mlops.monitoring.drift import drift, page
 from src.mlops.monitoring.window import ALL
 from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin
@@ -52,9 +52,13 @@ class Asked(BaseModel):
         ),
     ] = None
     cluster_seconds: Annotated[
-        float,
-        Field(ge=0, allow_inf_nan=False, description="longest time between two frames of one sign; 0: all count"),
-    ] = CLUSTER_SECONDS
+        float | None,
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="longest time between two frames of one sign; 0: all count; null: as for the baseline",
+        ),
+    ] = None
 
 
 class _Last(NamedTuple):

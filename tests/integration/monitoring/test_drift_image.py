@@ -119,4 +119,5 @@ def test_the_service_does_not_start_without_its_settings() -> None:
         [sys.executable, "-m", "src.mlops.drift_api"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: log_url: this key is missing; token: this key is missing.")
+    assert ended.stderr.startswith("error: log_url: this key is missing; token: this key is missing. Settings are")
+    assert "such as MLOPS_DRIFT_LOG_URL;" in ended.stderr

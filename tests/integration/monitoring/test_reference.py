@@ -56,7 +56,6 @@ def test_training_publishes_a_model_with_its_reference(folder: Path) -> None:
     assert reference.origin.class_list == classifier.info.classes.fingerprint
     assert len(reference) == 51
     assert "51 held-out images" in reference.origin.source
-    reference.require_model(classifier.version, classifier.info.classes.fingerprint)
 
 
 def test_the_final_fit_does_not_see_it(folder: Path, pack: Pack) -> None:

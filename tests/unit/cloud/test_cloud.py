@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -200,9 +201,14 @@ class TestBootstrap:
 
 def container(gcloud: Double) -> dict[str, Any]:
     """Returns the container in the last file that was sent to Cloud Run."""
-    path = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]][-1]
-    [found] = yaml.safe_load(Path(path).read_text())["spec"]["template"]["spec"]["containers"]
+    [found] = sent(gcloud)["spec"]["template"]["spec"]["containers"]
     return dict(found)
+
+
+def sent(gcloud: Double) -> dict[str, Any]:
+    """Returns the last file that was sent to Cloud Run."""
+    path = [words[3] for words in gcloud.arguments() if words[:3] == ["run", "services", "replace"]][-1]
+    return dict(yaml.safe_load(Path(path).read_text()))
 
 
 @pytest.mark.usefixtures("ready")
@@ -281,6 +287,13 @@ class TestDeploy:
             {"revisionName": "gtsrb-r2", "tag": "previous", "url": "https://previous---gtsrb"}
         ]
 
+    def test_a_revision_without_traffic_keeps_no_instances(self, gcloud: Double) -> None:
+        """A minimum in the template holds for each revision that has a tag, so the previous one would be paid, too."""
+        deploy(cloud("serve.min_instances=1"), works, never)
+        service = sent(gcloud)
+        assert service["metadata"]["annotations"]["run.googleapis.com/minScale"] == "1"
+        assert not any("minScale" in name for name in service["spec"]["template"]["metadata"]["annotations"])
+
     def test_no_canary_in_staging_or_without_a_share(self, gcloud: Double) -> None:
         for override in ("serve.stage=staging", "canary.share=0"):
             deploy(cloud(override), works, never)
@@ -333,7 +346,10 @@ class TestDeploy:
 
     def test_the_newest_image(self, gcloud: Double) -> None:
         state = gcloud.state()
-        state["images"][f"{IMAGES}/api:def"] = "sha256:newest"
+        with pytest.raises(CloudError, match=r"a container image of a commit in .*/gtsrb/api does not exist"):
+            deploy(cloud("tag=newest"), works, never)
+        state["images"][f"{IMAGES}/api:0123456789ab"] = "sha256:newest"
+        state["images"][f"{IMAGES}/api:trial-1"] = "sha256:trial"  # may have uncommitted changes
         gcloud.write(state)
         deploy(cloud("tag=newest"), works, never)
         assert container(gcloud)["image"] == f"{IMAGES}/api@sha256:newest"
@@ -395,6 +411,31 @@ class TestRollback:
         assert gcloud.traffic() == {"gtsrb-r4": 90, "gtsrb-r5": 10}
         self.promote("v3")
         rollback(cloud(), works)
+        assert gcloud.traffic() == {"gtsrb-r4": 100}
+
+    @pytest.mark.parametrize("finds", [works, fails("https://candidate---gtsrb")])
+    def test_a_deployment_does_not_undo_it(self, gcloud: Double, finds: Callable[[str, object], None]) -> None:
+        """The deployment goes on after the rollback, for example in Cloud Build."""
+
+        def compared(candidate: str, *_: object) -> None:
+            self.promote("v2")
+            rollback(cloud(), works)
+            finds(candidate, None)
+
+        with pytest.raises(CloudError, match=r"The traffic stays where it is: another command moved it") as caught:
+            deploy(cloud(), works, compared)
+        assert gcloud.traffic() == {"gtsrb-r3": 100}
+        assert "Rolled back" not in str(caught.value)
+
+    def test_a_deployment_does_not_undo_a_return_to_the_current_revision(self, gcloud: Double) -> None:
+        self.promote("v4")
+
+        def compared(*_: object) -> None:
+            self.promote("v3")
+            rollback(cloud(), works)
+
+        with pytest.raises(CloudError, match=r"changed the traffic of gtsrb in the meantime, to gtsrb-r4 100 %\."):
+            deploy(cloud(), works, compared)
         assert gcloud.traffic() == {"gtsrb-r4": 100}
 
     def test_the_revision_before_the_last_deployment(self, gcloud: Double, caplog: pytest.LogCaptureFixture) -> None:
@@ -481,11 +522,23 @@ def test_uncommitted_changes_need_a_name_of_their_own(ready: Double, working_cop
     unnamed = cloud().model_copy(update={"tag": None})
     with pytest.raises(CloudError, match=r"uncommitted changes in new\.py.*cloud\.tag=trial-1"):
         build(unnamed)
-    with pytest.raises(CloudError, match=r"gtsrb/api:abc exists, and its tag cannot move.*cloud\.tag=trial-1"):
-        build(cloud())
     assert not any(call.startswith("builds submit") for call in ready.calls())
     build(cloud("tag=trial-1"))
     assert f"{IMAGES}/api:trial-1" in ready.state()["images"]
+
+
+@pytest.mark.parametrize("has_repository", [True, False])
+def test_a_name_that_is_taken_is_not_deployed_with_its_former_content(
+    ready: Double, working_copy: Path, has_repository: bool
+) -> None:
+    (working_copy / "new.py").write_text("x = 1")
+    git(working_copy, "add", ".")
+    git(working_copy, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "two")
+    if not has_repository:
+        shutil.rmtree(working_copy / ".git")
+    with pytest.raises(CloudError, match=r"gtsrb/api:abc exists.*`inv gcp\.deploy`, or.*cloud\.tag=trial-1"):
+        build(cloud())
+    assert not any(call.startswith("builds submit") for call in ready.calls())
 
 
 def test_a_build_is_never_submitted_twice(ready: Double, working_copy: Path) -> None:
@@ -499,14 +552,14 @@ def test_a_build_is_never_submitted_twice(ready: Double, working_copy: Path) -> 
 @pytest.mark.usefixtures("working_copy")
 def test_build(ready: Double) -> None:
     settings = cloud(
-        "build.train=true", "train.options=['data=gcs','training.size_schedule=[[1,2]]']", "serve.memory=2Gi"
+        "tag=def", "build.train=true", "train.options=['data=gcs','training.size_schedule=[[1,2]]']", "serve.memory=2Gi"
     )
     build(settings)
     gcloud = ready
     [words] = [word for word in gcloud.arguments()[-1] if word.startswith("--substitutions=^|^")]
     given = dict(entry.split("=", 1) for entry in words.removeprefix("--substitutions=^|^").split("|"))
     assert given["_IMAGES"] == "europe-west4-docker.pkg.dev/my-project/gtsrb"
-    assert (given["_TAG"], given["_TRAIN"], given["_DEPLOY"]) == ("abc", "true", "true")
+    assert (given["_TAG"], given["_TRAIN"], given["_DEPLOY"]) == ("def", "true", "true")
     # A command with these options composes the same settings.
     there = quick_config(shlex.split(given["_OPTIONS"])).cloud
     # A build only starts the training.

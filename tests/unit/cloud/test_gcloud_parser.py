@@ -59,7 +59,7 @@ def test_every_command_is_valid(gcloud: Double, cloud: Cloud, tmp_path: Path, mo
     monkeypatch.setattr(submit_module, "fetch_model", lambda *_: None)
     settings = quick_config(
         [
-            *("cloud.tag=abc", "cloud.github=owner/name", "cloud.github_id=11", "cloud.github_owner_id=22"),
+            *("cloud.tag=0123456789ab", "cloud.github=owner/name", "cloud.github_id=11", "cloud.github_owner_id=22"),
             *("cloud.serve.public=true", "cloud.teardown.confirm=my-project"),
             "cloud.prediction_log=gs://my-project-gtsrb/prediction_log",
         ]
@@ -74,7 +74,7 @@ def test_every_command_is_valid(gcloud: Double, cloud: Cloud, tmp_path: Path, mo
     train(settings, tmp_path)
     gcloud.set_state(jobs=[{"name": "customJobs/78", "state": "JOB_STATE_RUNNING"}])
     keep_first(Gcloud(settings), [Attempt("customJobs/78", "JOB_STATE_RUNNING"), Attempt("customJobs/77", "")])
-    for changed in (settings, private, settings.model_copy(update={"tag": "newest"})):
+    for changed in (private, settings, settings.model_copy(update={"tag": "newest"})):
         deploy(changed, lambda *_: None, lambda *_: None)
     rollback(previous, lambda *_: None)
     rollback(settings, lambda *_: None)

@@ -332,11 +332,13 @@ class TestWorkflows:
         assert self.role(walk) == "build"
         assert self.role(walk, environment="staging") == "build"
         assert self.role(walk, environment="rollback", workflow_ref=f"{here}/rollout.yaml@refs/heads/main") == "build"
-        assert self.role(walk, environment="other") == "measure"
-        assert self.role(walk, environment=None) == "measure"
-        assert self.role(walk, workflow_ref=f"{here}/tests.yaml@refs/heads/main") == "measure"
-        tag = {"ref": "refs/tags/gtsrb@v1.0.0", "workflow_ref": f"{here}/deploy.yaml@refs/tags/gtsrb@v1.0.0"}
-        assert self.role(walk, **tag) == "measure"  # a tag can contain another workflow file
+        assert self.role(walk, environment="other") == "report"
+        assert self.role(walk, environment=None) == "report"
+        assert self.role(walk, environment=None, workflow_ref=f"{here}/rollout.yaml@refs/heads/main") == "measure"
+        assert self.role(walk, workflow_ref=f"{here}/tests.yaml@refs/heads/main") == "report"
+        for file in ("deploy.yaml", "rollout.yaml"):  # a tag can contain another workflow file
+            tag = {"ref": "refs/tags/gtsrb@v1.0.0", "workflow_ref": f"{here}/{file}@refs/tags/gtsrb@v1.0.0"}
+            assert self.role(walk, **tag) == "report"
         branch = {"ref": "refs/heads/x", "workflow_ref": f"{here}/deploy.yaml@refs/heads/x"}
         assert self.role(walk, **branch) == "report"
         assert self.role(walk, ref="refs/pull/1/merge", workflow_ref=f"{here}/x@refs/pull/1/merge") == "report"
@@ -377,6 +379,44 @@ class TestPublic:
         walk.double.log_in("owner")
         bootstrap(settings(*self.PUBLIC))
         assert walk.double.state()["secrets"] == keys
+
+    def test_a_private_service_stays_closed_until_its_revision_asks_for_keys(
+        self, walk: Walk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        walk.bootstrap()
+        walk.build()
+        walk.deploy("production")
+        walk.double.log_in("owner")
+        bootstrap(settings(*self.PUBLIC))
+        assert "gtsrb stays closed, because gtsrb-r2 asks for no API key. Run `inv gcp.deploy`" in caplog.text
+        with pytest.raises(DeniedError, match="403"):
+            walk.double.ask("https://gtsrb", {})
+        walk.double.log_in("build")
+        deploy(settings(*self.PUBLIC), walk.ask, walk.same)
+        walk.double.log_in("owner")
+        bootstrap(settings(*self.PUBLIC))
+        with pytest.raises(DeniedError, match="401"):
+            walk.double.ask("https://gtsrb", {})
+        with pytest.raises(StopIteration):  # the tag of the revision without keys is gone
+            walk.double.ask("https://previous---gtsrb", {})
+        with pytest.raises(CloudError, match="No deployment to gtsrb came before"):
+            rollback(settings(*self.PUBLIC, "serve.model=previous"), walk.ask)
+
+    def test_no_rollback_to_a_revision_without_keys(self, walk: Walk) -> None:
+        walk.bootstrap()
+        walk.build()
+        walk.register("v1")
+        walk.promote("production", "v1")
+        walk.deploy("production")
+        walk.register("v2")
+        walk.promote("production", "v2")
+        walk.double.log_in("owner")
+        bootstrap(settings(*self.PUBLIC))
+        walk.double.log_in("build")
+        deploy(settings(*self.PUBLIC), walk.ask, walk.same)
+        walk.promote("production", "v1")
+        with pytest.raises(CloudError, match=r"no revision with models:/gtsrb@v1.*inv gcp\.deploy"):
+            rollback(settings(*self.PUBLIC), walk.ask)
 
     def test_staging_stays_private(self, walk: Walk) -> None:
         bootstrap(settings(*self.PUBLIC))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from src.mlops import ROOT
-from src.mlops.cloud.github import ENVIRONMENTS, WORKFLOWS
+from src.mlops.cloud.github import ENVIRONMENTS, MEASURES, WORKFLOWS
 
 FOLDER = ROOT / ".github/workflows"
 
@@ -35,7 +35,8 @@ def test_trusted_workflows_run_on_the_main_branch(file: str) -> None:
 
 
 def test_jobs_that_measure_can_only_read() -> None:
-    for _, _, job in jobs_with("vars.GCP_MEASURE_ACCOUNT"):
+    for file, _, job in jobs_with("vars.GCP_MEASURE_ACCOUNT"):
+        assert file == MEASURES
         assert "vars.GCP_SERVICE_ACCOUNT" not in yaml.safe_dump(job)
         assert "environment" not in job
     assert list(jobs_with("vars.GCP_MEASURE_ACCOUNT"))

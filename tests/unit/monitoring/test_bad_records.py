@@ -12,7 +12,7 @@ from src.mlops.errors import DataError
 from src.mlops.monitoring.frame import read_frame
 from src.mlops.monitoring.observations import CAMERA
 from src.mlops.monitoring.read import read_records
-from src.mlops.monitoring.records import model_of, observe
+from src.mlops.monitoring.records import observe
 from src.mlops.monitoring.report import compare
 from src.mlops.monitoring.schema import KINDS, SCHEMA_VERSION
 from tests.helpers.recording import record_lines, store_segment
@@ -190,12 +190,9 @@ class TestDrift:
             ]
         ):
             frame.at[row, name] = value
-        stream, kept = observe(frame, CENTRES, model_of(frame), 0)
+        stream, kept = observe(frame, CENTRES, MODEL, 0)
         assert (len(stream), len(kept)) == (90, 90)
         assert "Left out 10 records" in caplog.text
-
-    def test_the_model_of_records_without_a_time(self) -> None:
-        assert model_of(records(3).assign(time=None)) == MODEL
 
     def test_the_largest_possible_numbers_give_a_report(self, tmp_path: Path) -> None:
         frame = records(200)

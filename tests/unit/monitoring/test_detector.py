@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from src.mlops.errors import DataError
+from src.mlops.monitoring.baseline import Baseline
+from src.mlops.monitoring.records import observe
 from src.mlops.monitoring.report import Report, compare
-from tests.helpers.traffic import baseline, records
+from tests.helpers.traffic import CENTRES, MODEL, baseline, records
 
 BASELINE = baseline()
 
@@ -59,8 +61,33 @@ class TestCompare:
     def test_clouded_lens_that_makes_everything_unknown(self) -> None:
         frame = records(500)
         frame["is_unknown"] = True
+        frame["energy"] += 8
         frame["contrast"] -= 3
         assert "camera" in _kinds(_report(frame))
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_baseline_with_many_unknown_images_raises_no_alarm(self, seed: int) -> None:
+        """Unknown images look different, and are half of the traffic from the beginning."""
+
+        def traffic(count: int, number: int) -> pd.DataFrame:
+            frame = records(count, number)
+            frame["is_unknown"] = np.random.default_rng(number).random(count) < 0.55
+            frame.loc[frame["is_unknown"], ["brightness", "energy"]] += 2
+            return frame
+
+        accepted = Baseline.of(observe(traffic(2000, 50), CENTRES, MODEL, 0)[0], BASELINE.origin, BASELINE.knowledge)
+        assert _kinds(compare(traffic(3000, seed), accepted, 0)) == []
+
+    def test_share_of_unknown_signs_does_not_depend_on_the_number_of_frames(self) -> None:
+        """Each sign has 20 frames, of which 30 % are unknown. A majority would call none of the signs unknown."""
+        frames = records(200, seed=3).loc[np.repeat(np.arange(200), 20)].reset_index(drop=True)
+        frames["time"] = pd.Timestamp("2026-11-30", tz="UTC") + pd.to_timedelta(
+            10 * np.repeat(np.arange(200), 20) + 0.1 * np.tile(np.arange(20), 200), "s"
+        )
+        frames["is_unknown"] = np.random.default_rng(0).random(len(frames)) < 0.3
+        report = _report(frames, seconds=2)
+        assert len(report.looks.window.last) == 200
+        assert report.to_dict()["unknown_share"]["after"] == pytest.approx(0.3, abs=0.1)
 
     def test_frames_of_one_sign_count_once(self) -> None:
         """The frames of 40 dark signs in a row are no drift: 40 signs can be dark by chance."""
@@ -91,16 +118,18 @@ class TestCompare:
             _report(records(5).iloc[:0])
 
     def test_another_model(self) -> None:
-        with pytest.raises(DataError, match="model version ffff, but the baseline reference has 0123456789ab"):
+        with pytest.raises(DataError, match=r"no records of the model 0123456789ab .* but 50 of ffff with"):
             _report(records(50).assign(model_version="ffff"))
 
     def test_another_class_list(self) -> None:
-        with pytest.raises(DataError, match="class list beef"):
+        with pytest.raises(DataError, match="class list cafe, but 50 of 0123456789ab with the class list beef"):
             _report(records(50).assign(class_list="beef"))
 
-    def test_records_of_an_earlier_model_are_left_out(self, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("rows", [slice(0, 99), slice(300, 399), slice(None, None, 4)])
+    def test_records_of_another_model_are_left_out(self, rows: slice, caplog: pytest.LogCaptureFixture) -> None:
+        """Two models can share the traffic, so the newest record may be of either."""
         frame = records(400)
-        frame.loc[:99, "model_version"] = "old"
+        frame.loc[rows, "model_version"] = "other"
         assert len(_report(frame).stream) == 300
         assert "Left out 100 records of other models" in caplog.text
 

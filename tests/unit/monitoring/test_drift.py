@@ -162,16 +162,16 @@ class TestReport:
 
     def test_the_log_of_another_class_list_is_refused(self, model: Path, writer: Model, tmp_path: Path) -> None:
         log = _predict(tmp_path / "log", 1, writer.version)
-        with pytest.raises(DataError, match=f"class list {SIGNS.fingerprint}, but the baseline reference has cafe"):
+        with pytest.raises(DataError, match=f"class list cafe, but 300 of .* with the class list {SIGNS.fingerprint}"):
             drift(log, model=str(model))
 
     def test_the_log_of_another_model_is_refused(self, model: Path, tmp_path: Path) -> None:
         log = write_log(tmp_path / "log", records(10), Model("ffffffffffff", "cafe"))
-        with pytest.raises(DataError, match="model version ffffffffffff, but the baseline reference has"):
+        with pytest.raises(DataError, match="but 10 of ffffffffffff with"):
             drift(log, model=str(model))
 
     def test_no_log(self, model: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="contains no records"):
+        with pytest.raises(DataError, match=f"{tmp_path}/none contains no records"):
             drift(str(tmp_path / "none"), model=str(model))
 
     def test_no_model(self, log: str, tmp_path: Path) -> None:
@@ -194,6 +194,22 @@ class TestBaselines:
         assert (report["drift"], report["baseline"]["author"], report["baseline"]["images"]) == (False, "Ada", 720)
         assert f"Compared with the baseline {report['baseline']['name']}, accepted by Ada" in caplog.text
 
+    def test_windows_are_clustered_as_the_baseline(self, model: Path, writer: Model, tmp_path: Path) -> None:
+        """Otherwise, a baseline of independent images would be compared with clusters."""
+        log = write_log(tmp_path / "log", records(600, seconds=0.01), writer)
+        few = drift(log, model=str(model))
+        assert len(few.looks.window.last) < 100
+        store_baseline(log, accept(log, "Ada", model=str(model), cluster_seconds=0))
+        assert len(drift(log, model=str(model)).looks.window.last) == 600
+        assert len(accept(log, "Grace", model=str(model))) == 600
+        assert len(drift(log, model=str(model), cluster_seconds=2).looks.window.last) < 100
+
+    @pytest.mark.parametrize("seconds", ["nan", "inf"])
+    @pytest.mark.parametrize("action", [[], ["--accept"]])
+    def test_an_impossible_time_between_frames(self, model: Path, log: str, seconds: str, action: list[str]) -> None:
+        with pytest.raises(DataError, match=f"0 or more seconds, but is {seconds}"):
+            _run(*action, "--log", log, "--model", str(model), "--author", "Ada", "--cluster-seconds", seconds)
+
     def test_the_newest_of_the_model_is_used(self, model: Path, writer: Model, log: str) -> None:
         assert find_baseline(log, model).origin.name == "reference"
         for created in ("2025-11-30T06:00:00Z", "2025-12-01T05:00:00Z", "2025-11-30T22:00:00Z"):
@@ -215,7 +231,7 @@ class TestBaselines:
     def test_an_unknown_name(self, model: Path, writer: Model, log: str, name: str) -> None:
         _accepted(log, writer)
         if name:
-            with pytest.raises(DataError, match=f"no baseline '{name}' .* but reference, 2025-11-30T060000Z"):
+            with pytest.raises(DataError, match=f"no baseline '{name}' .* of these: reference, 2025-11-30T060000Z"):
                 find_baseline(log, model, name)
         else:
             assert find_baseline(log, model, name).origin.name == ACCEPTED

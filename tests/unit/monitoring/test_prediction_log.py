@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import DataError, StorageError
 from src.mlops.io.storage import Folder
 from src.mlops.monitoring import prediction_log, writer
+from src.mlops.monitoring.compact import compact
 from src.mlops.monitoring.descriptors import DESCRIPTORS, describe
 from src.mlops.monitoring.erase import app as erasing
 from src.mlops.monitoring.erase import erase
@@ -502,6 +503,23 @@ def test_erasing_a_request(tmp_path: Path) -> None:
     assert len(segments(tmp_path)) == 2
     assert b'"a-1"' not in b"".join(gzip.decompress(path.read_bytes()) for path in segments(tmp_path))
     assert erase(str(tmp_path), "a-1") == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["records/date=2026-11-30/.c.parquet-x1", "images/date=2026-11-30/.i.png"])
+@pytest.mark.parametrize("clean", [lambda url: erase(url, "a"), compact, lambda url: recover(Path(url))])
+def test_temporary_files_of_killed_processes_are_deleted(
+    tmp_path: Path, name: str, clean: Callable[[str], object]
+) -> None:
+    """They have records and images that no reader sees and that `erase` cannot search."""
+    leftover = tmp_path / name
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"a")
+    clean(str(tmp_path))
+    assert leftover.exists()  # another process may write it
+    assert erase(str(tmp_path), "a").left_open == 1
+    os.utime(leftover, (0, 0))
+    clean(str(tmp_path))
+    assert not leftover.exists()
 
 
 def test_erasing_on_the_command_line(tmp_path: Path) -> None:

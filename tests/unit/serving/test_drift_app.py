@@ -106,7 +106,7 @@ def test_a_large_request(client: TestClient) -> None:
 def test_no_log(settings: DriftSettings, tmp_path: Path) -> None:
     nowhere = settings.model_copy(update={"log_url": str(tmp_path / "none")})
     with TestClient(create_app(nowhere), headers=ADMIN) as client:
-        assert_problem(client.post("/drift"), 422, "Check that the prediction log is on")
+        assert_problem(client.post("/drift"), 422, "contains no records in the window all")
 
 
 def test_an_unreachable_log(settings: DriftSettings, tmp_path: Path) -> None:
