@@ -434,6 +434,17 @@ def drift_api(c: Context, log: str = "", model: str = "", port: int = 0, host: s
     _typer(c, "drift-api", log=_from_here(log), model=model, port=port or None, host=host)
 
 
+@command(
+    "demo",
+    images="folder of images to send; default: drawn signs",
+    model=MODEL,
+    stay="keep everything running until Ctrl-C",
+)
+def monitor_demo(c: Context, images: str = "", model: str = "", stay: bool = False) -> None:
+    """Show how alerts fire and resolve when traffic turns foggy."""
+    _typer(c, "monitor-demo", images=_from_here(images), model=model, stay=stay)
+
+
 # --- containers and cloud
 
 
@@ -552,6 +563,7 @@ def check(c: Context) -> None:
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-actions", *actions)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
@@ -609,6 +621,7 @@ def _namespace() -> Collection:
         ],
         "log": [log_compact, log_erase],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
+        "monitor": [monitor_demo],
         "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [
             gcp_bootstrap,
