@@ -22,6 +22,8 @@ STAGE = {"stage": "staging or production"}
 WINDOW = {
     "log": "folder or gs:// URL of the prediction log",
     "window": "24h, 7d, START/END or all",
+}
+CLUSTERS = {
     "cluster_seconds": "longest time between two frames of a sign; 0: independent images; default: as for the baseline",
 }
 MODEL = "model file; latest is the newest trained model"
@@ -386,8 +388,26 @@ def serve_bento(c: Context, port: int = 3000) -> None:
 
 
 @command(
+    "export",
+    out="new folder for the images and labels.csv, for data.raw_dir",
+    only_reviewed="leave out feedback that no reviewer has confirmed",
+    **WINDOW,
+)
+def labels_export(c: Context, out: str, log: str = "", window: str = "", only_reviewed: bool = False) -> None:
+    """Write labelled images of the prediction log as training data."""
+    _typer(c, "labels export", _from_here(out), log=_from_here(log), window=window, only_reviewed=only_reviewed)
+
+
+@command("accuracy", **WINDOW)
+def labels_accuracy(c: Context, log: str = "", window: str = "") -> None:
+    """Estimate the accuracy of the labelled traffic."""
+    _typer(c, "labels accuracy", log=_from_here(log), window=window)
+
+
+@command(
     "report",
     **WINDOW,
+    **CLUSTERS,
     baseline="name of an accepted baseline, reference, or the path of a file; default: the newest accepted one",
     out="folder or gs:// URL for the report",
     model=MODEL,
@@ -407,7 +427,7 @@ def drift_report(
     _typer(c, "drift", log=_from_here(log), out=_from_here(out), **chosen)
 
 
-@command("baseline", **WINDOW, author="who accepts it; default: the user", model=MODEL)
+@command("baseline", **WINDOW, **CLUSTERS, author="who accepts it; default: the user", model=MODEL)
 def drift_baseline(
     c: Context, log: str = "", window: str = "", author: str = "", model: str = "", cluster_seconds: str = ""
 ) -> None:
@@ -620,6 +640,7 @@ def _namespace() -> Collection:
             registry_pull,
         ],
         "log": [log_compact, log_erase],
+        "labels": [labels_export, labels_accuracy],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "monitor": [monitor_demo],
         "docker": [docker_build, docker_run, docker_sbom],

@@ -21,6 +21,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "monitor-demo": ("demo.monitor", "app"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
+    "labels": ("monitoring.label_commands", "app"),
     "sbom": ("cloud.sbom", "app"),
     "compact": ("monitoring.compact", "app"),
 }

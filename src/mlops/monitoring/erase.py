@@ -12,6 +12,7 @@ from src.mlops.cli import new_app, typer_main
 from src.mlops.errors import DataError, MissingFileError
 from src.mlops.io.storage import Folder, Storage, open_storage
 from src.mlops.monitoring.images import image_ending
+from src.mlops.monitoring.labels import erase_labels
 from src.mlops.monitoring.read import PARQUET, parquet_module, record_files
 from src.mlops.monitoring.segments import CLOSED, IMAGES, OPEN, RECORDS, pack_lines, read_lines, remove_leftovers
 
@@ -25,16 +26,18 @@ class Erased(NamedTuple):
     Attributes:
         records: Number of records.
         images: Number of images.
+        labels: Number of labels, also of earlier ones.
         left_open: Number of files that may still be written, which were not searched.
     """
 
     records: int
     images: int
+    labels: int
     left_open: int
 
 
 def erase(url: str, request_id: str) -> Erased:
-    """Deletes the records of a request and their images.
+    """Deletes the records of a request, their images and their labels.
 
     A record is deleted as a whole: its embedding and descriptors come from the image, too. All closed segments and
     Parquet files are read, because a client can use the same ID on different days. Segments that are still written
@@ -52,10 +55,11 @@ def erase(url: str, request_id: str) -> Erased:
     for name in images:
         storage.remove(name)
     records = sum(_erase_in(storage, name, request_id) for name in record_files(storage))
+    labels = erase_labels(storage, request_id)  # last: without records, nobody can add any
     left_open = sum(name.endswith(CLOSED + OPEN) for name in storage.names(RECORDS))
     if isinstance(storage, Folder):
         left_open += remove_leftovers(storage.path)
-    return Erased(records, len(images), left_open)
+    return Erased(records, len(images), labels, left_open)
 
 
 def _erase_in(storage: Storage, name: str, request_id: str) -> int:
@@ -106,11 +110,12 @@ def main(
     request_id: Annotated[str, typer.Argument(help="ID of the request, from its header X-Request-ID.")],
     log: Annotated[str, typer.Option(envvar="MLOPS_LOG_URL", help="Folder or gs:// URL of the prediction log.")],
 ) -> None:
-    """Deletes the records of a request and their images from the prediction log."""
+    """Deletes the records of a request, their images and their labels from the prediction log."""
     erased = erase(log, request_id)
     if not any(erased):
         raise DataError(f"The prediction log at {log} has no record of the request {request_id!r}.")
-    typer.echo(f"Erased {erased.records} records and {erased.images} images of the request {request_id}.")
+    deleted = f"{erased.records} records, {erased.images} images and {erased.labels} labels"
+    typer.echo(f"Erased {deleted} of the request {request_id}.")
     if erased.left_open:
         typer.echo(
             f"Not searched, because they may still be written: {erased.left_open} files. Run the command again after "

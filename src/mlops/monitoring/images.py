@@ -4,6 +4,8 @@ import hashlib
 import io
 import logging
 import random
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,14 +18,16 @@ logger = logging.getLogger(__name__)
 MAX_SIDE = 512  # px; larger images are scaled down
 _SAVED = 50.0  # images that can be stored at once after a time with few of them
 _RESERVED = 25.0  # of these, the ones that only uncertain and unknown images can use
+_FOR_ALL = 0.2  # of the share: with this probability, any image is stored
 
 
 class Sampler:
     """Chooses the images to store: on average at most `share` of all, uncertain and unknown ones first.
 
-    Each image earns `share`, and storing one costs 1 (a token bucket). An image that is unknown, or whose prediction
-    set does not have exactly one class, is stored whenever the balance allows. All others are drawn at random while
-    the balance is high.
+    A fifth of the share is for all images alike, so that each has a chance even if most are uncertain, as in fog. The
+    rest is a token bucket: each image earns a part of it, and storing one costs 1. An image that is unknown, or whose
+    prediction set does not have exactly one class, is stored whenever the balance allows. Others are drawn with a
+    higher probability while the balance is high.
 
     Args:
         share: 0 to 1.
@@ -32,24 +36,42 @@ class Sampler:
 
     def __init__(self, share: float, random_share: "random.Random | None" = None) -> None:
         self._share = share
+        self._least = share if share == 1 else share * _FOR_ALL  # probability of every image
         self._random = random_share or random.Random()  # noqa: S311 - not a secret
         self._balance = _SAVED if share else 0.0
 
-    def chooses(self, prediction: Prediction) -> bool:
-        """Decides about the image of a prediction."""
-        self._balance = min(self._balance + self._share, _SAVED)
-        if prediction.is_unknown or len(prediction.prediction_set) != 1:
-            chosen = self._balance >= 1
-        else:
-            chosen = self._balance >= 1 + _RESERVED * (self._share < 1) and self._random.random() < self._share
-        self._balance -= chosen
-        return chosen
+    def chooses(self, prediction: Prediction) -> tuple[bool, float]:
+        """Decides about the image of a prediction.
+
+        Returns:
+            Whether to store the image, and the probability of this decision before the draw, 0 to 1. Estimates from
+            stored images need it, because uncertain images are over-represented.
+        """
+        self._balance = min(self._balance + self._share - self._least, _SAVED)
+        uncertain = is_uncertain(prediction.is_unknown, prediction.prediction_set)
+        probability = self._least
+        if self._balance >= (1 if uncertain else 1 + _RESERVED):
+            probability = 1.0 if uncertain else self._share
+        chosen = self._random.random() < probability
+        if chosen and probability > self._least:
+            self._balance -= 1
+        return chosen, probability
+
+
+def is_uncertain(is_unknown: bool, prediction_set: Sequence[int]) -> bool:
+    """Returns whether an image is unknown, or its prediction set does not have exactly one class."""
+    return is_unknown or len(prediction_set) != 1
 
 
 def image_name(time: float, record_id: str, request_id: str) -> str:
     """Returns the name of a stored image. In sorted order, the oldest image is the first."""
     moment = datetime.fromtimestamp(time, UTC)
     return f"{IMAGES}/date={moment:%Y-%m-%d}/{moment:%Y%m%dT%H%M%S.%fZ}-{record_id}{image_ending(request_id)}"
+
+
+def is_image_name(name: object) -> bool:
+    """Returns whether a name can be that of a stored image. Anybody who can write into a log could name other files."""
+    return isinstance(name, str) and re.fullmatch(IMAGES + r"/date=\d{4}-\d\d-\d\d/[\w.-]+\.png", name) is not None
 
 
 def image_ending(request_id: str) -> str:

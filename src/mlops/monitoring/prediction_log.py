@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.mlops.io.storage import Folder, open_storage
+from src.mlops.io.storage import Folder, Storage, open_storage
 from src.mlops.monitoring.images import Sampler
 from src.mlops.monitoring.record import Batch
 from src.mlops.monitoring.segments import recover
@@ -71,6 +71,7 @@ class PredictionLog:
 
     Attributes:
         keeps_images: Whether `append` needs the content of the images.
+        storages: The storage of the log, and the local spool if there is one. Records are in one of them.
 
     Raises:
         StorageError: The URL cannot be used.
@@ -82,6 +83,7 @@ class PredictionLog:
         self._local = storage.path if isinstance(storage, Folder) else spool_folder(options.spool, storage.url)
         self._options, self._count = options, count
         self.keeps_images = options.image_share > 0
+        self.storages: list[Storage] = [storage, Folder(self._local)] if self._is_spooled else [storage]
         self._sampler = Sampler(options.image_share)
         self._queue: deque[Batch] = deque()
         self._held = 0  # bytes of the batches in the queue, and of those that are being written
@@ -133,12 +135,16 @@ class PredictionLog:
         """Returns the batch without the content of the images that are not stored."""
         if not self.keeps_images and not any(origin.content for origin in batch.origins):
             return batch
-        chosen = [self._sampler.chooses(prediction) for prediction in batch.predictions]
-        without = [origin._replace(content=None) for origin in batch.origins]
-        origins = [own if keep else none for own, none, keep in zip(batch.origins, without, chosen, strict=True)]
+        drawn = [self._sampler.chooses(prediction) for prediction in batch.predictions]
+        origins = [
+            origin._replace(content=origin.content if chosen else None, image_probability=probability)
+            for origin, (chosen, probability) in zip(batch.origins, drawn, strict=True)
+        ]
         smaller = batch._replace(origins=origins)
-        if any(chosen) and self._held + _size(smaller) > QUEUE_BYTES // 2:
-            self._count("images", "dropped_queue_full", sum(chosen))
+        stored = sum(chosen for chosen, _ in drawn)
+        if stored and self._held + _size(smaller) > QUEUE_BYTES // 2:
+            self._count("images", "dropped_queue_full", stored)
+            without = [origin._replace(content=None, image_probability=0.0) for origin in origins]
             return batch._replace(origins=without)
         return smaller
 

@@ -28,6 +28,8 @@ class Origin(NamedTuple):
         height: Its height in px.
         jpeg_quality: Estimated quality of a JPEG file, 1 to 100; None for other formats.
         content: The bytes of the file; None unless images are stored.
+        number: Position of the image in its request, from 0.
+        image_probability: Probability with which the image is stored, 0 to 1; None unless images are stored.
     """
 
     request_id: str
@@ -36,6 +38,8 @@ class Origin(NamedTuple):
     height: int
     jpeg_quality: int | None
     content: bytes | None
+    number: int = 0
+    image_probability: float | None = None
 
 
 class Batch(NamedTuple):
@@ -103,6 +107,7 @@ def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) ->
             "record_id": record_id,
             "time": time,
             "request_id": origin.request_id,
+            "image_number": origin.number,
             "model_version": prediction.model_version,
             "class_list": class_list,
             "predicted_class": prediction.predicted_class,
@@ -117,6 +122,7 @@ def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) ->
             "jpeg_quality": origin.jpeg_quality,
             "latency_ms": round(1000 * (answered - origin.arrived), 3),
             "image": image,
+            "image_probability": origin.image_probability,
             "embedding": base64.b64encode(row).decode(),
         }
 

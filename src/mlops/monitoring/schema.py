@@ -35,6 +35,7 @@ KINDS: dict[str, Kind] = {
     "record_id": "text",
     "time": "time",
     "request_id": "text",
+    "image_number": "integer",
     "model_version": "text",
     "class_list": "text",
     "predicted_class": "integer",
@@ -49,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "jpeg_quality": "integer",
     "latency_ms": "number",
     "image": "text",
+    "image_probability": "number",
     "embedding": "text",
 }
 FIELDS = tuple(KINDS)

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from src.mlops.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
-RECORDS, IMAGES, CLOSED, OPEN = "records", "images", ".jsonl.gz", ".part"
+RECORDS, IMAGES, LABELS, CLOSED, OPEN = "records", "images", "labels", ".jsonl.gz", ".part"
 TRUNCATED = "its end is missing"
 MAX_TEXT = 512 * 1024 * 1024  # bytes of a segment without compression; the log writes segments of less than 50 MB
 # Without a search for repetitions, which takes three times as long for 20 % less: embeddings have none.
@@ -184,7 +184,7 @@ def recover(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Deletes the hidden temporary files of killed processes. All readers ignore them, but they have records or images.
+    """Deletes the hidden temporary files of killed processes. All readers ignore them, but they have their content.
 
     Args:
         folder: The folder of the log.
@@ -193,7 +193,7 @@ def remove_leftovers(folder: Path) -> int:
         The number of temporary files that are left, because a process may still write them or they cannot be deleted.
     """
     left = 0
-    for path in [path for kind in (RECORDS, IMAGES) for path in (folder / kind).glob("date=*/.*")]:
+    for path in [path for kind in (RECORDS, IMAGES, LABELS) for path in (folder / kind).glob("*/.*")]:
         try:
             if time.time() - path.stat().st_mtime < _LEFTOVER_SECONDS:
                 left += 1

@@ -24,6 +24,7 @@ from src.mlops.project import Project, load_project
 from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin, RequireKey
 from src.mlops.serving.batcher import Batcher
+from src.mlops.serving.feedback import feedback_routes
 from src.mlops.serving.middleware import FORM_OVERHEAD, Limits, RequestContext, too_large
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.pages import PAGE, page_routes
@@ -116,6 +117,7 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
     app.include_router(_public_routes(models))
     app.include_router(page_routes(project))
     app.include_router(_admin_routes(settings, models))
+    app.include_router(feedback_routes(settings, models, log, protection))
     app.mount("/static/swagger", StaticFiles(directory=_swagger()))
     app.mount("/static", StaticFiles(directory=PAGE))
     app.router.dependencies += protection  # for every route that is added later
@@ -166,24 +168,25 @@ def _add_model_routes(
     async def classify_several(sent: Annotated[list[Upload], Depends(uploads.images)]) -> Response:
         """Classifies several images. The result of an image that cannot be used is an error."""
 
-        async def answer(upload: Upload) -> Answer | Refused:
+        async def answer(number: int, upload: Upload) -> Answer | Refused:
             if len(upload.content) > settings.max_upload_bytes:
                 return Refused(upload.filename, too_large(settings.max_upload_bytes), 413)
             try:
-                return Answer.of(await batcher.classify(upload.content), upload.filename)
+                return Answer.of(await batcher.classify(upload.content, number), upload.filename)
             except ImageError as error:
                 return Refused(upload.filename, str(error), errors.status_of(error))
 
         results: list[Answer | Refused] = []
         for start in range(0, len(sent), AT_ONCE):
-            results += await asyncio.gather(*map(answer, sent[start : start + AT_ONCE]))
+            numbers = range(start, min(start + AT_ONCE, len(sent)))
+            results += await asyncio.gather(*(answer(number, sent[number]) for number in numbers))
         return _json(BatchAnswer(results))
 
     @app.post(
         "/cv_model/explain",
         operation_id="explain",
         response_class=Response,
-        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 501, 503, success=_PNG),
+        responses=errors.documented(400, 401, 408, 413, 415, 422, 429, 431, 500, 501, 503, success=errors.PNG),
         openapi_extra=documented_request("file", several=False),
         dependencies=[*protection, Depends(models.require)],
     )
@@ -244,9 +247,6 @@ def _admin_routes(settings: Settings, models: ModelHolder) -> APIRouter:
         return Health("ready", classifier.version)
 
     return router
-
-
-_PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def _json(answer: Any) -> Response:

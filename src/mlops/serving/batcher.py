@@ -76,11 +76,12 @@ class Batcher:
         """Waits until all threads have finished."""
         self._pool.shutdown()
 
-    async def classify(self, content: bytes) -> Prediction:
+    async def classify(self, content: bytes, number: int = 0) -> Prediction:
         """Classifies one encoded image.
 
         Args:
             content: The bytes of the image file.
+            number: Position of the image in its request, from 0.
 
         Returns:
             The prediction.
@@ -93,7 +94,7 @@ class Batcher:
         arrived = time.perf_counter()
         with self._admission():
             decoded = await self._decode(content, classifier.image_size)
-            origin = self._origin(content, decoded, arrived) if self._log else None
+            origin = self._origin(content, decoded, arrived, number) if self._log else None
             answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
             if not self._waiting:
                 asyncio.get_running_loop().call_soon(self._run_waiting)
@@ -132,9 +133,9 @@ class Batcher:
             self._admitted -= 1
             prometheus.QUEUE_DEPTH.dec()
 
-    def _origin(self, content: bytes, decoded: _Decoded, arrived: float) -> Origin:
+    def _origin(self, content: bytes, decoded: _Decoded, arrived: float, number: int) -> Origin:
         kept = content if self._log and self._log.keeps_images else None
-        return Origin(REQUEST_ID.get(), arrived, decoded.width, decoded.height, jpeg_quality(content), kept)
+        return Origin(REQUEST_ID.get(), arrived, decoded.width, decoded.height, jpeg_quality(content), kept, number)
 
     async def _decode(self, content: bytes, size: int) -> _Decoded:
         def decode(quick_pixels: int | None = None) -> _Decoded:

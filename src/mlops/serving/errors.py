@@ -15,6 +15,7 @@ MEDIA_TYPE = "application/problem+json"
 NOT_LOADED = "Model not loaded. Check server logs."
 FAILED = "The request failed. The server logs have the reason under the ID in the header X-Request-ID."
 RETRY_AFTER = "1"  # seconds; a full queue of small images is done in less time
+PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 _MEANING = {
     400: "The form is malformed.",
     401: "The API key or the admin token is missing or wrong.",

@@ -1,4 +1,4 @@
-"""The web page for trying the model and the API documentation: HTML with the names of the project filled in."""
+"""The web pages for trying the model, for labelling and with the API documentation: HTML with the project's names."""
 
 import html
 from pathlib import Path
@@ -18,14 +18,19 @@ _DOCS_POLICY = (
 
 
 def page_routes(project: Project) -> APIRouter:
-    """Returns the routes of the two pages, which never need an API key."""
+    """Returns the routes of the pages, which need no API key. The review page has no data until it gets the token."""
     router = APIRouter(include_in_schema=False)
-    index, documentation = _filled_in("index.html", project), _filled_in("docs.html", project)
+    index, documentation, reviewing = (_filled_in(name, project) for name in ("index.html", "docs.html", "review.html"))
 
     @router.get("/")
     async def page() -> Response:
         """Returns the web page for trying the model."""
         return Response(index, media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    @router.get("/review")
+    async def review() -> Response:
+        """Returns the web page for labelling."""
+        return Response(reviewing, media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
 
     @router.get("/docs")
     async def docs() -> Response:

@@ -154,3 +154,73 @@ class Health:
 
     status: str
     model_version: str | None = None
+
+
+@dataclass(frozen=True)
+class FeedbackAnswer:
+    """What was stored about an image.
+
+    Attributes:
+        label_id: The ID of the label.
+        true_class: The ID of the class; null: none of the classes.
+        class_name: Its name.
+        predicted_class: The ID of the class that the service had answered.
+        contradicts: What the label before said, if it was different; it remains in the history.
+        is_new: Whether a label was stored; false if the same one was there already.
+    """
+
+    label_id: str
+    true_class: int | None
+    class_name: str | None
+    predicted_class: int
+    contradicts: str | None
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class ReviewImage:
+    """A recorded image to label; docs/monitoring.md explains the fields of its record.
+
+    Attributes:
+        label_id: The last decision about it, which the review must name as `expected`; null if there is none.
+        feedback: The class that clients have named; null if there is no feedback.
+    """
+
+    record_id: str
+    time: str
+    request_id: str
+    image_number: int
+    predicted_class: int
+    probability: float
+    prediction_set: list[int]
+    is_unknown: bool
+    has_image: bool
+    label_id: str | None
+    feedback: str | None
+
+
+@dataclass(frozen=True)
+class ReviewQueue:
+    """The images to label next.
+
+    Attributes:
+        images: At most 20, unknown and least certain ones first.
+        labelled: Number of images that reviewers have labelled in the searched days.
+        waiting: Number of images that they have not.
+        classes: The class list of the model: ID, name and number.
+        unreadable_days: Days whose compacted records the service cannot read, because it has no pyarrow.
+    """
+
+    images: list[ReviewImage]
+    labelled: int
+    waiting: int
+    classes: list[dict[str, Any]]
+    unreadable_days: list[str]
+
+
+@dataclass(frozen=True)
+class ReviewLabel:
+    """The ID of a label, and whether it was stored now; false if the same one was there already."""
+
+    label_id: str
+    is_new: bool

@@ -129,7 +129,7 @@ class Settings(ServerSettings):
         Field(description="valid values of the header X-API-Key, separated by commas; unset: no key is required"),
     ] = None
     admin_token: Annotated[
-        SecretStr | None, Field(description="bearer token for /admin/reload; unset: /admin/reload is disabled")
+        SecretStr | None, Field(description="bearer token for /admin/reload and /review; unset: both are disabled")
     ] = None
     rate_limit: Annotated[
         str,
@@ -169,6 +169,10 @@ class Settings(ServerSettings):
     log_image_bytes: Annotated[
         int, Field(ge=1024 * 1024, description="prediction log: maximum size of all stored images together")
     ] = 1024**3
+
+    log_review_days: Annotated[
+        int, Field(ge=1, le=90, description="prediction log: days whose records `/feedback` and `/review` search")
+    ] = 7
 
     @property
     def log_options(self) -> LogOptions | None:

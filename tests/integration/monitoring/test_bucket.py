@@ -9,12 +9,15 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from src.mlops.errors import UnreachableError
+from src.mlops.io.storage import open_storage
 from src.mlops.monitoring import spool
 from src.mlops.monitoring.compact import compact
 from src.mlops.monitoring.erase import erase
 from src.mlops.monitoring.frame import read_frame
+from src.mlops.monitoring.labels import Decision, Labels
 from src.mlops.monitoring.prediction_log import LogOptions, PredictionLog
 from src.mlops.monitoring.read import read_records
+from src.mlops.monitoring.recent import RecentRecords
 from tests.helpers.recording import PNG, Counts, batch, record_lines, store_segment, wait_until
 from tests.helpers.storage_emulator import BUCKET
 
@@ -50,9 +53,23 @@ def test_closed_segments_and_images_are_uploaded(cloud: "Cloud", tmp_path: Path)
     assert sorted(name for name in cloud.objects() if name.endswith(".png")) == sorted(f"log/{name}" for name in images)
     assert spooled(tmp_path) == []
     assert counts.of("records") == {"written": 3}
-    assert erase(URL, "a") == (1, 1, 0)
+    assert erase(URL, "a") == (1, 1, 0, 0)
     assert [record["request_id"] for record in read_records(URL)] == ["b", "c"]
     assert len([name for name in cloud.objects() if name.endswith(".png")]) == 2
+
+
+def test_labels_of_a_record_that_is_not_uploaded_yet(cloud: "Cloud", tmp_path: Path) -> None:
+    with recording(tmp_path, Counts(), segment_seconds=60) as log:
+        log.append(batch("a"))
+        recent = RecentRecords(log.storages, 7)
+        wait_until(lambda: recent.find(lambda record: record.request_id == "a"), 30)
+        [record] = recent.all().values()
+        for class_id in (14, 13, 13):
+            Labels(log.storages[0]).add(record.subject, Decision("class", class_id, "a name", "feedback"))
+    assert len([name for name in cloud.objects() if name.startswith("log/labels/")]) == 2
+    assert [label.class_id for label in Labels(open_storage(URL)).of(record.subject)] == [14, 13]
+    assert erase(URL, "a") == (1, 0, 2, 0)
+    assert not [name for name in cloud.objects() if name.startswith("log/labels/")]
 
 
 def test_a_dead_bucket_loses_nothing_after_a_restart(
@@ -123,7 +140,7 @@ def test_compaction(cloud: "Cloud") -> None:
     assert_frame_equal(read_frame(URL), before)
     store_segment(URL, "late", record_lines("late"))
     assert compact(URL) == (1, 2, 7)
-    assert erase(URL, "b-1") == (1, 0, 0)
+    assert erase(URL, "b-1") == (1, 0, 0, 0)
     assert [record["request_id"] for record in read_records(URL)] == ["late", "a-0", "b-0", "a-1", "a-2", "b-2"]
     assert len(cloud.objects()) == 1
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,28 +30,16 @@ from src.mlops.io.service_process import running
 from src.mlops.modelfile.locate import BUNDLED
 from src.mlops.project import Project
 from src.mlops.serving.settings import Settings
+from tests.helpers.browser import Open, chromium, expect, launched, opener, service
 from tests.helpers.graphs import with_classes
 from tests.helpers.images import encode
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload, Page, Route
 
-sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="the group browser is not installed: uv sync --group browser"
-)
-expect = sync_api.expect
 
 STOP, PRIORITY_ROAD, ROAD_WORKS = 14, 12, 25
 KEY = "the key of a test"
-PATIENCE = 30_000  # timeout in ms, long enough for a busy machine
-# Records the object URLs of a page and the violations of its security policy.
-WATCH = """
-window.liveUrls = new Set(); window.violations = [];
-const { createObjectURL, revokeObjectURL } = URL;
-URL.createObjectURL = (blob) => { const url = createObjectURL(blob); liveUrls.add(url); return url; };
-URL.revokeObjectURL = (url) => { liveUrls.delete(url); revokeObjectURL(url); };
-document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
-"""
 # Records every name that the page shows.
 NOTE_NAMES = """() => {
   const name = document.getElementById("name");
@@ -80,11 +67,6 @@ uvicorn.run(app, port=int(sys.argv[2]))
 """
 
 
-def chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next(filter(None, map(shutil.which, names)), None)
-
-
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no browser is installed: apt-get install chromium")
 
 
@@ -108,15 +90,6 @@ def wall() -> FilePayload:
 
 
 @contextmanager
-def service(**environment: str) -> Iterator[str]:
-    """Starts the service with the bundled model and yields its address."""
-    command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}"]
-    settings = {"MLOPS_MODEL": BUNDLED, "MLOPS_API_KEYS": "", **environment}
-    with running(command, "/health/ready", settings) as client:
-        yield str(client.base_url)
-
-
-@contextmanager
 def renamed_service(folder: Path, project: Project, names: list[str], **settings: Any) -> Iterator[str]:
     """Starts the service for another project: with the bundled model, but other names. Yields its address."""
     classes = ClassList(ClassInfo(place, name) for place, name in enumerate(names))
@@ -124,15 +97,6 @@ def renamed_service(folder: Path, project: Project, names: list[str], **settings
     given = to_json({"settings": {"model": str(model), **settings}, "project": project.model_dump()})
     with running([sys.executable, "-c", RENAMED, given, "{port}"], "/health/ready", {"MLOPS_API_KEYS": ""}) as client:
         yield str(client.base_url)
-
-
-@contextmanager
-def launched() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
-        expect.set_options(timeout=PATIENCE)
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -147,40 +111,9 @@ def address() -> Iterator[str]:
         yield found
 
 
-Open = Callable[..., "AbstractContextManager[Page]"]
-
-
 @pytest.fixture
 def opened(browser: Browser) -> Open:
-    """Returns a function that opens an address and, at the end, checks that no error occurred."""
-
-    @contextmanager
-    def open_page(
-        url: str, *, expected_errors: str = r"(?!)", through: Callable[[Route], None] | None = None, **options: Any
-    ) -> Iterator[Page]:
-        said: list[str] = []
-        requested: list[str] = []
-        with browser.new_context(
-            viewport=options.pop("viewport", {"width": 1100, "height": 900}), **options
-        ) as context:
-            context.set_default_timeout(PATIENCE)
-            context.add_init_script(WATCH)
-            page = context.new_page()
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("request", lambda request: requested.append(request.url))
-            page.on("filechooser", lambda _: None)  # added early: a late listener misses quick events
-            if through:
-                page.route("**/*", through)
-            page.goto(url)
-            yield page
-            assert page.evaluate("violations") == []
-        origin = url.split("/", 3)[:3]
-        elsewhere = [url for url in requested if url.removeprefix("blob:").split("/", 3)[:3] != origin]
-        assert [url for url in elsewhere if not url.startswith("data:")] == []
-        assert [text for text in said if not re.search(expected_errors, text)] == []
-
-    return open_page
+    return opener(browser)
 
 
 def choose(page: Page, *files: FilePayload) -> None:

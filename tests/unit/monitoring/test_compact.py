@@ -304,9 +304,9 @@ class TestErasing:
     def test_a_request(self, url: str) -> None:
         compact(url)
         store_segment(url, "late", record_lines("a"))
-        assert erase(url, "a") == (2, 0, 0)
+        assert erase(url, "a") == (2, 0, 0, 0)
         assert ids_in(url) == IDS[1:]
-        assert erase(url, "a") == (0, 0, 0)
+        assert erase(url, "a") == (0, 0, 0, 0)
         [path] = parquet_files(url)
         assert b"record-a" not in path.read_bytes()
         assert tuple(parquet.read_schema(path).names) == FIELDS
@@ -314,7 +314,7 @@ class TestErasing:
     def test_the_last_record_of_a_file(self, url: str) -> None:
         compact(url)
         for name in IDS:
-            assert erase(url, name) == (1, 0, 0)
+            assert erase(url, name) == (1, 0, 0, 0)
         assert files(url) == []
 
 

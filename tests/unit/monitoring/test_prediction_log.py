@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -90,6 +91,7 @@ def test_every_field(tmp_path: Path) -> None:
         "record_id": second["record_id"],
         "time": datetime.fromtimestamp(one.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "request_id": "a-2",
+        "image_number": 0,
         "model_version": "0123456789ab",
         "class_list": SIGNS.fingerprint,
         "predicted_class": 7,
@@ -104,6 +106,7 @@ def test_every_field(tmp_path: Path) -> None:
         "jpeg_quality": 90,
         "latency_ms": pytest.approx(4),
         "image": None,
+        "image_probability": None,
         "embedding": second["embedding"],
     }
     embedding = np.frombuffer(base64.b64decode(second["embedding"]), "<f2")
@@ -371,20 +374,30 @@ def test_sampling_prefers_uncertain_and_unknown_images() -> None:
     stored = dict.fromkeys(kinds, 0)
     for number in range(10_000):
         kind = "certain" if number % 100 else ("uncertain", "none", "unknown")[number // 100 % 3]
-        stored[kind] += sampler.chooses(kinds[kind])
+        stored[kind] += sampler.chooses(kinds[kind])[0]
     assert sum(stored[kind] for kind in ("uncertain", "none", "unknown")) == 100
     assert 250 <= stored["certain"] <= 450  # the rest of 5 % and of the balance at the start
     only_uncertain = [Sampler(0.05).chooses(kinds["uncertain"]) for _ in range(3)]
-    assert only_uncertain == [True] * 3
-    sampler = Sampler(0.01)
-    assert sum(sampler.chooses(kinds["unknown"]) for _ in range(10_000)) <= 10_000 * 0.01 + 50
+    assert only_uncertain == [(True, 1.0)] * 3
+    sampler = Sampler(0.01, random.Random(0))
+    assert sum(sampler.chooses(kinds["unknown"])[0] for _ in range(10_000)) <= 10_000 * 0.01 + 50 + 25
+
+
+def test_every_image_has_a_known_chance_even_if_most_are_uncertain() -> None:
+    sampler = Sampler(0.1, random.Random(0))
+    uncertain, certain = prediction(kept=[1, 2]), prediction()
+    drawn = [sampler.chooses(uncertain if number % 2 else certain) for number in range(20_000)]
+    later = drawn[2000::2]  # certain ones, after the balance was spent
+    assert [probability for _, probability in later] == pytest.approx([0.02] * len(later))
+    assert sum(chosen for chosen, _ in later) == pytest.approx(0.02 * len(later), rel=0.25)
+    assert sum(chosen for chosen, _ in drawn) <= 0.1 * len(drawn) + 50 + 50
 
 
 @pytest.mark.parametrize(("share", "stored"), [(0, 0), (1, 500)])
 def test_sampling_of_none_and_of_all(share: float, stored: int) -> None:
     sampler = Sampler(share)
     kinds = [prediction(), prediction(is_unknown=True)]
-    assert sum(sampler.chooses(kinds[number % 2]) for number in range(500)) == stored
+    assert sum(sampler.chooses(kinds[number % 2])[0] for number in range(500)) == stored
 
 
 def test_old_images_and_images_above_the_size_limit_are_deleted(tmp_path: Path) -> None:
@@ -496,13 +509,13 @@ def test_erasing_a_request(tmp_path: Path) -> None:
         log.append(batch("a-1", content=PNG))
     orphan = image_name(NOON.timestamp(), "lost", "a-1")  # its record was lost when the process was killed
     store_image(tmp_path, orphan, PNG)
-    assert erase(str(tmp_path), "a-1") == (3, 4, 0)
+    assert erase(str(tmp_path), "a-1") == (3, 4, 0, 0)
     remaining = list(read_records(str(tmp_path)))
     assert [record["request_id"] for record in remaining] == ["b", "a-10"]
     assert sorted(Folder(tmp_path).names("images")) == sorted(record["image"] for record in remaining)
     assert len(segments(tmp_path)) == 2
     assert b'"a-1"' not in b"".join(gzip.decompress(path.read_bytes()) for path in segments(tmp_path))
-    assert erase(str(tmp_path), "a-1") == (0, 0, 0)
+    assert erase(str(tmp_path), "a-1") == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["records/date=2026-11-30/.c.parquet-x1", "images/date=2026-11-30/.i.png"])
@@ -525,7 +538,7 @@ def test_temporary_files_of_killed_processes_are_deleted(
 def test_erasing_on_the_command_line(tmp_path: Path) -> None:
     write_segment(tmp_path, ["a"], ["b"])
     result = CliRunner().invoke(erasing, ["a", "--log", str(tmp_path)])
-    assert (result.exit_code, "Erased 1 records and 0 images" in result.output) == (0, True)
+    assert (result.exit_code, "Erased 1 records, 0 images" in result.output) == (0, True)
     with recording(tmp_path, segment_seconds=3600) as log:
         log.append(batch("c"))
         wait_until(lambda: list(tmp_path.glob("**/*.part")))
