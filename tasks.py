@@ -26,6 +26,7 @@ WINDOW = {
 CLUSTERS = {
     "cluster_seconds": "longest time between two frames of a sign; 0: independent images; default: as for the baseline",
 }
+LABELLED = WINDOW | {"cluster_seconds": "longest time between two frames of a sign; 0: independent images; default: 2"}
 MODEL = "model file; latest is the newest trained model"
 AUDITED = "requirements.txt"  # list of packages that `inv audit` checks
 RELEASE = "ckpt_path=models/release/best_model.pth"  # target of `inv registry.pull`; never overwrites a trained model
@@ -391,17 +392,23 @@ def serve_bento(c: Context, port: int = 3000) -> None:
     "export",
     out="new folder for the images and labels.csv, for data.raw_dir",
     only_reviewed="leave out feedback that no reviewer has confirmed",
-    **WINDOW,
+    **LABELLED,
 )
-def labels_export(c: Context, out: str, log: str = "", window: str = "", only_reviewed: bool = False) -> None:
+def labels_export(
+    c: Context, out: str, log: str = "", window: str = "", cluster_seconds: str = "", only_reviewed: bool = False
+) -> None:
     """Write labelled images of the prediction log as training data."""
-    _typer(c, "labels export", _from_here(out), log=_from_here(log), window=window, only_reviewed=only_reviewed)
+    _typer(c, "labels export", _from_here(out), log=_from_here(log), window=window, cluster_seconds=cluster_seconds,
+           only_reviewed=only_reviewed)  # fmt: skip
 
 
-@command("accuracy", **WINDOW)
-def labels_accuracy(c: Context, log: str = "", window: str = "") -> None:
+@command("accuracy", **LABELLED, model_version="such as 5f2c0a9b7d31; default: that of the newest record")
+def labels_accuracy(
+    c: Context, log: str = "", window: str = "", cluster_seconds: str = "", model_version: str = ""
+) -> None:
     """Estimate the accuracy of the labelled traffic."""
-    _typer(c, "labels accuracy", log=_from_here(log), window=window)
+    _typer(c, "labels accuracy", log=_from_here(log), window=window, cluster_seconds=cluster_seconds,
+           model_version=model_version)  # fmt: skip
 
 
 @command(

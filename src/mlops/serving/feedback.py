@@ -24,6 +24,9 @@ from src.mlops.serving.settings import Settings
 logger = logging.getLogger(__name__)
 _NO_LOG = "This service records no predictions, so there is nothing to label. MLOPS_LOG_URL switches the log on."
 _MEANING = {
+    400: "The body is not JSON.",
+    408: "The request did not arrive in time.",
+    431: "The headers are larger than the limit.",
     401: "The API key or the admin token is missing or wrong.",
     404: "There is no such record, or no prediction log.",
     409: "The image has another label meanwhile, other classes than the loaded model, or more than one record.",
@@ -85,7 +88,7 @@ def _client_routes(models: ModelHolder, desk: ReviewDesk | None, protection: lis
     @router.post(
         "/feedback",
         operation_id="feedback",
-        responses=errors.documented(401, 404, 409, 413, 422, 429, 500, 503, meanings=_MEANING),
+        responses=errors.documented(400, 401, 404, 408, 409, 413, 422, 429, 431, 500, 503, meanings=_MEANING),
     )
     def feedback(given: Feedback) -> FeedbackAnswer:
         """Stores what an image really shows. The last answer counts, but none changes the label of a reviewer."""
@@ -118,7 +121,7 @@ def _client_routes(models: ModelHolder, desk: ReviewDesk | None, protection: lis
 
 def _review_routes(settings: Settings, models: ModelHolder, desk: ReviewDesk | None) -> APIRouter:
     router = APIRouter(prefix="/review", dependencies=[Depends(RequireAdmin(settings.admin_token))])
-    responses = errors.documented(401, 404, 409, 422, 500, 503, meanings=_MEANING)
+    responses = errors.documented(400, 401, 404, 408, 409, 413, 422, 431, 500, 503, meanings=_MEANING)
 
     @router.get("/queue", operation_id="review_queue", responses=responses)
     def queue(reviewer: Annotated[str, Query(max_length=64)] = "") -> ReviewQueue:
