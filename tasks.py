@@ -22,6 +22,8 @@ STAGE = {"stage": "staging or production"}
 WINDOW = {
     "log": "folder or gs:// URL of the prediction log",
     "window": "24h, 7d, START/END or all",
+}
+CLUSTERS = {
     "cluster_seconds": "longest time between two frames of a sign; 0: independent images; default: as for the baseline",
 }
 LABELLED = WINDOW | {"cluster_seconds": "longest time between two frames of a sign; 0: independent images; default: 2"}
@@ -412,6 +414,7 @@ def labels_accuracy(
 @command(
     "report",
     **WINDOW,
+    **CLUSTERS,
     baseline="name of an accepted baseline, reference, or the path of a file; default: the newest accepted one",
     out="folder or gs:// URL for the report",
     model=MODEL,
@@ -431,7 +434,7 @@ def drift_report(
     _typer(c, "drift", log=_from_here(log), out=_from_here(out), **chosen)
 
 
-@command("baseline", **WINDOW, author="who accepts it; default: the user", model=MODEL)
+@command("baseline", **WINDOW, **CLUSTERS, author="who accepts it; default: the user", model=MODEL)
 def drift_baseline(
     c: Context, log: str = "", window: str = "", author: str = "", model: str = "", cluster_seconds: str = ""
 ) -> None:
@@ -456,6 +459,17 @@ def drift_baselines(c: Context, log: str = "", model: str = "") -> None:
 def drift_api(c: Context, log: str = "", model: str = "", port: int = 0, host: str = "") -> None:
     """Start the drift service; the token is MLOPS_DRIFT_TOKEN."""
     _typer(c, "drift-api", log=_from_here(log), model=model, port=port or None, host=host)
+
+
+@command(
+    "demo",
+    images="folder of images to send; default: drawn signs",
+    model=MODEL,
+    stay="keep everything running until Ctrl-C",
+)
+def monitor_demo(c: Context, images: str = "", model: str = "", stay: bool = False) -> None:
+    """Show how alerts fire and resolve when traffic turns foggy."""
+    _typer(c, "monitor-demo", images=_from_here(images), model=model, stay=stay)
 
 
 # --- containers and cloud
@@ -576,6 +590,7 @@ def check(c: Context) -> None:
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-actions", *actions)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.cloudbuild", "cloudbuild.yaml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
@@ -634,6 +649,7 @@ def _namespace() -> Collection:
         "log": [log_compact, log_erase],
         "labels": [labels_export, labels_accuracy],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
+        "monitor": [monitor_demo],
         "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [
             gcp_bootstrap,

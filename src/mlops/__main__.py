@@ -18,6 +18,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "data": ("data.commands", "app"),
     "drift": ("monitoring.commands", "app"),
     "drift-api": ("serving.commands", "drift"),
+    "monitor-demo": ("demo.monitor", "app"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
     "labels": ("monitoring.label_commands", "app"),

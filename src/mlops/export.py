@@ -1,6 +1,7 @@
 """Exports the current checkpoint as ONNX: `python -m src.mlops.export export.variant=int8`."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 
@@ -20,21 +21,25 @@ logger = logging.getLogger("src.mlops.export")
 
 def main(config: Config) -> None:
     """Exports the current checkpoint in the configured variant, with the reference of drift detection."""
+    images = None
     if config.export.variant == "int8":
         pack = prepare(config.data)
         checkpoint = load_checkpoint(config.ckpt_path)
         pack.require_fit(checkpoint.image_size, checkpoint.classes)
         arrays = pack.load("train")
         chosen = np.random.default_rng(config.seed).permutation(arrays.rows)[:CALIBRATION_IMAGES]
-        file = export(config.ckpt_path, arrays.images[np.sort(chosen)], opset=config.export.opset)
-    else:
-        file = export(config.ckpt_path, fp16=config.export.variant == "fp16", opset=config.export.opset)
-    try:
-        pack = open_pack(config.data.processed_dir)  # an export must not start a download
-    except DataError as error:
-        logger.warning("%s contains no reference for drift detection. %s", file, error)
-        return
-    add_reference(file, pack)
+        images = arrays.images[np.sort(chosen)]
+
+    def complete(file: Path) -> None:
+        try:
+            pack = open_pack(config.data.processed_dir)  # an export must not start a download
+        except DataError as error:
+            logger.warning("%s contains no reference for drift detection. %s", file.name, error)
+            return
+        add_reference(file, pack)
+
+    fp16 = config.export.variant == "fp16"
+    export(config.ckpt_path, images, fp16=fp16, opset=config.export.opset, complete=complete)
 
 
 if __name__ == "__main__":

@@ -179,8 +179,12 @@ def _replace(state: State, account: str, services: dict[str, dict[str, Any]], wa
         "image": container["image"],
         "env": container.get("env", []),
         "ready": True,
+        "template": template,
     }
-    service["revisions"].append(revision)
+    if service["revisions"] and service["revisions"][-1]["template"] == template:
+        revision = service["revisions"][-1]  # Cloud Run starts no new revision if nothing has changed
+    else:
+        service["revisions"].append(revision)
     service["status"]["latestCreatedRevisionName"] = revision["name"]
     try:
         _start(state, revision)

@@ -21,8 +21,8 @@ class Fault:
     """A fault of matching requests.
 
     Attributes:
-        kind: `503`, `drop` (the connection closes in the middle of the response body), `lost` (the request is
-            processed, but no response is sent) or `corrupt` (one byte of the body changes).
+        kind: A status such as `503`, `drop` (the connection closes in the middle of the response body), `lost` (the
+            request is processed, but no response is sent) or `corrupt` (one byte of the body changes).
         method: HTTP method of the requests.
         part: Text in the path of the requests.
         times: Number of requests that fail.
@@ -139,8 +139,8 @@ class _Proxy(BaseHTTPRequestHandler):
         fault = next((f for f in cloud.faults if f.times and f.method == self.command and f.part in self.path), None)
         if fault:
             fault.times -= 1
-        if fault and fault.kind == "503":
-            self._answer(503, [], b'{"error": {"code": 503, "message": "unavailable"}}')
+        if fault and fault.kind.isdigit():
+            self._answer(int(fault.kind), [], b'{"error": {"code": %s, "message": "refused"}}' % fault.kind.encode())
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=30)  # type: ignore[attr-defined]
         connection.request(self.command, self.path, body, dict(self.headers))

@@ -119,7 +119,13 @@ def test_the_documentation_lists_workflows_variables_and_environments() -> None:
 
 def test_dependabot_updates_everything_that_is_pinned() -> None:
     updates = yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
-    assert {each["package-ecosystem"] for each in updates} == {"uv", "github-actions", "docker", "pip"}
+    assert {each["package-ecosystem"] for each in updates} == {
+        "uv",
+        "github-actions",
+        "docker",
+        "docker-compose",
+        "pip",
+    }
     assert all(each["cooldown"]["default-days"] >= 7 for each in updates)
     actions = next(each for each in updates if each["package-ecosystem"] == "github-actions")
     assert actions["directories"] == ["/", "/.github/actions/*"]  # without the second, only workflows are updated

@@ -102,6 +102,7 @@ def _start(gcloud: Gcloud, names: Names, former: State, image: str, model: str) 
         names.cloud,
         service=names.service,
         image=image,
+        after=former.created,
         account=names.account("serve"),
         environment=_environment(names, model),
         cpu=str(settings.cpu),

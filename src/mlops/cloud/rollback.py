@@ -51,7 +51,9 @@ def rollback(cloud: CloudConfig, ask: Ask = smoke) -> None:
 
 def _previous(names: Names, state: State) -> str:
     if PREVIOUS not in state.tagged:
-        raise CloudError(f"No deployment to {names.service} came before that of {state.serving}.")
+        raise CloudError(
+            f"No deployment to {names.service} came before that of {state.serving}. Deploy with `inv gcp.deploy`."
+        )
     logger.warning("The next deployment serves the promoted version. Change it with `inv registry.rollback`")
     return state.tagged[PREVIOUS]
 

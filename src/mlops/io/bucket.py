@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +74,7 @@ class Bucket:
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
-        return self._try(name, lambda timeout: bytes(self._blob(name).download_as_bytes(timeout=timeout, **_CHECKED)))
+        return self._get(name, lambda timeout: bytes(self._blob(name).download_as_bytes(timeout=timeout, **_CHECKED)))
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
@@ -104,7 +105,7 @@ class Bucket:
                 self._blob(name).download_to_filename(str(part), timeout=timeout, **_CHECKED)
                 part.replace(target)
 
-        self._try(name, fetch, "large")
+        self._get(name, fetch, "large")
 
     def upload(self, source: Path, name: str) -> None:
         """See `Storage`."""
@@ -117,7 +118,7 @@ class Bucket:
     def state(self, name: str) -> str:
         """See `Storage`."""
         blob = self._blob(name)
-        self._try(name, lambda timeout: blob.reload(timeout=timeout, retry=None))
+        self._get(name, lambda timeout: blob.reload(timeout=timeout, retry=None))
         return f"{blob.size} {blob.generation} {blob.crc32c}"
 
     def remove(self, name: str) -> None:
@@ -136,6 +137,35 @@ class Bucket:
 
     def _blob(self, name: str) -> Any:
         return self._client.bucket(self._bucket).blob(self._path(name))
+
+    def _get(self, name: str, work: Callable[[Timeout], T], patience: str = "small") -> T:
+        """Calls `work` like `_try`, and finds out what a refusal means.
+
+        Google does not reveal that an object does not exist to an account that cannot list the bucket: it answers 403,
+        and not 404. An account that is limited to a folder can list that folder.
+        """
+        from google.api_core.exceptions import Forbidden
+
+        try:
+            return self._try(name, work, patience)
+        except UnreachableError as error:
+            if not isinstance(error.__cause__, Forbidden):
+                raise
+            with suppress(UnreachableError):
+                if self._is_absent(name):
+                    raise MissingFileError(f"The file {self.url}/{name} does not exist.") from error
+            raise
+
+    def _is_absent(self, name: str) -> bool:
+        path = self._path(name)
+
+        def find(timeout: Timeout) -> bool:
+            found = self._client.list_blobs(
+                self._bucket, prefix=path, max_results=1, fields="items(name)", timeout=timeout, retry=None
+            )
+            return not any(blob.name == path for blob in found)  # names come in order, the shortest first
+
+        return self._try(name, find)
 
     def _try(self, name: str, work: Callable[[Timeout], T], patience: str = "small") -> T:
         """Calls `work`, repeats it after temporary errors, and converts errors into errors of this project."""

@@ -1,6 +1,7 @@
 """Starts a service in a separate process and waits until it is ready."""
 
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -21,7 +22,7 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
     """Runs a service for the duration of the `with` block.
 
     Args:
-        command: Command line of the service; each word that is exactly `{port}` is replaced with a free port.
+        command: Command line of the service; a word that is exactly `{port}`, or ends with `:{port}`, gets a free port.
         ready: Path that answers with 2xx once the service is ready.
         environment: Variables in addition to those of this process.
 
@@ -71,8 +72,8 @@ def _wait(client: httpx.Client, ready: str, service: subprocess.Popen[bytes]) ->
 
 
 def with_port(command: Sequence[str], port: int) -> list[str]:
-    """Replaces each word that is exactly `{port}`. Braces in other words, such as paths, have no meaning."""
-    return [str(port) if word == "{port}" else word for word in command]
+    """Puts the port into words that are `{port}` or end with `:{port}`. Other braces, as in paths, have no meaning."""
+    return [re.sub(r"(^|:)\{port\}$", rf"\g<1>{port}", word) for word in command]
 
 
 def free_port() -> int:

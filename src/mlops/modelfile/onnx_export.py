@@ -6,7 +6,9 @@ JSON.
 
 import copy
 import logging
+import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,12 @@ _TOLERANCES = {"fp32": TOLERANCE, "fp16": FP16_TOLERANCE, "int8": TOLERANCE}  # 
 
 
 def export(
-    checkpoint_path: Path, images: NDArray[np.uint8] | None = None, *, fp16: bool = False, opset: int = OPSET
+    checkpoint_path: Path,
+    images: NDArray[np.uint8] | None = None,
+    *,
+    fp16: bool = False,
+    opset: int = OPSET,
+    complete: Callable[[Path], object] = lambda _: None,
 ) -> Path:
     """Exports a checkpoint to an ONNX file next to it, after checking that both give the same probabilities.
 
@@ -42,6 +49,8 @@ def export(
         fp16: Whether to write `best_model.fp16.onnx` instead, with weights and features in float16. Its probabilities
             may differ by `metadata.FP16_TOLERANCE`.
         opset: Version of the ONNX operators.
+        complete: Called with a temporary file of the same name before the previous file is replaced; may change it. So
+            a service never loads an incomplete file, and no kill leaves one.
 
     Returns:
         The path of the written file.
@@ -64,8 +73,12 @@ def export(
     if sha256(checkpoint_path) != digest:
         raise CheckpointError(f"{checkpoint_path} was replaced during its export. Export it again.")
     out = checkpoint_path.with_suffix(SUFFIXES[variant])
-    content = graph.SerializeToString()
     try:
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, out.name)
+            temporary.write_bytes(graph.SerializeToString())
+            complete(temporary)
+            content = temporary.read_bytes()
         write_atomically(out, content)
     except OSError as error:
         raise CheckpointError(f"Cannot write {out}: {error}. The previous file is unchanged.") from error

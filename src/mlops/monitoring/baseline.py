@@ -124,6 +124,12 @@ class Baseline:
         if len(rows) < FEW_CLUSTERS:
             logger.info("The baseline has only %d physical signs, so it can only show a strong drift", len(rows))
         chosen = observations.take(rows)
+        if 2 * (unknown := int(chosen.unknown.sum())) > len(rows):
+            logger.warning(
+                "%d of the %d physical signs are unknown to the model, so the camera and the mix of classes are judged "
+                "by the few others. Check that the model fits these images",
+                *(unknown, len(rows)),
+            )
         origin = replace(origin, images=len(observations))
         return cls(origin, chosen.predicted, chosen.unknown, chosen.values, knowledge)
 

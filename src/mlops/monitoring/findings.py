@@ -5,7 +5,7 @@ not move its ranks, and without the images reported as unknown. The reverse does
 look unknown and changes predicted classes. So while the camera is off, the other findings are given with a reservation.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +99,10 @@ def find(stream: Observations, looks: Looks, baseline: Baseline) -> list[Finding
             continue
         if kind == "model" and found:  # its features follow from any other change
             continue
-        found.append(_finding(kind, rows, stream, looks, baseline, bool(found) and found[0].kind == "camera"))
+        finding = _finding(kind, rows, stream, looks, baseline)
+        if found and found[0].kind == "camera" and _overlaps(finding, found[0]):
+            finding = replace(finding, reservation="It may follow from the change of the camera.")
+        found.append(finding)
     return found
 
 
@@ -118,7 +121,7 @@ def estimate_mix(predicted: Array, confusion: NDArray[np.floating]) -> Array:
 
 
 def _finding(
-    kind: str, alarm_looks: NDArray[np.int64], stream: Observations, looks: Looks, baseline: Baseline, camera: bool
+    kind: str, alarm_looks: NDArray[np.int64], stream: Observations, looks: Looks, baseline: Baseline
 ) -> Finding:
     evidence: Array = getattr(looks, kind)
     strongest = evidence[alarm_looks].max(axis=(0, 1))  # of each test
@@ -164,10 +167,14 @@ def _finding(
         ongoing=bool(alarm_looks[-1] == len(looks.ends) - 1),
         size=size,
         evidence=float(np.max(strongest)),
-        reservation="It may follow from the change of the camera." if camera else "",
         features=features,
         classes=classes,
     )
+
+
+def _overlaps(finding: Finding, camera: Finding) -> bool:
+    """Returns whether a finding can be a consequence of the camera: neither found before it, nor started after it."""
+    return finding.found_row > camera.since_row and finding.since_row < camera.until_row
 
 
 def _scores(kind: str, strongest: Array, looks: Looks, baseline: Baseline) -> Array:

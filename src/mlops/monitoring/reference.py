@@ -104,7 +104,7 @@ def add_reference(model: Path, pack: Pack) -> bool:
         images = arrays.images[arrays.rows]
         reference = build_reference(classifier, images, arrays.labels, np.unique(tracks, return_inverse=True)[1])
     except DataError as error:
-        logger.warning("%s contains no reference for drift detection. %s", model, error)
+        logger.warning("%s contains no reference for drift detection. %s", model.name, error)
         return False
     add_metadata(model, REFERENCE_KEY, base64.b64encode(reference.to_bytes()).decode())
     return True

@@ -103,11 +103,11 @@ class ModelHolder:
             try:
                 path, classifier, seconds = await self._load()
             except MlopsError as error:
-                prometheus.RELOADS.labels("refused").inc()
+                prometheus.REFUSED.inc()
                 kept = "Kept the previous model, because the new one" if self.classifier else "The model"
                 logger.error("%s cannot be used: %s", kept, error)  # noqa: TRY400
                 raise
-            prometheus.RELOADS.labels("swapped").inc()
+            prometheus.SWAPPED.inc()
             self._serve(path, classifier, seconds)
             return classifier
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -27,7 +28,12 @@ BATCH_SIZE = Histogram("mlops_batch_size", "Images per batch of the network", bu
 QUEUE_DEPTH = Gauge("mlops_queue_depth", "Images that wait or are being processed", multiprocess_mode="livesum")
 UNKNOWN = Counter("mlops_unknown", "Images classified as unknown")
 MODEL = Gauge("mlops_model_info", "1 for the version of the loaded model", ["version"], multiprocess_mode="livemax")
-RELOADS = Counter("mlops_reloads", "Attempts to reload the model by outcome", ["outcome"])
+_CREATED = Gauge(
+    "mlops_model_created_seconds", "Unix time when the model was trained; 0 if unknown", multiprocess_mode="livemax"
+)
+_RELOADS = Counter("mlops_reloads", "Attempts to reload the model by outcome", ["outcome"])
+# Created at the start, because an alert needs a 0 before the first refusal.
+SWAPPED, REFUSED = (_RELOADS.labels(outcome) for outcome in ("swapped", "refused"))
 _CONFIDENCE = Histogram("mlops_confidence", "Probability of the predicted class", buckets=_SHARES)
 _LOG = {
     "records": Counter("mlops_log_records", "Records of the prediction log by outcome", ["outcome"]),
@@ -61,12 +67,22 @@ def _predictions(class_id: int, name: str) -> Counter:
 
 
 def show_model(new: Classifier, previous: Classifier | None) -> None:
-    """Shows which model is loaded, and starts the counters of its classes at 0."""
+    """Shows which model is loaded and when it was trained, and starts the counters of its classes at 0."""
     if previous:
         MODEL.labels(previous.version).set(0)
     MODEL.labels(new.version).set(1)
+    _CREATED.set(_unix_time(new.info.provenance.get("created")))
     for entry in new.info.classes:
         _predictions(entry.class_id, entry.name)
+
+
+def _unix_time(created: object) -> float:
+    """Returns the time in the provenance of a model, which may come from other tools; 0 if it cannot be read."""
+    try:
+        moment = datetime.fromisoformat(str(created))
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def count(prediction: Prediction) -> None:

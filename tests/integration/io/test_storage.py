@@ -36,6 +36,21 @@ class TestBucketThatFails:
         assert (tmp_path / "a").read_bytes() == b"content"
         assert fault.times == 0
 
+    def test_an_account_that_is_limited_to_a_folder(self, bucket: Storage, cloud: Cloud, tmp_path: Path) -> None:
+        """Google answers 403, and not 404, for a missing object if the account cannot list the whole bucket."""
+        bucket.write("ab", b"content")
+        cloud.fail("403", part="/o/")
+        for name, expected in (("a", MissingFileError), ("ab", UnreachableError)):
+            with pytest.raises(expected):
+                bucket.read(name)
+            with pytest.raises(expected):
+                bucket.state(name)
+            with pytest.raises(expected):
+                bucket.download(name, tmp_path / "x")
+        cloud.fail("403")
+        with pytest.raises(UnreachableError, match="x/a: Forbidden"):
+            bucket.read("a")
+
     @pytest.mark.parametrize(
         ("kind", "message"),
         [("drop", "x/a: "), ("corrupt", "x/a .*(CRC32C|checksum)"), ("503", "x/a: .*(503|unavailable)")],

@@ -69,6 +69,19 @@ def test_an_export_gives_the_same_file(folder: Path, model: Path) -> None:
     assert (folder / EXPORT).read_bytes() == model.read_bytes()
 
 
+def test_an_interrupted_export_keeps_the_previous_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that watches the file would record predictions of a model version that nobody can judge."""
+    before = (folder / EXPORT).stat()
+
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("src.mlops.export.add_reference", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(config_of(folder))
+    assert (folder / EXPORT).stat() == before
+
+
 def test_the_answers_do_not_change(model: Path, pack: Pack) -> None:
     images = pack.load("reference").images[:20]
     before = Classifier.load(model).run(images)

@@ -51,6 +51,14 @@ class TestCompare:
         most = report.findings[0].classes[0]
         assert (most.name, most.after > 0.5) == ("a", True)
 
+    @pytest.mark.parametrize(("rows", "is_reserved"), [(slice(800, 999), False), (slice(0, 999), True)])
+    def test_a_change_before_that_of_the_camera_is_no_consequence(self, rows: slice, is_reserved: bool) -> None:
+        frame = records(1000, shares=[0.6, 0.1, 0.1, 0.1, 0.1])
+        frame.loc[rows, "noise"] += 3
+        camera, mix = _report(frame).findings
+        assert (camera.kind, mix.kind) == ("camera", "mix")
+        assert bool(mix.reservation) == is_reserved
+
     def test_unknown_things(self) -> None:
         frame = records(1000)
         strange = np.random.default_rng(1).random(1000) < 0.1
@@ -66,7 +74,9 @@ class TestCompare:
         assert "camera" in _kinds(_report(frame))
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_a_baseline_with_many_unknown_images_raises_no_alarm(self, seed: int) -> None:
+    def test_a_baseline_with_many_unknown_images_raises_no_alarm(
+        self, seed: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Unknown images look different, and are half of the traffic from the beginning."""
 
         def traffic(count: int, number: int) -> pd.DataFrame:
@@ -76,6 +86,7 @@ class TestCompare:
             return frame
 
         accepted = Baseline.of(observe(traffic(2000, 50), CENTRES, MODEL, 0)[0], BASELINE.origin, BASELINE.knowledge)
+        assert "of the 2000 physical signs are unknown to the model" in caplog.text
         assert _kinds(compare(traffic(3000, seed), accepted, 0)) == []
 
     def test_share_of_unknown_signs_does_not_depend_on_the_number_of_frames(self) -> None:

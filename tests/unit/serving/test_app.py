@@ -515,6 +515,8 @@ def test_metrics(client: TestClient) -> None:
         f'mlops_predictions_total{{class_id="{answer["predicted_class"]}",class_name="{answer["class_name"]}"}} '
         in text
     )
+    assert sample("mlops_model_created_seconds") > 1_700_000_000
+    assert 'mlops_reloads_total{outcome="refused"}' in text  # an alert needs the 0 before the first refusal
     assert 'route="other"' in text
     assert "/nowhere" not in text  # unknown paths add no time series
     assert "mlops_queue_depth 0.0" in text

@@ -117,7 +117,7 @@ class TestFeedback:
             assert_problem(feedback(client, image_number=1), 404, "Image 1 of")
         assert stored(tmp_path) == []
 
-    @pytest.mark.parametrize("given", [43, -1, "Stopp", "", "14", 2**40])
+    @pytest.mark.parametrize("given", [43, -1, "No such sign", "", "14", 2**40])
     def test_with_an_impossible_class(self, serve: Open, tmp_path: Path, given: object) -> None:
         store(tmp_path, "a")
         with serve() as client:

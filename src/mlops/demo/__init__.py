@@ -1,0 +1,1 @@
+"""Demonstrations of several parts together, on one machine."""
