@@ -176,7 +176,9 @@ def exported_variant(config: Config, folder: Path) -> object:
     calls: list[tuple[Any, ...]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            export, "export", lambda path, images=None, **options: calls.append((path, images is not None, options))
+            export,
+            "export",
+            lambda path, images=None, complete=None, **options: calls.append((path, images is not None, options)),
         )
         patch.setattr(export, "add_reference", lambda file, pack: None)
         export.main(config)

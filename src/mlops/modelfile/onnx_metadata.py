@@ -1,6 +1,7 @@
 """Adds to the metadata of an exported ONNX file. Needs no torch."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -8,7 +9,7 @@ from src.mlops.errors import CheckpointError
 from src.mlops.io.files import to_json, write_atomically
 
 
-def add_metadata(path: Path, key: str, value: str) -> None:
+def add_metadata(path: Path, key: str, value: Any) -> None:
     """Adds an entry to the metadata of an exported file, which is replaced atomically.
 
     Raises:

@@ -79,7 +79,7 @@ def _usable(frame: pd.DataFrame, centres: Floats, model: Model) -> pd.DataFrame:
         "is_unknown": np.array([isinstance(value, bool | np.bool_) for value in frame["is_unknown"]], bool),
         "embedding": np.array([_is_embedding(value, length) for value in frame["embedding"]], bool),
     }
-    usable = np.logical_and.reduce(list(good.values()))
+    usable = np.all(list(good.values()), axis=0)
     if usable.all() and len(frame):
         return frame
     reasons = ", ".join(f"{name} ({(~fine).sum()})" for name, fine in good.items() if not fine.all())
