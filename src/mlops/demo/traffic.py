@@ -16,7 +16,7 @@ from src.mlops.data.synthetic.camera import photograph_track
 from src.mlops.errors import DataError
 from src.mlops.evaluation.corruptions import SEVERITIES, corrupt
 from src.mlops.io.files import find_files, warn_about_special
-from src.mlops.preprocessing import image_suffixes, open_image
+from src.mlops.preprocessing import image_suffixes, open_image, preprocess
 
 RATE = 20.0  # images per second
 _SIDE = 64  # px of the images that are sent
@@ -36,7 +36,7 @@ def make_images(folder: str) -> dict[int, list[bytes]]:
     Raises:
         DataError: The folder has no images.
     """
-    clear = np.stack([_square(image) for image in (_read(folder) if folder else _draw())])
+    clear = np.stack([preprocess(image, _SIDE) for image in (_read(folder) if folder else _draw())])
     return {
         severity: [_png(image) for image in (corrupt(clear, "fog", severity) if severity else clear)]
         for severity in (0, *SEVERITIES)
@@ -56,10 +56,6 @@ def _read(folder: str) -> list[Image.Image]:
         raise DataError(f"The folder {folder} has no images. Give another one, or none to send drawn signs.")
     chosen = np.random.default_rng(0).permutation(len(paths))[:_MOST]
     return [open_image(paths[number]) for number in chosen]
-
-
-def _square(image: Image.Image) -> NDArray[np.uint8]:
-    return np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
