@@ -137,7 +137,7 @@ def draw(split: str, path: Path) -> None:
         axes.minorticks_off()
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize="small")
     figure.supxlabel("images since the shift")
     figure.supylabel("share of the shifts that was found")
     save_figure(figure, path)
