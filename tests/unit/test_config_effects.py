@@ -112,7 +112,7 @@ def trained_model(config: Config, folder: Path) -> object:
         target.mkdir()
         yield SimpleNamespace(step=lambda: None)
 
-    def exported_file(path: Path, opset: int) -> Path:
+    def exported_file(path: Path, opset: int, complete: object) -> Path:
         path.with_suffix(".onnx").touch()
         return path.with_suffix(".onnx")
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from src.mlops import ROOT
 from src.mlops.config import CloudConfig
@@ -65,6 +65,17 @@ _TEMPORARY = re.compile(
     r"(?i:service) account \S+ does not exist|enabled this API recently|ABORTED|concurrent policy changes|UNAVAILABLE|"
     "HTTPError 503"
 )
+
+
+def retrying(attempts: int) -> Retrying:
+    """Returns attempts that repeat what failed with a `TemporaryCloudError`, after 1, 2, 4, … 16 seconds."""
+    return Retrying(
+        retry=retry_if_exception_type(TemporaryCloudError),
+        stop=stop_after_attempt(attempts),
+        wait=wait_exponential(max=16),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
 
 
 class Gcloud:
@@ -126,14 +137,7 @@ class Gcloud:
             sys.stdout.write(f"{shlex.join(command)}\n")
             return ""
         logger.info("%s", capitalised(step))
-        again = retry(
-            retry=retry_if_exception_type(TemporaryCloudError),
-            stop=stop_after_attempt(attempts),
-            wait=wait_exponential(max=16),
-            before_sleep=before_sleep_log(logger, logging.WARNING),
-            reraise=True,
-        )
-        return str(again(self._once)(step, command, stdin, stream))
+        return retrying(attempts)(self._once, step, command, stdin, stream)
 
     def exists(self, step: str, *words: str) -> bool:
         """Returns whether a resource exists, according to a `describe` command; False in a dry run.

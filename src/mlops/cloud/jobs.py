@@ -18,9 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential
-
-from src.mlops.cloud.gcloud import ATTEMPTS, Gcloud, TemporaryCloudError
+from src.mlops.cloud.gcloud import ATTEMPTS, Gcloud, retrying
 from src.mlops.config import CloudConfig
 from src.mlops.errors import CloudError, FileExistsInStorageError, MissingFileError, StorageError
 from src.mlops.io.files import to_json
@@ -125,15 +123,8 @@ def start(gcloud: Gcloud, url: str, name: str, request: Request, job_file: Path)
         return _start_once(gcloud, name, (), job_file)
     storage = open_storage(url)
     request = _reserve(gcloud, storage, name, request)
-    again = Retrying(
-        retry=retry_if_exception_type(TemporaryCloudError),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential(max=16),
-        before_sleep=before_sleep_log(logger, logging.WARNING),
-        reraise=True,
-    )
     try:
-        for attempt in again:
+        for attempt in retrying(ATTEMPTS):
             with attempt:
                 request = _renew(storage, name, request)
                 return _start_once(gcloud, name, request.earlier, job_file)

@@ -225,8 +225,7 @@ def _publish(
             # that do not match.
             files = [path]
             if config.training.export:
-                files.append(export(path, opset=config.export.opset))
-                on_export(files[1])
+                files.append(export(path, opset=config.export.opset, complete=on_export))
             for file in files:
                 write_atomically(config.ckpt_path.with_suffix(file.suffix), file.read_bytes())
         figure = run_dir / "figures" / "learning_curves.png"

@@ -1,9 +1,10 @@
-// The web page of the service. It uses no library and loads no files from other hosts.
+// The web page of the service.
+
+import { byId, element, item, kept, named, say } from "./common.js";
 
 const PER_REQUEST = 16; // images per batch request; small, to show results step by step
 const LARGE = 1_500_000; // bytes; a larger JPEG image is scaled down before it is sent
 const SIDE = 1024; // longer side of a scaled image in px
-const { item } = document.body.dataset; // what one image shows, such as "sign"
 const UNKNOWN = `Not a known ${item}`;
 
 let waiting = []; // the current images
@@ -12,40 +13,12 @@ let urls = []; // object URLs of the images on the page
 let table = []; // rows of the CSV file to download
 const classCounts = {}; // number of classes by model version
 
-const byId = (id) => document.getElementById(id);
 const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const milliseconds = (since) => `${Math.round(performance.now() - since)} ms`;
-
-// Stores the API key until the tab is closed, or until the page is left if the browser blocks storage.
-const kept = (() => {
-  try {
-    return sessionStorage;
-  } catch {
-    return {};
-  }
-})();
-
-function element(tag, content = "", kind = "") {
-  const made = document.createElement(tag);
-  made.append(content);
-  made.className = kind;
-  return made;
-}
-
-/** Returns an element with a name of any language, whose direction does not change that of the text around it. */
-function named(tag, name, kind = "") {
-  return Object.assign(element(tag, name, kind), { dir: "auto" });
-}
 
 /** Returns the number of a class in its catalogue, with `before`; nothing if it has none. */
 const numbered = (number, before = "") => (number == null ? "" : `${before}${item} ${number}`);
 const credentials = () => (kept.apiKey ? { "X-API-Key": kept.apiKey } : {});
-
-/** Shows a status message. The kind `heard` is for screen readers only, because the page already shows the text. */
-function say(words, kind = "") {
-  byId("status").className = kind;
-  byId("status").textContent = words;
-}
 
 function address(blob) {
   const url = URL.createObjectURL(blob);

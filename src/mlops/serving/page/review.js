@@ -1,7 +1,7 @@
-// The review page. It uses no library and loads no files from other hosts.
+// The review page.
 
-const { item } = document.body.dataset; // what one image shows, such as "sign"
-const byId = (id) => document.getElementById(id);
+import { byId, element, item, kept, named, say } from "./common.js";
+
 const reviewer = Math.random().toString(36).slice(2); // so that two reviewers get different images
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
@@ -13,29 +13,6 @@ let matches = []; // the classes in the list, in its order
 let marked = 0; // position in `matches`
 let busy = false; // a request is running: further keys and clicks do nothing
 let imageUrl;
-
-// Stores the token until the tab is closed, or until the page is left if the browser blocks storage.
-const kept = (() => {
-  try {
-    return sessionStorage;
-  } catch {
-    return {};
-  }
-})();
-
-function element(tag, content = "", kind = "") {
-  const made = document.createElement(tag);
-  made.append(content);
-  made.className = kind;
-  return made;
-}
-
-const named = (tag, name) => Object.assign(element(tag, name), { dir: "auto" });
-
-function say(words, kind = "") {
-  byId("status").className = kind;
-  byId("status").textContent = words;
-}
 
 /** Sends a request with the token. Error messages are for display on the page. */
 async function call(path, body) {
