@@ -50,10 +50,10 @@ from src.mlops.config import Config, load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.data.splits import REFERENCE
 from src.mlops.data.synthetic.out_of_distribution import draw_unknowns
+from src.mlops.errors import DataError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.figures import save_figure
 from src.mlops.modelfile.locate import locate_model
-from src.mlops.monitoring import accuracy
 from src.mlops.monitoring.baseline import Baseline
 from src.mlops.monitoring.detector import EVERY
 from src.mlops.monitoring.observations import Floats, Observations
@@ -195,9 +195,10 @@ def _found(split: str, name: str, strength: float, shares: NDArray[np.float64]) 
 
 def _accuracy(setting: _Setting, name: str, strength: int, stream: Observations) -> Row:
     """Returns the accuracy on labelled images and its estimates without labels."""
-    knowledge = setting.reference.knowledge
-    fitted = accuracy.Fitted(knowledge.coefficients, knowledge.known)
-    ours, low, high = accuracy.estimate(fitted, stream.values, stream.cluster, float(knowledge.accuracy_error))
+    estimated = setting.reference.estimate_accuracy(stream)
+    if estimated is None:
+        raise DataError("The reference of the model knows nothing about its accuracy. Export the model again.")
+    ours, low, high = estimated
     confidence = 1 - np.exp(stream.column("doubt"))
     true = float((stream.predicted == setting.labels).mean())
     estimates = {

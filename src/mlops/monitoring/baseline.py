@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from src.mlops.errors import DataError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
+from src.mlops.monitoring.accuracy import Estimate, Fitted, estimate
 from src.mlops.monitoring.observations import FEATURES, Floats, Observations
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,14 @@ class Baseline:
     def sorted_scores(self) -> Floats:
         """Returns the values of all images, each column sorted, float32 [M, F]."""
         return np.sort(self.values, axis=0)
+
+    def estimate_accuracy(self, stream: Observations) -> Estimate | None:
+        """Estimates the accuracy on observations; None if nothing is known from labelled images."""
+        knowledge = self.knowledge
+        if not len(knowledge.coefficients):
+            return None
+        fitted = Fitted(knowledge.coefficients, knowledge.known)
+        return estimate(fitted, stream.values, stream.cluster, float(knowledge.accuracy_error))
 
     def to_bytes(self) -> bytes:
         """Returns the content of a compressed `.npz` file, the same for equal baselines."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from src.mlops.monitoring.baseline import Baseline
-from src.mlops.monitoring.detector import HORIZONS, MODEL, UNKNOWN_TESTS, Looks
+from src.mlops.monitoring.detector import HORIZONS, MODEL, SCORES, UNKNOWN_TESTS, Looks
 from src.mlops.monitoring.observations import CAMERA, FEATURES, Observations
 
 Array = NDArray[np.float64]
@@ -106,17 +106,19 @@ def find(stream: Observations, looks: Looks, baseline: Baseline) -> list[Finding
     return found
 
 
-def estimate_mix(predicted: Array, confusion: NDArray[np.floating]) -> Array:
+def estimate_mix(predicted: NDArray[np.int64], baseline: Baseline) -> Array:
     """Estimates the mix of the true classes (black-box shift estimation; Lipton et al., 2018).
 
     Args:
-        predicted: Share of each predicted class, float [C].
-        confusion: Share of images of class y that are classified as c, float [C, C] at [y, c].
+        predicted: Class ids, int64 [N], N at least 1.
+        baseline: A baseline of the model, which knows how often images of each class are classified as another one.
 
     Returns:
         Shares of the true classes, float64 [C], at least 0, with the sum 1.
     """
-    solved = np.maximum(lsq_linear(confusion.T.astype(np.float64), predicted, bounds=(0, 1)).x, 0)
+    confusion = baseline.knowledge.confusion.T.astype(np.float64)
+    shares = np.bincount(predicted, minlength=len(confusion)) / len(predicted)
+    solved = np.maximum(lsq_linear(confusion, shares, bounds=(0, 1)).x, 0)
     return np.asarray(solved / max(float(solved.sum()), 1e-12))
 
 
@@ -194,7 +196,7 @@ def _scores(kind: str, strongest: Array, looks: Looks, baseline: Baseline) -> Ar
         return np.asarray(gain[window.predicted] - (before * gain).sum())
     score, _ = UNKNOWN_TESTS[int(np.argmax(strongest))]
     values = baseline.values[:, FEATURES.index(score)]
-    column = window.scores[:, list(dict.fromkeys(name for name, _ in UNKNOWN_TESTS)).index(score)]
+    column = window.scores[:, SCORES.index(score)]
     limit = np.quantile(values, 0.98)
     return np.asarray((column > limit) - float((values > limit).mean()))
 
@@ -208,10 +210,6 @@ def _change_point(scores: Array) -> int:
 
 def _class_changes(predicted: NDArray[np.int64], baseline: Baseline) -> list[ClassChange]:
     names = baseline.origin.classes
-
-    def mixed(values: NDArray[np.int64]) -> Array:
-        return estimate_mix(np.bincount(values, minlength=len(names)) / len(values), baseline.knowledge.confusion)
-
-    before, after = mixed(baseline.predicted), mixed(predicted)
+    before, after = estimate_mix(baseline.predicted, baseline), estimate_mix(predicted, baseline)
     order = np.argsort(-np.abs(after - before), kind="stable")
     return [ClassChange(int(c), names[c], float(before[c]), float(after[c])) for c in order]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from src.mlops.io.files import to_json
-from src.mlops.monitoring.accuracy import Estimate, Fitted, estimate
+from src.mlops.monitoring.accuracy import Estimate
 from src.mlops.monitoring.baseline import Baseline
 from src.mlops.monitoring.detector import ERROR_RATE, EVERY, HORIZONS, LOOKS, SHARES, Looks, look
 from src.mlops.monitoring.findings import TITLES, Finding, estimate_mix, find
@@ -103,12 +103,8 @@ class Report:
 
     def mixes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns the estimated share of each class in the baseline and in the window, float64 [C] each."""
-        confusion, count = self.baseline.knowledge.confusion, len(self.baseline.origin.classes)
-
-        def mix(predicted: NDArray[np.int64]) -> NDArray[np.float64]:
-            return estimate_mix(np.bincount(predicted, minlength=count) / len(predicted), confusion)
-
-        return mix(self.baseline.predicted), mix(self.looks.window.predicted)
+        before, after = self.baseline.predicted, self.looks.window.predicted
+        return estimate_mix(before, self.baseline), estimate_mix(after, self.baseline)
 
     def to_json(self) -> str:
         """Returns `to_dict` as JSON."""
@@ -159,11 +155,8 @@ def compare(frame: pd.DataFrame, baseline: Baseline, seconds: float = 2.0) -> Re
     model = Model(baseline.origin.model_version, baseline.origin.class_list)
     stream, records = observe(frame, baseline.knowledge.centres, model, seconds)
     looks = look(stream, baseline)
-    knowledge, estimated = baseline.knowledge, None
-    if len(knowledge.coefficients):
-        fitted = Fitted(knowledge.coefficients, knowledge.known)
-        estimated = estimate(fitted, stream.values, stream.cluster, float(knowledge.accuracy_error))
-    return Report(baseline, stream, records, looks, find(stream, looks, baseline), estimated)
+    findings = find(stream, looks, baseline)
+    return Report(baseline, stream, records, looks, findings, baseline.estimate_accuracy(stream))
 
 
 def moment(seconds: float) -> str:
