@@ -111,7 +111,7 @@ def _run(c: Context, *words: str) -> None:
     with c.cd(str(ROOT)):
         result = c.run(shlex.join(words), pty=sys.stdout.isatty() and sys.platform != "win32", warn=True)
     if result is None or result.failed:
-        raise Exit(code=result.exited if result else 1)
+        raise Exit(code=1 if result is None else result.exited)  # a failed result is false
 
 
 def _module(c: Context, name: str, *arguments: str) -> None:
