@@ -58,27 +58,23 @@ class _Clone(NamedTuple):
         Raises:
             UnsuccessfulError: It failed.
         """
-        say(f"$ python -m {module} {' '.join(arguments)}")
         done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=self.root, check=False)  # noqa: S603
         if done.returncode:
-            raise UnsuccessfulError(
-                f"`python -m {module}` failed with exit code {done.returncode}; its error is above."
-            )
+            raise UnsuccessfulError(f"`python -m {module}` failed with code {done.returncode}; its error is above.")
 
     def train(self, run: str, *own: str) -> None:
         """Trains, measures and registers a model, and promotes it to production."""
-        settings = [
-            *self.settings,
-            f"training.epochs={_EPOCHS[run]}",
-            f"run_dir=models/runs/{run}",
-            *own,
-            *self.override,
-        ]
-        for module in ("train", "evaluate", "evaluation.robustness"):
-            self.run(f"src.mlops.{module}", *settings)
-        given = [word for setting in settings for word in ("-o", setting)]
-        self.run("src.mlops", "registry", "register", *given)
-        self.run("src.mlops", "registry", "promote", "--stage", "production", *given)
+        own = (f"training.epochs={_EPOCHS[run]}", f"run_dir=models/runs/{run}", *own, *self.override)
+        settings = [*self.settings, *own]
+        options = [word for setting in settings for word in ("-o", setting)]
+        say(f"Training the {run} model with {' '.join(own)}")
+        self.run("src.mlops.train", *settings)
+        say("Measuring it on test images, also on corrupted ones.")
+        self.run("src.mlops.evaluate", *settings)
+        self.run("src.mlops.evaluation.robustness", *settings)
+        say("Registering it, and promoting it to production if it passes the gate.")
+        self.run("src.mlops", "registry", "register", *options)
+        self.run("src.mlops", "registry", "promote", "--stage", "production", *options)
 
 
 @app.command("loop-demo")

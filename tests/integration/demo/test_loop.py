@@ -31,7 +31,7 @@ def test_a_better_model_replaces_the_first_one(tmp_path: Path) -> None:
     with start() as killed:
         assert killed.stdout
         for line in killed.stdout:
-            if "src.mlops.evaluate" in line:
+            if "Measuring it" in line:
                 break
         killed.kill()
     with start("--out", str(tmp_path)) as loop:  # starts over
