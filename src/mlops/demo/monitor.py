@@ -162,7 +162,7 @@ def _services(model: str) -> Iterator[_Running]:
             running([*python, "src.mlops.drift_api", "--port", "{port}"], "/health/live", compared)
         )
         drift.headers["Authorization"] = f"Bearer {token}"
-        (folder / "alertmanager.yml").write_text(shorten((CONFIGURATION / "alertmanager.yml").read_text()))
+        _configure_alertmanager(folder, drift, token)
         options = [f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'alertmanager'}"]
         alertmanager = stack.enter_context(
             running([notifier, *options, "--cluster.listen-address=", "--web.listen-address", _ADDRESS], "/-/ready")
@@ -181,6 +181,16 @@ def _find(*names: str) -> str:
             "--no-install-recommends prometheus prometheus-alertmanager`, or use compose.yaml."
         )
     return found
+
+
+def _configure_alertmanager(folder: Path, drift: httpx.Client, token: str) -> None:
+    """Writes the configuration of Alertmanager with the address and the token of the drift service."""
+    whole = yaml.safe_load(shorten((CONFIGURATION / "alertmanager.yml").read_text()))
+    (folder / "drift-token").write_text(token)
+    for webhook in [each for receiver in whole["receivers"] for each in receiver.get("webhook_configs", [])]:
+        webhook["url"] = str(drift.base_url.join("/alerts"))
+        webhook["http_config"]["authorization"]["credentials_file"] = str(folder / "drift-token")
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(whole))
 
 
 def _configure_prometheus(folder: Path, alertmanager: httpx.Client, services: dict[str, httpx.Client]) -> None:
