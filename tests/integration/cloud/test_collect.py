@@ -410,6 +410,6 @@ def test_the_command_prints_versions_and_fails_with_the_problems(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(collect_module, "collect", lambda *_, **__: Collected(["v3", "v4"], ["gtsrb-x: It failed."]))
-    with pytest.raises(CloudError, match=r"1 jobs have no registered model\. gtsrb-x: It failed\."):
+    with pytest.raises(CloudError, match=r"Jobs with a problem: 1\. gtsrb-x: It failed\."):
         collect_module.main([], push=True)
     assert capsys.readouterr().out == "v3\nv4\n"
