@@ -46,10 +46,11 @@ _LR = 0.002  # of the second training, which starts from the first model: half o
 
 
 class _Clone(NamedTuple):
-    """A temporary clone of the repository, and the settings of its commands."""
+    """A temporary clone of the repository, and the settings of its commands: own ones, and those of the user."""
 
     root: Path
-    overrides: list[str]
+    settings: list[str]
+    override: list[str]
 
     def run(self, module: str, *arguments: str) -> None:
         """Runs a command in the clone, and shows what it prints.
@@ -66,11 +67,16 @@ class _Clone(NamedTuple):
 
     def train(self, run: str, *own: str) -> None:
         """Trains, measures and registers a model, and promotes it to production."""
-        place = f"run_dir=models/runs/{run}"
-        self.run("src.mlops.train", *self.overrides, f"training.epochs={_EPOCHS[run]}", place, *own)
-        for module in ("evaluate", "evaluation.robustness"):
-            self.run(f"src.mlops.{module}", *self.overrides)
-        given = [word for override in (*self.overrides, *own) for word in ("-o", override)]
+        settings = [
+            *self.settings,
+            f"training.epochs={_EPOCHS[run]}",
+            f"run_dir=models/runs/{run}",
+            *own,
+            *self.override,
+        ]
+        for module in ("train", "evaluate", "evaluation.robustness"):
+            self.run(f"src.mlops.{module}", *settings)
+        given = [word for setting in settings for word in ("-o", setting)]
         self.run("src.mlops", "registry", "register", *given)
         self.run("src.mlops", "registry", "promote", "--stage", "production", *given)
 
@@ -119,7 +125,7 @@ def _prepare(work: Path, raw_dir: str, override: list[str]) -> tuple[_Clone, Sce
     scene = hold_out_scene(Path(raw_dir).resolve(), work) if raw_dir else draw_scene(work)
     say(f"The camera will see {len(scene.truth):,} images of {scene.signs:,} signs that no training has seen.")
     reports = f"evaluation.reports_dir={work / 'reports'}"
-    return _Clone(root, [*scene.overrides, reports, *override]), scene
+    return _Clone(root, [*scene.settings, reports], override), scene
 
 
 def _run_loop(clone: _Clone, services: Services, traffic: Traffic, scene: Scene, labels: int) -> Story:
@@ -142,7 +148,11 @@ def _run_loop(clone: _Clone, services: Services, traffic: Traffic, scene: Scene,
     collected = clone.root / "collected"
     clone.run("src.mlops", "labels", "export", str(collected), *log, "--only-reviewed")
     start = f"training.start_from=models/runs/{FIRST}/best_model.pth"
-    clone.train(SECOND, f"data.collected={collected}", start, f"training.optimizer.lr={_LR}")
+    try:
+        clone.train(SECOND, f"data.collected={collected}", start, f"training.optimizer.lr={_LR}")
+    except UnsuccessfulError:
+        say(f"There is no second model in production. The service keeps the first one, {_served(services)}.")
+        raise
     services.service.post("/admin/reload").raise_for_status()
     traffic.rate = 20.0
     story.add("New model")
@@ -156,6 +166,10 @@ def _run_loop(clone: _Clone, services: Services, traffic: Traffic, scene: Scene,
     if traffic.failed:
         raise UnsuccessfulError(f"{traffic.failed} of {traffic.sent} images were not classified.")
     return story
+
+
+def _served(services: Services) -> str:
+    return str(services.service.get("/model").raise_for_status().json()["model_version"])
 
 
 def _wait_for_alarm(services: Services) -> None:

@@ -28,14 +28,14 @@ class Scene(NamedTuple):
         images: PNG files for each severity of the fog, see `in_fog`.
         truth: The class of each image.
         signs: Number of physical signs.
-        overrides: Settings of the data for training and testing.
+        settings: Settings of the data for training and testing.
         processed: Folder of the prepared data.
     """
 
     images: dict[int, list[bytes]]
     truth: list[int]
     signs: int
-    overrides: list[str]
+    settings: list[str]
     processed: Path
 
 
@@ -67,7 +67,7 @@ def hold_out_scene(raw_dir: Path, work: Path) -> Scene:
     return _scene(raw_dir, raw.train[chosen], places, processed)
 
 
-def _scene(folder: Path, table: pd.DataFrame, overrides: list[str], processed: Path) -> Scene:
+def _scene(folder: Path, table: pd.DataFrame, settings: list[str], processed: Path) -> Scene:
     """Lets the camera pass the signs in random order, and each of them from far to near."""
     rng = np.random.default_rng(0)
     signs = [frames for _, frames in table.sort_values("path").groupby("track_id")]
@@ -76,4 +76,4 @@ def _scene(folder: Path, table: pd.DataFrame, overrides: list[str], processed: P
         [frames.iloc[np.unique(np.linspace(0, len(frames) - 1, _FRAMES).astype(int))] for frames in passed]
     )
     images = in_fog([open_image(folder / path) for path in seen["path"]])
-    return Scene(images, [int(class_id) for class_id in seen["class_id"]], len(passed), overrides, processed)
+    return Scene(images, [int(class_id) for class_id in seen["class_id"]], len(passed), settings, processed)
