@@ -556,6 +556,12 @@ def gcp_train(c: Context, override: list[str], detach: bool = False, dry_run: bo
     _cloud(c, "submit", [*(["cloud.train.action=start"] if detach else []), *override], dry_run)
 
 
+@command("retrain", **DRY, **OVERRIDE)
+def gcp_retrain(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Start a training with labelled images of the service."""
+    _cloud(c, "retrain", override, dry_run)
+
+
 @command("collect", **PUSH, **OVERRIDE)
 def gcp_collect(c: Context, override: list[str], push: bool = False) -> None:
     """Register the models of training jobs that have ended."""
@@ -691,6 +697,7 @@ def _namespace() -> Collection:
             gcp_bootstrap,
             gcp_build,
             gcp_train,
+            gcp_retrain,
             gcp_collect,
             gcp_deploy,
             gcp_rollback,

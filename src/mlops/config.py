@@ -281,6 +281,7 @@ class JobConfig(_Section):
     action: Literal["run", "start", "fetch"]
     job: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
     data: Annotated[str, Field(pattern=r"^gs://")] | None
+    collected: Annotated[str, Field(pattern=r"^gs://")] | None
     options: list[str]
     machine: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]+$")]
     accelerator: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]+$")] | None
@@ -312,6 +313,16 @@ class DriftJobConfig(_Section):
 
     window: Annotated[str, Field(min_length=1)]
     schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None
+
+
+class RetrainConfig(_Section):
+    """When `cloud/retrain.py` starts a training job, and with which images."""
+
+    only_after_drift: bool
+    min_new: Annotated[int, Field(ge=0)]
+    window: Annotated[str, Field(min_length=1)]
+    only_reviewed: bool
+    options: list[str]
 
 
 class BuildConfig(_Section):
@@ -347,13 +358,15 @@ class CloudConfig(_Section):
     load: LoadConfig
     train: JobConfig
     drift: DriftJobConfig
+    retrain: RetrainConfig
     build: BuildConfig
     budget: Count
     teardown: TeardownConfig
 
     @model_validator(mode="after")
     def _in_the_bucket(self) -> Self:
-        for name, value in {"models": self.models, "train.data": self.train.data}.items():
+        places = {"models": self.models, "train.data": self.train.data, "train.collected": self.train.collected}
+        for name, value in places.items():
             if value and not value.startswith(f"gs://{self.bucket}/"):
                 # The accounts have roles on folders of this bucket only.
                 raise ValueError(f"{name} must be a folder in the bucket gs://{self.bucket}, but is {value!r}")

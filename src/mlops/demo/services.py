@@ -143,7 +143,7 @@ def running_services(
         if not alerts:
             yield Services(service, drift, None, None, log)
             return
-        (folder / "alertmanager.yml").write_text(shorten((CONFIGURATION / "alertmanager.yml").read_text()))
+        _configure_alertmanager(folder, drift, token)
         options = [f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'alertmanager'}"]
         options += ["--cluster.listen-address=", "--web.listen-address", _ADDRESS]
         alertmanager = stack.enter_context(running([programs["alertmanager"], *options], "/-/ready"))
@@ -197,6 +197,16 @@ def _find(*names: str) -> str:
             "--no-install-recommends prometheus prometheus-alertmanager`, or use compose.yaml."
         )
     return found
+
+
+def _configure_alertmanager(folder: Path, drift: httpx.Client, token: str) -> None:
+    """Writes the configuration of Alertmanager with the address and the token of the drift service."""
+    whole = yaml.safe_load(shorten((CONFIGURATION / "alertmanager.yml").read_text()))
+    (folder / "drift-token").write_text(token)
+    for webhook in [each for receiver in whole["receivers"] for each in receiver.get("webhook_configs", [])]:
+        webhook["url"] = str(drift.base_url.join("/alerts"))
+        webhook["http_config"]["authorization"]["credentials_file"] = str(folder / "drift-token")
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(whole))
 
 
 def _configure_prometheus(folder: Path, alertmanager: httpx.Client, services: dict[str, httpx.Client]) -> None:

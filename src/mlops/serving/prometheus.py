@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -42,6 +43,7 @@ _LOG = {
     "images": Counter("mlops_log_images", "Images of the prediction log by outcome", ["outcome"]),
     "uploads": Counter("mlops_log_uploads", "Uploads of files of the prediction log by outcome", ["outcome"]),
 }
+_RETRAININGS = Counter("mlops_retrainings", "Notifications of alerts by what came of them", ["outcome"])
 _LABELS = Counter("mlops_labels", "Stored labels of recorded images by source and verdict", ["source", "verdict"])
 _VERDICTS: dict[Source, tuple[Verdict, ...]] = {"feedback": ("class", "none"), "review": get_args(Verdict)}
 _PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id", "class_name"])
@@ -110,6 +112,17 @@ def show_log() -> None:
 def count_log(kind: str, outcome: str, number: int) -> None:
     """Counts `records`, `images` or `uploads` of the prediction log."""
     _LOG[kind].labels(outcome).inc(number)
+
+
+def show_retrainings(outcomes: Iterable[str]) -> None:
+    """Starts the counters of notifications at 0, so that the first failure is an increase."""
+    for outcome in outcomes:
+        _RETRAININGS.labels(outcome)
+
+
+def count_retraining(outcome: str) -> None:
+    """Counts a notification of Alertmanager."""
+    _RETRAININGS.labels(outcome).inc()
 
 
 def count_label(label: Label) -> None:

@@ -235,16 +235,17 @@ FOLDERS = {
     "prepared": "gtsrb/data/processed/1/arrays.npz",
     "model": "gtsrb/models/versions/v1/best_model.onnx",
     "job": "jobs/gtsrb-one/model/best_model.pth",
+    "log": "prediction_log/images/date=2026-11-28/a.png",
     "other": "gtsrb/database.sqlite",
 }
 READS = {
     "train": "raw own prepared job",
-    "serve": "model",
-    "build": "raw own prepared model job",
+    "serve": "model log",
+    "build": "raw own prepared model job log",
     "measure": "raw own prepared model job",
     "report": "raw own prepared",
 }
-WRITES = {"train": "prepared job", "serve": "", "build": "prepared model job", "measure": "", "report": ""}
+WRITES = {"train": "prepared job", "serve": "log", "build": "prepared model job", "measure": "", "report": ""}
 
 
 class TestAccess:

@@ -107,7 +107,7 @@ def test_no_json(client: TestClient) -> None:
 
 
 def test_a_large_request(client: TestClient) -> None:
-    assert_problem(client.post("/drift", json={"window": "x" * 5000}), 413, "4,096 bytes")
+    assert_problem(client.post("/drift", json={"window": "x" * 70_000}), 413, "65,536 bytes")
 
 
 def test_no_log(settings: DriftSettings, tmp_path: Path) -> None:
