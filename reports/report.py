@@ -108,8 +108,7 @@ def read_answers(text: str) -> tuple[dict[int, Answer], list[str]]:
     headings = [(number, found) for number, line in _lines(text) if (found := _HEADING.fullmatch(line.rstrip()))]
     lines, problems = text.splitlines(), []
     answers: dict[int, Answer] = {}
-    ends = [line for line, _ in headings[1:]] + [len(lines) + 1]
-    for (line, heading), end in zip(headings, ends, strict=True):
+    for (line, heading), (end, _) in zip(headings, [*headings[1:], (len(lines) + 1, None)], strict=False):
         if not heading[2].lower().startswith("question"):
             continue
         numbered = re.fullmatch(r"Question ([1-9][0-9]*)", heading[2])
@@ -325,7 +324,7 @@ def _check(report: Path, text: str) -> None:
     for problem in found:
         typer.echo(f"{report.name}: {problem}.", err=True)
     if found:
-        _fail(f"{report} has {len(found)} problems, listed above.")
+        _fail(f"{report} is not correct. Problems, listed above: {len(found)}.")
 
 
 def _fail(message: str) -> NoReturn:
