@@ -593,6 +593,7 @@ def check(c: Context) -> None:
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
     _run(c, "yamllint", "--strict", ".")
     if sys.platform != "win32":  # hadolint has no package for Windows

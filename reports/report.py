@@ -243,6 +243,7 @@ def to_html(text: str, folder: Path) -> str:
         kind = mimetypes.guess_type(path.name)[0]
         return f'src="data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
 
+    text = re.sub(r"\n  (\*\*(?:Proof|Not done):\*\* )", r"<br>\1", text)
     text = re.sub(r"^([*+-] )\[x\] ", r"\1&#9745; ", text, flags=re.MULTILINE)
     text = re.sub(r"^([*+-] )\[ \] ", r"\1&#9744; ", text, flags=re.MULTILINE)
     body = markdown.markdown(text, extensions=["tables", "fenced_code", "sane_lists", "toc"])
@@ -259,12 +260,11 @@ _PAGE = """<!doctype html>
 :root {{ color-scheme: light dark }}
 body {{ font: 1rem/1.6 system-ui, sans-serif; max-width: 50rem; margin: auto; padding: 1rem; overflow-wrap: anywhere }}
 img {{ max-width: 100%; height: auto; background: white }}
-pre, table {{ overflow-x: auto; display: block; max-width: 100% }}
+table {{ overflow-x: auto; display: block; overflow-wrap: normal }}
 code {{ font-size: .9em }}
-pre {{ padding: .8rem; border: 1px solid #8886; border-radius: .3rem }}
+pre {{ white-space: pre-wrap; padding: .8rem; border: 1px solid #8886; border-radius: .3rem }}
 th, td {{ border: 1px solid #8886; padding: .2rem .6rem; text-align: left }}
 blockquote {{ margin: 0; padding-left: 1rem; border-left: .25rem solid #8886 }}
-ul:has(> li) {{ padding-left: 1.2rem }}
 </style>
 {body}
 </html>
