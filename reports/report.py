@@ -6,9 +6,9 @@ uv run python reports/report.py html     # the same, then writes reports/report.
 
 import base64
 import html as html_entities
-import mimetypes
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,7 +17,7 @@ import typer
 
 REPORT = Path(__file__).with_name("README.md")
 CHECKLIST_ITEMS = 53
-SUFFIXES = (".png", ".jpg", ".svg")
+TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}  # by the suffix of an image
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def _wrong(image: str, folder: Path) -> str | None:
         return "must be a path that is relative to the report"
     if not path.resolve().is_relative_to(folder.parent.resolve()):
         return "is outside of the repository"
-    if not image.endswith(SUFFIXES):
-        return f"must have one of the suffixes {', '.join(SUFFIXES)}"
+    if path.suffix not in TYPES:
+        return f"must have one of the suffixes {', '.join(TYPES)}"
     if not path.is_file():
         return "does not exist"
     return None if path.stat().st_size else "is empty"
@@ -240,8 +240,7 @@ def to_html(text: str, folder: Path) -> str:
 
     def embedded(tag: re.Match[str]) -> str:
         path = folder / html_entities.unescape(tag[1])
-        kind = mimetypes.guess_type(path.name)[0]
-        return f'src="data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
+        return f'src="data:{TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"'
 
     text = re.sub(r"\n  (\*\*(?:Proof|Not done):\*\* )", r"<br>\1", text)
     text = re.sub(r"^([*+-] )\[x\] ", r"\1&#9745; ", text, flags=re.MULTILINE)
@@ -294,6 +293,8 @@ def write_html(
         partial.write_text(to_html(text, report.parent), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         _fail(f"Cannot write {path}: {error}.")
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+import tasks
 from reports import report
 from src.mlops import ROOT
 
@@ -92,6 +93,11 @@ class TestTheReport:
         named = set(re.findall(r"(?:tests|benchmarks|src|docs|configshydra|dockerfiles)/[\w/.-]*\w", spans))
         assert len(named) > 20
         assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+    def test_commands_name_tasks_that_exist(self) -> None:
+        named = set(re.findall(r"\binv ([a-z][a-z0-9-]+(?:\.[a-z][a-z-]+)?)", TEXT))
+        assert len(named) > 20
+        assert named <= {*tasks.namespace.task_names}
 
     def test_committed_images_are_small(self) -> None:
         images = list((ROOT / "reports" / "figures").iterdir())
