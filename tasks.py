@@ -1,7 +1,9 @@
 """The commands of this repository: `inv --list` shows all of them, `inv --help COMMAND` shows the options of one."""
 
 import functools
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit, ParseError
 from invoke.parser.argument import Argument
+from invoke.runners import Local
 from invoke.tasks import Task
 
 ROOT = Path(__file__).parent
@@ -84,12 +87,31 @@ def command(name: str, /, **help_by_argument: str) -> Callable[[Callable[..., No
     return lambda body: CommandTask(body, name=name, iterable=iterable, help=help_by_argument)
 
 
+class ForwardingRunner(Local):
+    """Passes SIGTERM on to the running command, which would otherwise outlive `inv`."""
+
+    _former: Any = None  # handler of SIGTERM while no command is running
+
+    def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
+        """Starts a command."""
+        super().start(command, shell, env)
+        running = self.pid if self.using_pty or not self.process else self.process.pid
+        self._former = signal.signal(signal.SIGTERM, lambda *_: os.kill(running, signal.SIGTERM))
+
+    def stop(self) -> None:
+        """Cleans up after the command."""
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
+        super().stop()
+
+
 def _run(c: Context, *words: str) -> None:
     """Runs a command in the repository root. If it fails, the task ends with the same exit code."""
+    c.config.runners.local = ForwardingRunner
     with c.cd(str(ROOT)):
         result = c.run(shlex.join(words), pty=sys.stdout.isatty() and sys.platform != "win32", warn=True)
     if result is None or result.failed:
-        raise Exit(code=result.exited if result else 1)
+        raise Exit(code=1 if result is None else result.exited)  # a failed result is false
 
 
 def _module(c: Context, name: str, *arguments: str) -> None:

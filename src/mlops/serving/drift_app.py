@@ -16,7 +16,7 @@ from src.mlops.monitoring.drift import drift, page
 from src.mlops.monitoring.window import ALL
 from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin
-from src.mlops.serving.middleware import STRICT, Limits, RequestContext, too_large
+from src.mlops.serving.middleware import STRICT, Limits, RequestContext, ignore_trailing_slash, too_large
 from src.mlops.serving.schemas import Health
 from src.mlops.serving.settings import DriftSettings
 from src.mlops.serving.shutdown import Shutdown
@@ -105,6 +105,7 @@ def create_app(settings: DriftSettings) -> FastAPI:
             yield
 
     app = FastAPI(title="Drift", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    ignore_trailing_slash(app.router)
     errors.install(app)
     app.add_exception_handler(MlopsError, _on_error)
     app.add_middleware(Limits, max_body=_MAX_BODY, too_large=too_large(_MAX_BODY))

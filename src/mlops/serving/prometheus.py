@@ -4,10 +4,12 @@ import functools
 import logging
 import os
 from datetime import UTC, datetime
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from src.mlops.inference.classifier import Classifier, Prediction
+from src.mlops.monitoring.labels import Label, Source, Verdict
 from src.mlops.monitoring.prediction_log import OUTCOMES
 from src.mlops.serving.shared import FOLDER_VARIABLE, dead_workers
 
@@ -40,6 +42,8 @@ _LOG = {
     "images": Counter("mlops_log_images", "Images of the prediction log by outcome", ["outcome"]),
     "uploads": Counter("mlops_log_uploads", "Uploads of files of the prediction log by outcome", ["outcome"]),
 }
+_LABELS = Counter("mlops_labels", "Stored labels of recorded images by source and verdict", ["source", "verdict"])
+_VERDICTS: dict[Source, tuple[Verdict, ...]] = {"feedback": ("class", "none"), "review": get_args(Verdict)}
 _PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id", "class_name"])
 
 
@@ -94,15 +98,23 @@ def count(prediction: Prediction) -> None:
 
 
 def show_log() -> None:
-    """Starts the counters of the prediction log at 0, so that the first lost record is an increase."""
+    """Starts the counters of the prediction log and its labels at 0, so that the first lost record is an increase."""
     for kind, outcomes in OUTCOMES.items():
         for outcome in outcomes:
             _LOG[kind].labels(outcome)
+    for source, verdicts in _VERDICTS.items():
+        for verdict in verdicts:
+            _LABELS.labels(source, verdict)
 
 
 def count_log(kind: str, outcome: str, number: int) -> None:
     """Counts `records`, `images` or `uploads` of the prediction log."""
     _LOG[kind].labels(outcome).inc(number)
+
+
+def count_label(label: Label) -> None:
+    """Counts a label that was stored."""
+    _LABELS.labels(label.source, label.verdict).inc()
 
 
 def exposition() -> bytes:
