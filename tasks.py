@@ -494,6 +494,19 @@ def monitor_demo(c: Context, images: str = "", model: str = "", stay: bool = Fal
     _typer(c, "monitor-demo", images=_from_here(images), model=model, stay=stay)
 
 
+@command(
+    "demo",
+    raw_dir="folder of images in any layout; default: drawn signs",
+    labels="number of recorded images to label; default: 600",
+    out="folder for the figure and the table; default: only print them",
+    **OVERRIDE,
+)
+def loop_demo(c: Context, override: list[str], raw_dir: str = "", labels: int = 0, out: str = "") -> None:
+    """Show the loop: serve, fog, alert, label, retrain, gate, swap."""
+    options = {"raw_dir": _from_here(raw_dir), "labels": labels or None, "out": _from_here(out)}
+    _typer(c, "loop-demo", override=override, **options)
+
+
 # --- containers and cloud
 
 
@@ -673,6 +686,7 @@ def _namespace() -> Collection:
         "labels": [labels_export, labels_accuracy],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "monitor": [monitor_demo],
+        "loop": [loop_demo],
         "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [
             gcp_bootstrap,

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -23,13 +24,16 @@ STOP_TIMEOUT = 30.0  # seconds after SIGTERM in which it must end
 
 
 @contextmanager
-def running(command: Sequence[str], ready: str, environment: Mapping[str, str] | None = None) -> Iterator[httpx.Client]:
+def running(
+    command: Sequence[str], ready: str, environment: Mapping[str, str] | None = None, folder: Path = ROOT
+) -> Iterator[httpx.Client]:
     """Runs a service for the duration of the `with` block, and stops it if SIGINT, SIGTERM or SIGHUP end this process.
 
     Args:
         command: Command line of the service; a word that is exactly `{port}`, or ends with `:{port}`, gets a free port.
         ready: Path that answers with 2xx once the service is ready.
         environment: Variables in addition to those of this process.
+        folder: Working directory of the service.
 
     Yields:
         An HTTP client whose base URL is the address of the service.
@@ -41,7 +45,7 @@ def running(command: Sequence[str], ready: str, environment: Mapping[str, str] |
     with tempfile.TemporaryFile("w+") as log, EndingSignals() as signals:
         service = subprocess.Popen(  # noqa: S603 - the command comes from this project
             with_port(command, port),
-            cwd=ROOT,
+            cwd=folder,
             stdout=log,
             stderr=log,
             env={**os.environ, **(environment or {})},

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from src.mlops.data.additional import prepare_collected, prepare_drawn
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.packing import Pack, SplitArrays, stack, without
+from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
 from src.mlops.errors import ConfigError
@@ -40,6 +41,11 @@ from src.mlops.training.train_loop import State, run_epochs
 
 logger = logging.getLogger(__name__)
 
+
+# Collected images are few, but the ones that matter most. They are repeated until they are this share of the training
+# images, but at most so many times.
+COLLECTED_SHARE = 1 / 3
+MOST_TIMES = 10
 
 OnEpoch = Callable[[dict[str, float]], object]
 OnExport = Callable[[Path, Pack], object]
@@ -116,14 +122,23 @@ class _Data(NamedTuple):
             return self.pack.fingerprint
         return hashlib.sha256(f"{self.pack.fingerprint} {self.collected.fingerprint}".encode()).hexdigest()
 
-    def training_images(self, *splits: str) -> SplitArrays:
-        arrays = self.load(*splits)
-        return stack(arrays, self.drawn.load("train", "val", "test")) if self.drawn else arrays
-
     def load(self, *splits: str) -> SplitArrays:
+        """Returns the images of splits, each once."""
         arrays = self.pack.load(*splits)
         if self.collected:
             arrays = stack(arrays, self.collected.load(*splits))
+        return without(arrays, self.leave_out)
+
+    def training_images(self, *splits: str) -> SplitArrays:
+        """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated."""
+        arrays = self.pack.load(*splits)
+        if self.drawn:
+            arrays = stack(arrays, self.drawn.load("train", "val", "test"))
+        if self.collected:
+            new = self.collected.load(*splits)
+            count = len(new.rows)
+            times = round(COLLECTED_SHARE / (1 - COLLECTED_SHARE) * len(arrays.rows) / count)
+            arrays = stack(arrays, select(new, np.tile(np.arange(count), min(max(times, 1), MOST_TIMES))))
         return without(arrays, self.leave_out)
 
 
