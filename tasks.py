@@ -169,7 +169,7 @@ def data_report(c: Context, override: list[str]) -> None:
 
 @command("sheet", **OVERRIDE)
 def data_sheet(c: Context, override: list[str]) -> None:
-    """Draw a contact sheet of the data into reports/figures."""
+    """Draw a contact sheet of the data into reports/latest/figures."""
     _hydra(c, "data.contact_sheet", *override)
 
 
@@ -214,13 +214,13 @@ def train(c: Context, override: list[str]) -> None:
 
 @command("evaluate", split="train, val or test", **OVERRIDE)
 def evaluate(c: Context, override: list[str], split: str = "test") -> None:
-    """Evaluate the model and write metrics and figures to reports/."""
+    """Evaluate the model and write metrics and figures to reports/latest."""
     _hydra(c, "evaluate", f"evaluation.split={split}", *override)
 
 
 @command("sweep", workers="trials in parallel; 0: as configured", **OVERRIDE)
 def sweep(c: Context, override: list[str], workers: int = 0) -> None:
-    """Search hyperparameters and write the result to reports/sweep."""
+    """Search hyperparameters and write the result to reports/latest/sweep."""
     _hydra(c, "sweep", *([f"hparams_search.workers={workers}"] if workers else []), *override)
 
 
@@ -634,6 +634,7 @@ def check(c: Context) -> None:
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
     _run(c, "yamllint", "--strict", ".")
     if sys.platform != "win32":  # hadolint has no package for Windows

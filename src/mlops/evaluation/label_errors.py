@@ -1,4 +1,4 @@
-"""Finds images that probably have a wrong label and writes reports/label_errors.csv: `inv data.label-errors`.
+"""Finds images that probably have a wrong label and writes reports/latest/label_errors.csv: `inv data.label-errors`.
 
 The training and validation images are divided into folds. Each fold is classified by a model that was trained on the
 other folds, so no model has learned the label that it is compared with.
