@@ -217,7 +217,11 @@ def _check_containers(template: dict[str, Any]) -> None:
         raise DeniedError("INVALID_ARGUMENT: Exactly one container must have a port")
     named = [container.get("name") for container in containers]
     order = json.loads(template["metadata"]["annotations"].get("run.googleapis.com/container-dependencies", "{}"))
-    if None in named or len(set(named)) < len(named) or not {*order, *sum(order.values(), [])} <= {*named}:
+    if (
+        None in named
+        or len(set(named)) < len(named)
+        or not {*order, *(name for names in order.values() for name in names)} <= {*named}
+    ):
         raise DeniedError(f"INVALID_ARGUMENT: The containers {named} do not fit the dependencies {order}")
 
 

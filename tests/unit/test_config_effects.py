@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 
 from src.mlops import export
-from src.mlops.cloud import bootstrap, build, deploy, drift_job, load_test, rollback, submit, teardown
+from src.mlops.cloud import bootstrap, build, deploy, drift_job, load_test, monitoring, rollback, submit, teardown
 from src.mlops.cloud.service import State
 from src.mlops.config import AugmentationConfig, Config
 from src.mlops.data.augment import augment
@@ -246,6 +246,7 @@ def in_cloud(config: Config, folder: Path) -> object:
         rollback.rollback(config.cloud)
         if config.cloud.prediction_log:
             drift_job.run_drift_job(config.cloud)
+        monitoring.monitor(config.cloud)
         teardown.teardown(config.cloud)
     return out.getvalue().replace(str(folder), "")
 
@@ -406,6 +407,9 @@ EFFECTS: dict[str, Effect] = {
             "tag": "v2",
             "serve.stage": "staging",
             "serve.public": "true",
+            "serve.cpu_always": "true",
+            "serve.metrics": "true",
+            "alert_email": "me@example.com",
             "canary.share": 20,
             "serve.model": "models:/gtsrb@production",
             "serve.cpu": 2,

@@ -19,6 +19,7 @@ from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.names import Names, fill, write
 from src.mlops.cloud.service import describe, require_deployed
 from src.mlops.config import CloudConfig, Config
+from src.mlops.io.files import to_json
 
 logger = logging.getLogger("src.mlops.cloud.monitoring")
 OWNER = "mlops"  # label with `cloud.name`
@@ -113,7 +114,10 @@ def _let_in(gcloud: Gcloud, names: Names) -> None:
 def _dashboard(names: Names) -> dict[str, Any]:
     """Returns the dashboard with queries for Cloud Monitoring."""
     dashboard: dict[str, Any] = fill(
-        "monitoring/dashboard.json", names.cloud, log=f"logging_googleapis_com:user_{names.prefix}", service=names.service
+        "monitoring/dashboard.json",
+        names.cloud,
+        log=f"logging_googleapis_com:user_{names.prefix}",
+        service=names.service,
     )
     for tile in dashboard["mosaicLayout"]["tiles"]:
         for chart in tile["widget"].get("xyChart", {}).get("dataSets", []):
@@ -154,7 +158,7 @@ def _apply(gcloud: Gcloud, names: Names, kind: Kind, wanted: dict[str, dict[str,
 def _put(
     gcloud: Gcloud, names: Names, kind: Kind, found: list[dict[str, Any]], title: str, content: dict[str, Any]
 ) -> str:
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(to_json(content).encode()).hexdigest()[:16]
     labels = {OWNER: names.cloud.name, CONTENT: digest}
     former = [one for one in found if one["displayName"] == title]
     current = [one for one in former if one[kind.labels].get(CONTENT) == digest]
