@@ -190,8 +190,8 @@ def test_cloud_monitoring_matches_the_schemas(ready: Double) -> None:
             result = check(content, *kind)
             assert result.returncode == 0, result.stderr
     policy = files(ready, "policy-from-file")[1]
-    policy["conditions"][0]["conditionPrometheusQueryLanguage"]["querry"] = "up"
-    assert "querry" in check(policy, "monitoring", "v3", "AlertPolicy").stderr
+    policy["conditions"][0]["conditionPrometheusQueryLanguage"]["unknownField"] = "up"
+    assert "unknownField" in check(policy, "monitoring", "v3", "AlertPolicy").stderr
     policy["severity"] = "URGENT"
     assert check(policy, "monitoring", "v3", "AlertPolicy").returncode
 

@@ -224,15 +224,6 @@ class TestMonitoring:
         assert check["options"]["period"] == "10"
         assert "All drift reports." in [metric["description"] for metric in made(deployed)["metrics"]]
 
-    def test_a_concurrent_change_of_the_dashboard_is_not_overwritten(self, deployed: Double) -> None:
-        monitor(cloud())
-        state = deployed.state()
-        state["monitoring"]["dashboards"][0]["labels"]["content"] = "old"
-        deployed.write(state)
-        deployed.fails("dashboards update", "ERROR: FAILED_PRECONDITION: the etag does not match")
-        with pytest.raises(CloudError, match=r"'update the dashboard gtsrb' failed.*etag"):
-            monitor(cloud())
-
     def test_resources_of_others_are_not_touched(self, deployed: Double) -> None:
         foreign = {
             "name": "projects/my-project/policies/x",
