@@ -110,6 +110,7 @@ class DataConfig(_Section):
     label_column: str | None = None
     on_bad_image: Literal["stop", "skip"]
     exclude: RepoPath | None = None  # checkpoints of earlier releases have none
+    collected: RepoPath | None = None
     split: SplitConfig
     synthetic: SyntheticConfig | None
 

@@ -18,10 +18,11 @@ from src.mlops import export
 from src.mlops.cloud import bootstrap, build, deploy, drift_job, load_test, monitoring, rollback, submit, teardown
 from src.mlops.cloud.service import State
 from src.mlops.config import AugmentationConfig, Config
+from src.mlops.data.additional import prepare_drawn
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.prepare import prepare, prepare_drawn
+from src.mlops.data.prepare import prepare
 from src.mlops.errors import MlopsError, StorageError
 from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.model import build_model, choose_device
@@ -305,6 +306,7 @@ EFFECTS: dict[str, Effect] = {
     "data.path_column": Effect(prepared, "data.path_column=file", refused=r"Train\.csv has no column 'file'"),
     "data.label_column": Effect(prepared, "data.label_column=kind", refused=r"Train\.csv has no column 'kind'"),
     "data.on_bad_image": Effect(prepared, "data.on_bad_image=stop", refused=r"1 bad image.*extra\.png"),
+    "data.collected": Effect(trained_model, "data.collected={raw}/Train"),
     "data.exclude": Effect(prepared, "data.exclude={raw}/wrong.csv"),
     "data.split.test_size": Effect(prepared, "data.split.test_size=0.6"),
     "data.split.seed": Effect(prepared, "data.split.seed=2"),
