@@ -592,6 +592,12 @@ def gcp_drift(c: Context, override: list[str], dry_run: bool = False) -> None:
     _cloud(c, "drift_job", override, dry_run)
 
 
+@command("monitoring", **DRY, **OVERRIDE)
+def gcp_monitoring(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Set up alerts and a dashboard in Cloud Monitoring."""
+    _cloud(c, "monitoring", override, dry_run)
+
+
 @command("teardown", **DRY, **OVERRIDE)
 def gcp_teardown(c: Context, override: list[str], dry_run: bool = False) -> None:
     """Delete the Google Cloud resources; needs confirmation."""
@@ -704,6 +710,7 @@ def _namespace() -> Collection:
             gcp_rollback,
             gcp_loadtest,
             gcp_drift,
+            gcp_monitoring,
             gcp_teardown,
         ],
     }

@@ -262,9 +262,11 @@ class ServeConfig(_Section):
     model: Annotated[str, Field(min_length=1)]
     cpu: Literal[1, 2, 4, 6, 8]
     memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi)$")]
+    cpu_always: bool
     concurrency: Annotated[int, Field(ge=1, le=1000)]
     min_instances: Annotated[int, Field(ge=0)]
     max_instances: Count
+    metrics: bool
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:
@@ -361,6 +363,7 @@ class CloudConfig(_Section):
     retrain: RetrainConfig
     build: BuildConfig
     budget: Count
+    alert_email: Annotated[str, Field(pattern=r"^[^@\s,]+@[^@\s,]+\.[^@\s,]+$")] | None
     teardown: TeardownConfig
 
     @model_validator(mode="after")

@@ -15,7 +15,18 @@ import torch
 from pydantic import BaseModel
 
 from src.mlops import export
-from src.mlops.cloud import bootstrap, build, deploy, drift_job, load_test, retrain, rollback, submit, teardown
+from src.mlops.cloud import (
+    bootstrap,
+    build,
+    deploy,
+    drift_job,
+    load_test,
+    monitoring,
+    retrain,
+    rollback,
+    submit,
+    teardown,
+)
 from src.mlops.cloud.service import State
 from src.mlops.config import AugmentationConfig, Config
 from src.mlops.data.additional import prepare_drawn
@@ -248,6 +259,7 @@ def in_cloud(config: Config, folder: Path) -> object:
         rollback.rollback(config.cloud)
         if config.cloud.prediction_log:
             drift_job.run_drift_job(config.cloud)
+        monitoring.monitor(config.cloud)
         teardown.teardown(config.cloud)
     return out.getvalue().replace(str(folder), "")
 
@@ -438,6 +450,9 @@ EFFECTS: dict[str, Effect] = {
             "tag": "v2",
             "serve.stage": "staging",
             "serve.public": "true",
+            "serve.cpu_always": "true",
+            "serve.metrics": "true",
+            "alert_email": "me@example.com",
             "canary.share": 20,
             "serve.model": "models:/gtsrb@production",
             "serve.cpu": 2,
