@@ -141,7 +141,7 @@ def _run_loop(clone: _Clone, services: Services, traffic: Traffic, scene: Scene,
     story.labels = _label(services.service, traffic, scene, labels)
     story.add(f"{story.labels} labels")
 
-    collected = clone.root / "collected"
+    collected = clone.root.parent / "collected"
     clone.run("src.mlops", "labels", "export", str(collected), *log, "--only-reviewed")
     start = f"training.start_from=models/runs/{FIRST}/best_model.pth"
     try:
