@@ -11,7 +11,6 @@ Writes benchmarks/results/labelled_accuracy.csv.
 """
 
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import chain
@@ -92,9 +91,7 @@ class Trial(NamedTuple):
 def main(trials: Annotated[int, typer.Option(help="Number of trials of each kind of traffic.", min=1)] = 200) -> None:
     """Measures both intervals for each kind of traffic."""
     for traffic in KINDS:
-        started = time.perf_counter()
         found = [_trial(traffic, seed) for seed in range(trials)]
-        seconds = time.perf_counter() - started
         rows = [
             {
                 "traffic": traffic.name,
@@ -104,7 +101,6 @@ def main(trials: Annotated[int, typer.Option(help="Number of trials of each kind
                 "true_accuracy": round(traffic.accuracy, 4),
                 **_summary("weighted", [one[number].weighted for one in found], traffic.accuracy),
                 **_summary("naive", [one[number].naive for one in found], traffic.accuracy),
-                "seconds": round(seconds),
             }
             for number, count in enumerate(COUNTS)
         ]
