@@ -3,21 +3,25 @@
 Each kind has a pack of its own, in a subfolder of the processed folder, so the splits of the data do not change.
 """
 
+import logging
+
 from src.mlops.config import DataConfig, SyntheticConfig
-from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack
 from src.mlops.data.prepare import COLLECTED, DRAWN, prepare
 from src.mlops.errors import DataError
 
+logger = logging.getLogger(__name__)
 
-def prepare_collected(data: DataConfig, classes: ClassList) -> Pack | None:
+
+def prepare_collected(data: DataConfig, base: Pack) -> Pack | None:
     """Prepares the labelled images in `data.collected`, such as those that `inv labels.export` wrote.
 
-    They are split like the data: complete groups are held out for testing and validation.
+    Complete groups are held out for testing and validation. A group stays in its split when more images are collected.
+    Groups of which the data has an image already are left out.
 
     Args:
         data: Location of the images, and settings of the splits.
-        classes: The class list of the data. The images need not show all of them.
+        base: The data. The images need not show all of its classes.
 
     Returns:
         The pack, or None if `data.collected` is null.
@@ -31,7 +35,15 @@ def prepare_collected(data: DataConfig, classes: ClassList) -> Pack | None:
         raise DataError(
             f"data.collected={data.collected} does not exist. Export labelled images to it with `inv labels.export`."
         )
-    return _prepare_below(data, COLLECTED, {"raw_dir": data.collected}, classes)
+    pack = _prepare_below(data, COLLECTED, {"raw_dir": data.collected}, base)
+    if known := int((pack.index()["split"] == "leak").sum()):
+        logger.warning(
+            "Left out %d of the images in %s: the data has them, or others of the same signs, already. %s lists them",
+            known,
+            data.collected,
+            pack.directory / "report.md",
+        )
+    return pack
 
 
 def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
@@ -40,7 +52,7 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
     return _prepare_below(data, DRAWN, drawn)
 
 
-def _prepare_below(data: DataConfig, name: str, changed: dict[str, object], classes: ClassList | None = None) -> Pack:
+def _prepare_below(data: DataConfig, name: str, changed: dict[str, object], base: Pack | None = None) -> Pack:
     own: dict[str, object] = {
         "source": "local",
         "raw_url": None,
@@ -52,4 +64,4 @@ def _prepare_below(data: DataConfig, name: str, changed: dict[str, object], clas
         "exclude": None,
         "synthetic": None,
     }
-    return prepare(data.model_copy(update=own | changed), classes)
+    return prepare(data.model_copy(update=own | changed), base)

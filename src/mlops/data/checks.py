@@ -23,9 +23,9 @@ class Findings(NamedTuple):
 
     Attributes:
         bad: One row per unusable image: `path`, `problem`. By default, bad images stop the preparation.
-        leaks: One row per pair of images with the same pixels in two given splits: `path`, `split` and `track_id` of
-            the image to drop, because `kept_path` is in the held-out split `kept_split`. No other image of its track
-            may be used in its split.
+        leaks: One row per pair of images with the same pixels in two given splits, or in added images and the data:
+            `path`, `split` and `track_id` of the image to drop, because `kept_path` is in the split `kept_split`. No
+            other image of its track may be used in its split.
         duplicates: One row per image whose pixels occur more than once: `content_hash`, `path`.
     """
 
@@ -65,6 +65,23 @@ def check(table: pd.DataFrame, classes: ClassList, unlisted: list[str], problem:
         leaks=_leaks(repeated),
         duplicates=repeated[["content_hash", "path"]].sort_values(["content_hash", "path"], ignore_index=True),
     )
+
+
+def find_copies(table: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Finds added images that the data uses already. In any split, they would be known to a model, or tell it a test.
+
+    Args:
+        table: The added images with `path`, `split`, `track_id` and `content_hash`.
+        base: The index of the data, with `path`, `split` and `content_hash`.
+
+    Returns:
+        The rows for `Findings.leaks`; `kept_split` is for example `original_test`.
+    """
+    used = base[base["split"].isin(["train", "val", "reference", "test"])].drop_duplicates("content_hash")
+    kept = used[["content_hash", "path"]].rename(columns={"path": "kept_path"})
+    kept["kept_split"] = "original_" + used["split"]
+    pairs = table[["path", "split", "track_id", "content_hash"]].merge(kept, on="content_hash")
+    return pairs.drop(columns="content_hash")
 
 
 def require_clean(findings: Findings) -> None:

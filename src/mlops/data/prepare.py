@@ -19,7 +19,7 @@ import pandas as pd
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig
 from src.mlops.data import checks
-from src.mlops.data.classes import CLASSES_FILE, ClassList
+from src.mlops.data.classes import CLASSES_FILE
 from src.mlops.data.exclude import Exclusion, exclude, read_exclusion, require_known
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, warn_about_groups, write_csv
@@ -37,7 +37,7 @@ from src.mlops.data.packing import (
 from src.mlops.data.raw_files import list_files
 from src.mlops.data.report import build_report, log_report, summarise
 from src.mlops.data.sources import locate_raw
-from src.mlops.data.splits import REFERENCE, REFERENCE_SHARE, assign_splits
+from src.mlops.data.splits import REFERENCE, REFERENCE_SHARE, assign_splits, require_splits
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.io.files import exclusive, same_place, sha256, to_json, write_atomically
 from src.mlops.io.storage import open_storage
@@ -56,12 +56,14 @@ SPLIT_FILES = {
 }
 
 
-def prepare(data: DataConfig, classes: ClassList | None = None) -> Pack:
+def prepare(data: DataConfig, base: Pack | None = None) -> Pack:
     """Prepares a data set, or opens it if it is already prepared and nothing has changed.
 
     Args:
         data: Location of the raw images, settings of the splits, and location of the pack.
-        classes: The class list; None: that of the raw images.
+        base: The data that the images are added to; None: they are the data. Added images have its classes, which they
+            need not show all, and are left out if they show a sign that it has already. Their splits do not change when
+            more images are added.
 
     Returns:
         The pack in `data.processed_dir`.
@@ -72,30 +74,31 @@ def prepare(data: DataConfig, classes: ClassList | None = None) -> Pack:
             The content of `data.processed_dir` is unchanged.
         StorageError: A bucket cannot be read, or the prepared data cannot be copied to `data.processed_url`.
     """
-    pack = _prepare(data, classes)
+    pack = _prepare(data, base)
     if data.processed_url:
         publish(pack, data.processed_url)
     return pack
 
 
-def _prepare(data: DataConfig, classes: ClassList | None) -> Pack:
+def _prepare(data: DataConfig, base: Pack | None) -> Pack:
     raw_dir = locate_raw(data)
     if raw_dir is None:
         pack = open_pack(data.processed_dir)
         _require_same_settings(pack, data)
         return pack
     _require_no_raw_images(data.processed_dir, raw_dir)
+    classes = base.classes if base else None
     raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir, classes=classes)
     excluded = read_exclusion(data.exclude)
     require_known(excluded, pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))
     # Before packing, so that the next run detects changes made during it.
-    signatures = _signatures(data, raw_dir, raw, excluded)
+    signatures = _signatures(data, raw_dir, raw, excluded, base)
     reusable = _reuse(data, signatures)  # before locking, which fails in a read-only folder
     if reusable:
         return reusable
     try:
         with exclusive(data.processed_dir):
-            return _reuse(data, signatures) or _prepare_from_raw(data, raw_dir, raw, excluded, signatures)
+            return _reuse(data, signatures) or _prepare_from_raw(data, raw_dir, raw, excluded, signatures, base)
     except OSError as error:
         raise DataError(f"Cannot write the prepared data to {data.processed_dir}: {error}.") from error
 
@@ -195,19 +198,22 @@ def _listed(settings: dict[str, Any]) -> str:
 
 
 def _prepare_from_raw(
-    data: DataConfig, raw_dir: Path, raw: RawData, excluded: Exclusion, signatures: dict[str, str]
+    data: DataConfig, raw_dir: Path, raw: RawData, excluded: Exclusion, signatures: dict[str, str], base: Pack | None
 ) -> Pack:
     for leftover in data.processed_dir.glob(".work-*"):  # from preparations that were killed
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(dir=data.processed_dir, prefix=".work-") as work:
-        manifest = _build(Path(work), raw_dir, raw, excluded, data) | signatures
+        manifest = _build(Path(work), raw_dir, raw, excluded, data, base) | signatures
         _publish(Path(work), data.processed_dir, manifest)
     return Pack(data.processed_dir, manifest)
 
 
-def _signatures(data: DataConfig, raw_dir: Path, raw: RawData, excluded: Exclusion) -> dict[str, str]:
+def _signatures(
+    data: DataConfig, raw_dir: Path, raw: RawData, excluded: Exclusion, base: Pack | None
+) -> dict[str, str]:
     table = pd.concat([raw.train, raw.val, raw.test], ignore_index=True)
     given = [raw.classes.to_dicts(), len(raw.train), len(raw.val), len(raw.test), raw.unlabelled, REFERENCE_SHARE]
+    given += [base.fingerprint] if base else []
     return {
         "images_signature": images_signature(raw_dir, list(table["path"]), data.image_size),
         "settings_signature": _settings_signature(data, table, raw.unlisted, excluded),
@@ -223,7 +229,9 @@ def _settings_signature(data: DataConfig, table: pd.DataFrame, unlisted: list[st
     return hashlib.sha256(to_json(settings).encode() + rows).hexdigest()
 
 
-def _build(work: Path, raw_dir: Path, raw: RawData, excluded: Exclusion, data: DataConfig) -> dict[str, Any]:
+def _build(
+    work: Path, raw_dir: Path, raw: RawData, excluded: Exclusion, data: DataConfig, base: Pack | None
+) -> dict[str, Any]:
     """Packs, checks and splits the images into the folder `work` and returns the manifest of its files."""
     tables = {"train": raw.train, "val": raw.val, "test": raw.test}
     table = pd.concat([part.assign(split=split) for split, part in tables.items()], ignore_index=True)
@@ -234,22 +242,14 @@ def _build(work: Path, raw_dir: Path, raw: RawData, excluded: Exclusion, data: D
     findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
         checks.require_clean(findings)
-    assigned = exclude(assign_splits(table, findings, data.split), table["path"], excluded)
-    checks.require_training_images(table, assigned, raw.classes, findings)
+    if base:
+        findings = findings._replace(leaks=pd.concat([findings.leaks, checks.find_copies(table, base.index())]))
+    assigned = assign_splits(table, findings, data.split, stable=base is not None)
+    assigned = exclude(assigned, table["path"], excluded)
+    if base is None:
+        checks.require_training_images(table, assigned, raw.classes, findings)
+    require_splits(assigned, set(table["split"]), raw_dir, added=base is not None)
     table["split"] = assigned
-    counts = assigned.value_counts()
-    needed = {"train", "val"} if raw.test.empty else {"train", "val", "test"}
-    if missing := needed - set(counts.index):
-        advice = (
-            f"At least one class needs {3 if raw.test.empty else 2} groups of images, so that one can be held out for "
-            "each split. A group is one image, or all images of a track or with the same value in the column 'group'"
-            if missing == {"val"} and raw.val.empty
-            else f"Repair or add images for {' and '.join(sorted(missing))}"
-        )
-        raise DataError(
-            f"Training, validation and given test splits need images, but the images in {raw_dir} are split into "
-            f"{counts.to_dict()}. Nothing was written. {advice}."
-        )
     near_duplicates = find_near_duplicates(np.load(work / IMAGES, mmap_mode="r"), table)
     report = build_report(raw, table, findings, near_duplicates)
     log_report(report)

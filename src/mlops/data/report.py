@@ -81,7 +81,7 @@ def summarise(report: dict[str, Any]) -> str:
         "",
         *([f"- Class list: {report['classes_from']}"] if "classes_from" in report else []),
         f"- Bad images dropped: {len(report['bad_images'])}",
-        f"- Images that are identical to a held-out image: {len(report['leaks'])}"
+        f"- Images that are identical to a held-out image or to one of the original data: {len(report['leaks'])}"
         + (f" ({sum(dropped.values())} images of their tracks were dropped)" if dropped else ""),
         f"- Groups of identical images: {len(report['duplicates'])}",
         f"- Held-out images that are nearly the same as another image (not dropped): {near['images']}",

@@ -80,7 +80,7 @@ def run_gate(
     model = Classifier.load(candidate / SERVED)
     pack = prepare(config.data)
     pack.require_fit(model.image_size, model.info.classes)
-    collected = prepare_collected(config.data, pack.classes)
+    collected = prepare_collected(config.data, pack)
     arrays = pack.load(config.evaluation.split)
     answers = _answer(model, arrays)
     checks = [

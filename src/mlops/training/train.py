@@ -79,7 +79,7 @@ def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport |
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
         _require_known_classes(config, pack.classes)
         settings = config.training.drawn
-        collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack.classes))
+        collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack))
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
         data = _Data(pack, collected, drawn, config.training.leave_out)
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
