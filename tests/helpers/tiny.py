@@ -1,5 +1,6 @@
 """Tiny raw data, and settings for training in a few seconds."""
 
+import csv
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,20 @@ def write_kaggle(root: Path, classes: int = 4, tracks: int = 5, frames: int = 4,
     for split, entries in rows.items():
         pd.DataFrame(entries).to_csv(root / f"{split}.csv", index=False)
     return root
+
+
+def write_collected(folder: Path, labels: Sequence[str], groups: int = 3) -> Path:
+    """Writes what `inv labels.export` writes: two frames of each physical sign."""
+    (folder / "images").mkdir(parents=True)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "class_id", "group"])
+        for number, (label, group) in enumerate(
+            (label, group) for label in labels for group in range(groups) for _ in range(2)
+        ):
+            make_image(number % 4, seed=5000 + number).save(folder / "images" / f"{number}.png")
+            table.writerow([f"images/{number}.png", label, 0, f"{label}-{group}"])
+    return folder
 
 
 @cache

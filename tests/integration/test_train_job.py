@@ -23,7 +23,7 @@ from src.mlops.modelfile.metadata import ModelInfo
 from src.mlops.training.job import SUMS, Cluster, Job, fetch, read_cluster, read_environment, run
 from tests.helpers.images import make_image
 from tests.helpers.storage_emulator import BUCKET, Cloud
-from tests.helpers.tiny import tiny_overrides
+from tests.helpers.tiny import tiny_overrides, write_collected
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -61,7 +61,7 @@ def environment(cloud: Cloud | None = None, **more: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
     cloud.put("raw/gtsrb.zip", zipped(raw_dir))
-    cloud.put("jobs/1/collected.zip", zipped(raw_dir))
+    cloud.put("jobs/1/collected.zip", zipped(write_collected(tmp_path / "collected", ["0", "1"])))
     cloud.put(f"jobs/1/model/{SUMS}", b"of an earlier attempt")
     cloud.fail("503", method="GET", part="gtsrb.zip", times=1)  # temporary failures are retried
     job = Job(

@@ -49,7 +49,7 @@ from src.mlops.training.train import train
 from src.mlops.training.train_loop import seed_everything
 from tests.helpers.images import make_image
 from tests.helpers.revisions import Revision, compared
-from tests.helpers.tiny import quick_config, write_kaggle
+from tests.helpers.tiny import quick_config, write_collected, write_kaggle
 
 Probe = Callable[[Config, Path], object]
 
@@ -337,7 +337,7 @@ EFFECTS: dict[str, Effect] = {
     "data.path_column": Effect(prepared, "data.path_column=file", refused=r"Train\.csv has no column 'file'"),
     "data.label_column": Effect(prepared, "data.label_column=kind", refused=r"Train\.csv has no column 'kind'"),
     "data.on_bad_image": Effect(prepared, "data.on_bad_image=stop", refused=r"1 bad image.*extra\.png"),
-    "data.collected": Effect(trained_model, "data.collected={raw}/Train"),
+    "data.collected": Effect(trained_model, "data.collected={collected}"),
     "data.exclude": Effect(prepared, "data.exclude={raw}/wrong.csv"),
     "data.split.test_size": Effect(prepared, "data.split.test_size=0.6"),
     "data.split.seed": Effect(prepared, "data.split.seed=2"),
@@ -507,7 +507,8 @@ def places(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     make_image(1, seed=5).save(raw / "Train/1/extra.png")  # an unlisted image, so on_bad_image matters
     (raw / "wrong.csv").write_text("path\nTrain/0/00000_00000_00000.png\n")
     other = write_kaggle(folder / "other", tracks=3, frames=2, test_images=2)
-    return {"trained": exported.parents[1], "raw": raw, "other": other}
+    collected = write_collected(folder / "collected", ["0", "1"])
+    return {"trained": exported.parents[1], "raw": raw, "other": other, "collected": collected}
 
 
 @pytest.fixture

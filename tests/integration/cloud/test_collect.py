@@ -29,7 +29,7 @@ from src.mlops.registry.gate import Check
 from tests.helpers.gcloud_record import Double
 from tests.helpers.once import made_once
 from tests.helpers.storage_emulator import BUCKET, Cloud
-from tests.helpers.tiny import quick_config, tiny_overrides
+from tests.helpers.tiny import quick_config, tiny_overrides, write_collected
 from tests.helpers.versions import LENIENT, commit, git, identify, make_models, make_repository
 
 MODELS = "gtsrb/models"
@@ -319,8 +319,8 @@ class TestRetraining:
     URL = f"gs://{BUCKET}/jobs/gtsrb-retrain-1/collected.zip"
 
     @pytest.fixture
-    def retrained(self, start: Start, cloud: Cloud, models: Path, measured: list[Any]) -> None:
-        cloud.put("jobs/gtsrb-retrain-1/collected.zip", zipped(models / "raw"))
+    def retrained(self, start: Start, cloud: Cloud, measured: list[Any], tmp_path: Path) -> None:
+        cloud.put("jobs/gtsrb-retrain-1/collected.zip", zipped(write_collected(tmp_path / "labels", ["0", "1"])))
         start("retrain-1", "JOB_STATE_SUCCEEDED", "good", f"cloud.train.collected={self.URL}")
 
     @pytest.fixture

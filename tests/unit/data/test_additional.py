@@ -1,6 +1,5 @@
 """Images that are added to the data: those that the service collected."""
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,27 +11,13 @@ from src.mlops.data.additional import prepare_collected
 from src.mlops.data.packing import Pack
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
-from tests.helpers.images import make_image
-from tests.helpers.tiny import quick_config, tiny_overrides, write_kaggle
+from tests.helpers.tiny import quick_config, tiny_overrides, write_collected, write_kaggle
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> DataConfig:
     raw = write_kaggle(tmp_path / "raw")
     return quick_config([*tiny_overrides(tmp_path, raw), f"data.collected={tmp_path / 'collected'}"]).data
-
-
-def write_export(folder: Path, labels: list[str], groups: int = 3) -> None:
-    """Writes what `inv labels.export` writes: two frames of each physical sign."""
-    (folder / "images").mkdir(parents=True)
-    with (folder / "labels.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "label", "class_id", "group"])
-        for number, (label, group) in enumerate(
-            (label, group) for label in labels for group in range(groups) for _ in range(2)
-        ):
-            make_image(number % 4, seed=5000 + number).save(folder / "images" / f"{number}.png")
-            table.writerow([f"images/{number}.png", label, 0, f"{label}-{group}"])
 
 
 def collected(data: DataConfig) -> Pack:
@@ -44,7 +29,7 @@ def collected(data: DataConfig) -> Pack:
 def test_the_classes_are_those_of_the_data_and_groups_stay_together(data: DataConfig, tmp_path: Path) -> None:
     pack = prepare(data)
     names = [pack.classes[1].name, pack.classes[3].name]
-    write_export(tmp_path / "collected", names)
+    write_collected(tmp_path / "collected", names)
     found = collected(data)
     assert found.classes == pack.classes
     index = found.index()
@@ -55,24 +40,24 @@ def test_the_classes_are_those_of_the_data_and_groups_stay_together(data: DataCo
 
 def test_the_data_stays_as_it_is(data: DataConfig, tmp_path: Path) -> None:
     before = prepare(data.model_copy(update={"collected": None})).manifest
-    write_export(tmp_path / "collected", ["1", "2"])
+    write_collected(tmp_path / "collected", ["1", "2"])
     collected(data)
     assert prepare(data).manifest == before
 
 
 def test_more_images_are_noticed(data: DataConfig, tmp_path: Path) -> None:
-    write_export(tmp_path / "collected", ["1"])
+    write_collected(tmp_path / "collected", ["1"])
     first = collected(data).fingerprint
     assert collected(data).fingerprint == first
     shutil.rmtree(tmp_path / "collected")
-    write_export(tmp_path / "collected", ["1", "2"])
+    write_collected(tmp_path / "collected", ["1", "2"])
     assert collected(data).fingerprint != first
 
 
 def test_signs_that_the_data_has_are_left_out(
     data: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_export(tmp_path / "collected", ["1", "2"], groups=4)
+    write_collected(tmp_path / "collected", ["1", "2"], groups=4)
     raw, images = tmp_path / "raw", tmp_path / "collected" / "images"
     shutil.copy(raw / "Test" / "00003.png", images / "0.png")  # the first of two frames
     shutil.copy(raw / "Train" / "1" / "00001_00000_00000.png", images / "2.png")
@@ -88,13 +73,13 @@ def test_signs_that_the_data_has_are_left_out(
 def test_images_that_data_exclude_has_left_out_can_be_collected_again(data: DataConfig, tmp_path: Path) -> None:
     name = "Train/1/00001_00000_00000.png"
     (tmp_path / "exclude.csv").write_text(f"path\n{name}\n")
-    write_export(tmp_path / "collected", ["1"])
+    write_collected(tmp_path / "collected", ["1"])
     shutil.copy(tmp_path / "raw" / name, tmp_path / "collected" / "images" / "0.png")
     assert "leak" not in set(collected(data.model_copy(update={"exclude": tmp_path / "exclude.csv"})).index()["split"])
 
 
 def test_new_data_can_have_collected_images(data: DataConfig, tmp_path: Path) -> None:
-    write_export(tmp_path / "collected", ["1"], groups=6)
+    write_collected(tmp_path / "collected", ["1"], groups=6)
     assert "leak" not in set(collected(data).index()["split"])
     shutil.copy(tmp_path / "collected" / "images" / "0.png", tmp_path / "raw" / "Test" / "00003.png")
     with (tmp_path / "raw" / "Train.csv").open("a") as file:
@@ -104,10 +89,10 @@ def test_new_data_can_have_collected_images(data: DataConfig, tmp_path: Path) ->
 
 
 def test_groups_stay_in_their_split_when_others_are_collected(data: DataConfig, tmp_path: Path) -> None:
-    write_export(tmp_path / "collected", ["1", "2"], groups=20)
+    write_collected(tmp_path / "collected", ["1", "2"], groups=20)
     before = collected(data).index().groupby("track_id")["split"].first()
     shutil.rmtree(tmp_path / "collected")
-    write_export(tmp_path / "collected", ["0", "1", "2"], groups=40)
+    write_collected(tmp_path / "collected", ["0", "1", "2"], groups=40)
     after = collected(data).index().groupby("track_id")["split"].first()
     assert (after[before.index] == before).all()
     assert set(after) == {"train", "val", "test"}
@@ -116,7 +101,7 @@ def test_groups_stay_in_their_split_when_others_are_collected(data: DataConfig, 
 
 @pytest.mark.parametrize("groups", [3, 4])
 def test_few_groups_are_in_all_splits(groups: int, data: DataConfig, tmp_path: Path) -> None:
-    write_export(tmp_path / "collected", ["1"], groups=groups)
+    write_collected(tmp_path / "collected", ["1"], groups=groups)
     assert set(collected(data).index()["split"]) == {"train", "val", "test"}
 
 
@@ -133,11 +118,11 @@ def _empty(folder: Path) -> None:
 
 
 def _too_few(folder: Path) -> None:
-    write_export(folder, ["1", "2"], groups=1)
+    write_collected(folder, ["1", "2"], groups=1)
 
 
 def _other_class(folder: Path) -> None:
-    write_export(folder, ["Tractor", "1"])
+    write_collected(folder, ["Tractor", "1"])
 
 
 def _known(folder: Path) -> None:
@@ -145,7 +130,7 @@ def _known(folder: Path) -> None:
 
 
 def _broken(folder: Path) -> None:
-    write_export(folder, ["1"])
+    write_collected(folder, ["1"])
     (folder / "images" / "0.png").write_bytes(b"broken")
 
 
