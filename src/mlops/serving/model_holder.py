@@ -5,7 +5,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -19,6 +19,7 @@ from src.mlops.serving import prometheus
 from src.mlops.serving.errors import NOT_LOADED
 from src.mlops.serving.model_file import Stamp, in_background, load_tested, stamps, watch
 from src.mlops.serving.settings import NO_MODEL, Settings
+from src.mlops.serving.shadow_model import ShadowModel
 from src.mlops.serving.shared import remember_classes, remembered_classes
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ class ModelHolder:
 
     Attributes:
         classifier: The model; None if no model is loaded.
+        candidate: The model of the shadow; None if there is no shadow.
         is_quick: Whether the model runs in less time than handing the work to a thread would need.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.classifier: Classifier | None = None
+        self.candidate = ShadowModel(settings.shadow_model) if settings.shadow_model else None
         self.is_quick = True
         self._settings = settings
         self._path: Path | None = None
@@ -63,7 +66,7 @@ class ModelHolder:
         gc.collect()
         gc.freeze()  # modules and model never become garbage; scanning them took a fifth of the time
         try:
-            async with in_background(self._watch(seen)):
+            async with in_background(self._watch(seen)), self.candidate.watching() if self.candidate else nullcontext():
                 yield
         finally:
             self._loader.shutdown()
