@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
                     prometheus.show_log()
                     log.start()
                 if shadow:
-                    shadow.start(lambda: batcher.is_idle)
+                    shadow.start(lambda: batcher.idle_since)
                 yield
         batcher.close()
         if shadow:

@@ -74,13 +74,14 @@ class Batcher:
         self._pool = ThreadPoolExecutor(self._threads)
         self._waiting: deque[_Waiting] = deque()
         self._admitted = 0
+        self._idle_since = time.perf_counter()
         self._in_pool = 0
         self._running = 0
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no image waits or is being processed. Can be read from any thread."""
-        return self._admitted == 0
+    def idle_since(self) -> float | None:
+        """When the last image was answered, as `time.perf_counter()`; None while there are images. Thread-safe."""
+        return None if self._admitted else self._idle_since
 
     def close(self) -> None:
         """Waits until all threads have finished."""
@@ -141,6 +142,7 @@ class Batcher:
             yield
         finally:
             self._admitted -= 1
+            self._idle_since = time.perf_counter()
             prometheus.QUEUE_DEPTH.dec()
 
     def _origin(self, content: bytes, decoded: _Decoded, arrived: float, number: int) -> Origin:

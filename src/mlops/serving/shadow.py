@@ -1,6 +1,6 @@
 """Lets a candidate answer the same images as the model in service, off the request path.
 
-    answered micro-batch → bounded queue → one thread, while no image waits for the model in service → prediction log
+    answered micro-batch → bounded queue → one thread, while the model in service has nothing to do → prediction log
 
 Shadow work is dropped first: an image that the candidate could not answer within a second is recorded without its
 answer. The thread has no lower priority than the others: while it holds Python's global lock and waits for a processor,
@@ -23,7 +23,8 @@ from src.mlops.serving.shadow_model import ShadowModel
 logger = logging.getLogger(__name__)
 QUEUE_BYTES = 8 * 1024 * 1024  # 600 images of 48 px
 PATIENCE_SECONDS = 1.0  # an image that waits longer is dropped
-_PAUSES = (0.001, 0.05)  # seconds between two looks whether the service is idle, doubling
+_QUIET_SECONDS = 0.005  # without images; under high load, the service is idle for shorter moments only
+_PAUSES = (0.005, 0.05)  # seconds between two looks whether the service is idle, doubling
 _SLICE = 4  # images per call of the network, which can delay a request that arrives meanwhile
 _CLOSE_SECONDS = 1.0
 
@@ -47,17 +48,17 @@ class Shadow:
         self._held = 0  # bytes of the batches in the queue
         self._lock = threading.Lock()
         self._filled, self._closing = threading.Event(), threading.Event()
-        self._is_idle: Callable[[], bool] = lambda: False
+        self._idle_since: Callable[[], float | None] = lambda: None
         self._failed = ""  # version of the candidate whose failure was logged
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
 
-    def start(self, is_idle: Callable[[], bool]) -> None:
+    def start(self, idle_since: Callable[[], float | None]) -> None:
         """Starts the thread.
 
         Args:
-            is_idle: Returns whether the model in service has nothing to do. Called from the thread.
+            idle_since: See `Batcher.idle_since`. Called from the thread.
         """
-        self._is_idle = is_idle
+        self._idle_since = idle_since
         self._thread.start()
 
     def offer(self, batch: Batch) -> None:
@@ -142,8 +143,9 @@ class Shadow:
     def _waits_until_idle(self, batch: Batch) -> bool:
         """Waits until the model in service has nothing to do. Returns whether this happened in time."""
         pause, longest = _PAUSES
-        while time.perf_counter() - batch.answered <= self._patience and not self._closing.is_set():
-            if self._is_idle():
+        while (now := time.perf_counter()) - batch.answered <= self._patience and not self._closing.is_set():
+            since = self._idle_since()
+            if since is not None and now - since >= _QUIET_SECONDS:
                 return True
             self._closing.wait(pause)
             pause = min(2 * pause, longest)
