@@ -26,6 +26,7 @@ PATIENCE_SECONDS = 1.0  # an image that waits longer is dropped
 _QUIET_SECONDS = 0.005  # without images; under high load, the service is idle for shorter moments only
 _PAUSES = (0.005, 0.05)  # seconds between two looks whether the service is idle, doubling
 _SLICE = 4  # images per call of the network, which can delay a request that arrives meanwhile
+_REST = 9  # times the duration of a call, before the next one: a tenth of a core at most, also if others need it
 _CLOSE_SECONDS = 1.0
 
 
@@ -49,6 +50,7 @@ class Shadow:
         self._lock = threading.Lock()
         self._filled, self._closing = threading.Event(), threading.Event()
         self._idle_since: Callable[[], float | None] = lambda: None
+        self._rests_until = 0.0
         self._failed = ""  # version of the candidate whose failure was logged
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
 
@@ -130,7 +132,9 @@ class Shadow:
                     return None
                 started = time.perf_counter()
                 answers += candidate.classify_arrays(batch.arrays[start : start + _SLICE])
-                seconds += time.perf_counter() - started
+                took = time.perf_counter() - started
+                seconds += took
+                self._rests_until = started + (1 + _REST) * took
         except Exception as error:  # a model can fail for some images
             prometheus.count_shadow(candidate.version, "failed", len(batch.predictions))
             if self._failed != candidate.version:
@@ -145,7 +149,7 @@ class Shadow:
         pause, longest = _PAUSES
         while (now := time.perf_counter()) - batch.answered <= self._patience and not self._closing.is_set():
             since = self._idle_since()
-            if since is not None and now - since >= _QUIET_SECONDS:
+            if since is not None and now - since >= _QUIET_SECONDS and now >= self._rests_until:
                 return True
             self._closing.wait(pause)
             pause = min(2 * pause, longest)
