@@ -1,7 +1,7 @@
 """Checks whether a model is good enough to be promoted, on the same images as the model in production.
 
-With images that the service collected (`data.collected`), the model must also be better on those of them that no
-training has seen. Otherwise, a new training has not cured what it was started for.
+A model that was trained with images that the service collected (`data.collected`) must also be better on those of them
+that no training has seen. Otherwise, a new training has not cured what it was started for.
 """
 
 import time
@@ -29,6 +29,7 @@ from src.mlops.modelfile.metadata import TOLERANCE
 from src.mlops.modelfile.store import FILES, SERVED
 
 BATCH = 64
+_BETTER = "better than production on collected images"
 TIMED = 50  # timed runs with one image, after the same number of warm-up runs
 
 
@@ -104,6 +105,9 @@ def run_gate(
                 right, other = (_answer(classifier, new).right for classifier in (model, rival))
                 checks.insert(1, better(right, other, limits.significance))
                 checks.append(_collected_unseen(model, pack, new))
+            elif "collected_fingerprint" in model.info.provenance:
+                found = "not given; set data.collected to the folder or archive of the training"
+                checks.insert(1, Check(_BETTER, found, f"p < {limits.significance:g}", passed=False))
     return checks
 
 
@@ -137,7 +141,7 @@ def better(candidate: NDArray[np.bool_], production: NDArray[np.bool_], signific
     """
     p_value = _p_value(production, candidate)
     found = _mistakes(candidate, production, p_value)
-    return Check("better than production on collected images", found, f"p < {significance:g}", p_value < significance)
+    return Check(_BETTER, found, f"p < {significance:g}", p_value < significance)
 
 
 def _p_value(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
