@@ -101,7 +101,7 @@ def read_params(path: Path) -> Config:
     """Reads a composed configuration.
 
     Raises:
-        ConfigError: The file cannot be read, or has an unknown key or a value out of range.
+        ConfigError: The file cannot be read, has an unknown key or a value out of range, or names collected images.
     """
     try:
         raw = OmegaConf.load(path)
@@ -112,7 +112,13 @@ def read_params(path: Path) -> Config:
         ) from error
     if not isinstance(raw, DictConfig):
         raise ConfigError(f"{path} must contain keys and values, but contains a list. Create it with `inv repro`.")
-    return parse_config(raw)
+    config = parse_config(raw)
+    if config.data.collected:
+        raise ConfigError(
+            "data.collected must be null in the pipeline, because dvc.yaml does not track the collected images. Train "
+            "with `inv train`, or add the images to the raw data."
+        )
+    return config
 
 
 if __name__ == "__main__":

@@ -101,6 +101,14 @@ def test_invalid_params(content: str | None, message: str, tmp_path: Path) -> No
         read_params(tmp_path / "params.yaml")
 
 
+def test_collected_images_which_dvc_does_not_track_are_refused(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    write_params(params)
+    params.write_text(params.read_text().replace("  collected: null\n  split", "  collected: data/collected\n  split"))
+    with pytest.raises(ConfigError, match=r"data\.collected must be null in the pipeline"):
+        read_params(params)
+
+
 @pytest.mark.parametrize(("experiment", "lr"), [(False, 0.004), (True, 0.002)])
 def test_the_first_stage_composes_except_in_an_experiment(
     experiment: bool, lr: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,7 +3,7 @@
 The checks compare the facts about the files (`packing.py`) with the tables that describe them (`layouts.py`).
 """
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
@@ -84,8 +84,12 @@ def find_copies(table: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     return pairs.drop(columns="content_hash")
 
 
-def require_clean(findings: Findings) -> None:
+def require_clean(findings: Findings, raw_dir: Path) -> None:
     """Raises an error if there are bad images.
+
+    Args:
+        findings: The results of the checks.
+        raw_dir: The raw folder, for messages.
 
     Raises:
         DataError: Lists the first bad images and says how to continue without them.
@@ -97,7 +101,7 @@ def require_clean(findings: Findings) -> None:
     rest = f"; and {more} more" if more else ""
     count = "1 bad image" if len(findings.bad) == 1 else f"{len(findings.bad)} bad images"
     raise DataError(
-        f"Found {count}: {'; '.join(shown)}{rest}. Nothing was written. Repair or remove them, or set "
+        f"{raw_dir} contains {count}: {'; '.join(shown)}{rest}. Nothing was written. Repair or remove them, or set "
         "data.on_bad_image=skip to drop them and list them all in report.json."
     )
 

@@ -241,7 +241,7 @@ def _build(
     problem = checks.NO_CLASS_FOLDER if raw.layout == "class folders" else checks.UNLISTED
     findings = checks.check(table, raw.classes, raw.unlisted, problem)
     if data.on_bad_image == "stop":
-        checks.require_clean(findings)
+        checks.require_clean(findings, raw_dir)
     if base:
         findings = findings._replace(leaks=pd.concat([findings.leaks, checks.find_copies(table, base.index())]))
     assigned = assign_splits(table, findings, data.split, stable=base is not None)
@@ -251,7 +251,7 @@ def _build(
     require_splits(assigned, set(table["split"]), raw_dir, added=base is not None)
     table["split"] = assigned
     near_duplicates = find_near_duplicates(np.load(work / IMAGES, mmap_mode="r"), table)
-    report = build_report(raw, table, findings, near_duplicates)
+    report = build_report(raw, table, findings, near_duplicates, added=base is not None)
     log_report(report)
 
     columns = [*COLUMNS, "content_hash", "split"]

@@ -23,7 +23,7 @@ RULE = (
 
 
 def build_report(
-    raw: RawData, table: pd.DataFrame, findings: Findings, near_duplicates: list[dict[str, Any]]
+    raw: RawData, table: pd.DataFrame, findings: Findings, near_duplicates: list[dict[str, Any]], *, added: bool = False
 ) -> dict[str, Any]:
     """Returns the content of `report.json`.
 
@@ -32,6 +32,7 @@ def build_report(
         table: All images with their `split`: one of `SPLITS`, `bad`, `leak` or `excluded`.
         findings: The results of the checks.
         near_duplicates: From `find_near_duplicates`.
+        added: Whether the images are added to others, so that classes need not be in all splits.
     """
     used = table[table["split"].isin(SPLITS)]
     counts = pd.crosstab(used["class_id"], used["split"])
@@ -49,7 +50,7 @@ def build_report(
             | dict(zip(counts.columns, map(int, row), strict=True))
             for entry, row in zip(raw.classes, counts.to_numpy(), strict=True)
         ],
-        "small_classes": _small_classes(used, raw),
+        "small_classes": [] if added else _small_classes(used, raw),
         "size_px": {
             name: int(np.quantile(sizes, level)) if len(sizes) else 0
             for name, level in (("min", 0), ("median", 0.5), ("max", 1))

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from src.mlops.errors import DataError, MissingFileError, NothingLabelledError, StorageError
+from src.mlops.io.files import sha256
 from src.mlops.io.storage import Storage, open_storage
 from src.mlops.monitoring.baseline import CLUSTER_SECONDS
 from src.mlops.monitoring.images import is_image_name
@@ -89,6 +90,9 @@ def export(
                     continue
                 own = (f"{IMAGES}/{Path(image).name}", label.class_name, label.class_id, name)
                 written.append(dict(zip(_COLUMNS, (*own, time.isoformat(), request_id, label.source), strict=True)))
+            kept = _without_contradictions(folder, written)
+            left_out["contradict the label of an identical image"] = len(written) - len(kept)
+            written = kept
             if not written:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
                 raise NothingLabelledError(
@@ -124,6 +128,21 @@ def _copy(storage: Storage, image: str, folder: Path) -> str:
     except MissingFileError:
         return "have no stored image any more"
     return ""
+
+
+def _without_contradictions(folder: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Removes images that were labelled differently when they were sent again, which nobody could train on."""
+    labels: dict[str, set[object]] = {}
+    digests = [sha256(folder / str(row["path"])) for row in rows]  # equal pixels are stored as equal files
+    for digest, row in zip(digests, rows, strict=True):
+        labels.setdefault(digest, set()).add(row["label"])
+    kept = []
+    for digest, row in zip(digests, rows, strict=True):
+        if len(labels[digest]) == 1:
+            kept.append(row)
+        else:
+            (folder / str(row["path"])).unlink()
+    return kept
 
 
 def _groups(frame: pd.DataFrame, standing: dict[str, Label], seconds: float) -> list[str]:

@@ -49,6 +49,7 @@ class Sent:
     probability: float = 0.99
     stored: float | None = None  # image_probability; the image is there
     version: str = "0123456789ab"
+    image: bytes = b""  # empty: another one than all others
 
 
 def record(folder: Path, sent: Iterable[Sent], name: str = "a") -> list[Recent]:
@@ -68,7 +69,7 @@ def record(folder: Path, sent: Iterable[Sent], name: str = "a") -> list[Recent]:
         image = None
         if one.stored:
             image = f"images/date=2026-11-28/{name}{number}{image_ending(origin.request_id)}"
-            Folder(folder).write(image, PNG)
+            Folder(folder).write(image, one.image or PNG + f"{name}{number}".encode())
         single = single._replace(origins=[origin], embedding=embedding)
         lines += json_lines([single], iter([f"record-{name}{number}"]), [image]).splitlines()
     store_segment(str(folder), name, lines)
@@ -316,6 +317,20 @@ class TestExport:
         done = export(str(tmp_path), tmp_path / "out")
         assert (done.images, done.left_out) == (1, {})
         assert len(Folder(tmp_path).names(LABELS)) == 1
+
+    def test_contradictory_labels_of_one_image_are_left_out(self, tmp_path: Path) -> None:
+        sent = [Sent(seconds=10 * number, stored=1, image=PNG if number < 2 else b"") for number in range(3)]
+        again = [Sent(seconds=10 * number, stored=1, image=PNG + b"2") for number in (5, 6)]
+        records = record(tmp_path, sent + again)
+        for one, truth in zip(records, (STOP, YIELD, STOP, YIELD, YIELD), strict=True):
+            label(tmp_path, one, truth)
+        done = export(str(tmp_path), tmp_path / "out")
+        assert (done.images, done.left_out) == (3, {"contradict the label of an identical image": 2})
+        with (tmp_path / "out" / TABLE).open() as file:
+            listed = {row["path"] for row in csv.DictReader(file)}
+        assert listed == {f"images/{path.name}" for path in (tmp_path / "out" / "images").iterdir()}
+        label(tmp_path, records[1], STOP)  # a reviewer corrects the label
+        assert export(str(tmp_path), tmp_path / "again").images == 5
 
     def test_nothing_to_export(self, tmp_path: Path) -> None:
         for _ in range(2):  # without a log, and without labels
