@@ -1,21 +1,18 @@
 """One training from start to end: data, epochs, an optional final fit, the published model."""
 
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from src.mlops.config import Config
-from src.mlops.data.additional import prepare_collected, prepare_drawn
+from src.mlops.data.additional import TrainingData, prepare_collected, prepare_drawn
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
+from src.mlops.data.packing import Pack, SplitArrays
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
 from src.mlops.errors import ConfigError
@@ -40,12 +37,6 @@ from src.mlops.training.tracking import Tracker, require_tracking, start_trackin
 from src.mlops.training.train_loop import State, run_epochs
 
 logger = logging.getLogger(__name__)
-
-
-# Collected images are few, but the ones that matter most. They are repeated until they are this share of the training
-# images, but at most so many times.
-COLLECTED_SHARE = 1 / 3
-MOST_TIMES = 10
 
 OnEpoch = Callable[[dict[str, float]], object]
 OnExport = Callable[[Path, Pack], object]
@@ -81,7 +72,7 @@ def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport |
         settings = config.training.drawn
         collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack))
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
-        data = _Data(pack, collected, drawn, config.training.leave_out)
+        data = TrainingData(pack, collected, drawn, config.training.leave_out)
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
         first = distributed.rank() == 0
         with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
@@ -107,43 +98,8 @@ def _require_known_classes(config: Config, classes: ClassList) -> None:
         )
 
 
-class _Data(NamedTuple):
-    """The prepared images of a training, and the classes to leave out."""
-
-    pack: Pack
-    collected: Pack | None
-    drawn: Pack | None
-    leave_out: list[int]
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of all images that are not drawn; the settings decide about those."""
-        if not self.collected:
-            return self.pack.fingerprint
-        return hashlib.sha256(f"{self.pack.fingerprint} {self.collected.fingerprint}".encode()).hexdigest()
-
-    def load(self, *splits: str) -> SplitArrays:
-        """Returns the images of splits, each once."""
-        arrays = self.pack.load(*splits)
-        if self.collected:
-            arrays = stack(arrays, self.collected.load(*splits))
-        return without(arrays, self.leave_out)
-
-    def training_images(self, *splits: str) -> SplitArrays:
-        """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated."""
-        arrays = self.pack.load(*splits)
-        if self.drawn:
-            arrays = stack(arrays, self.drawn.load("train", "val", "test"))
-        if self.collected:
-            new = self.collected.load(*splits)
-            count = len(new.rows)
-            times = round(COLLECTED_SHARE / (1 - COLLECTED_SHARE) * len(arrays.rows) / count)
-            arrays = stack(arrays, select(new, np.tile(np.arange(count), min(max(times, 1), MOST_TIMES))))
-        return without(arrays, self.leave_out)
-
-
 def _train(
-    config: Config, data: _Data, device: torch.device, run_dir: Path, on_epoch: OnEpoch, on_export: OnExport
+    config: Config, data: TrainingData, device: torch.device, run_dir: Path, on_epoch: OnEpoch, on_export: OnExport
 ) -> dict[str, float]:
     pack = data.pack
     arrays = data.training_images("train")
