@@ -497,7 +497,7 @@ def monitor_demo(c: Context, images: str = "", model: str = "", stay: bool = Fal
 @command(
     "demo",
     raw_dir="folder of images in any layout; default: drawn signs",
-    labels="number of recorded images to label; default: 600",
+    labels="number of recorded images to label; default: 1000",
     out="folder for the figure and the table; default: only print them",
     **OVERRIDE,
 )

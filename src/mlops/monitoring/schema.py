@@ -51,6 +51,10 @@ KINDS: dict[str, Kind] = {
     "latency_ms": "number",
     "image": "text",
     "image_probability": "number",
+    "shadow_model_version": "text",
+    "shadow_predicted_class": "integer",
+    "shadow_probability": "number",
+    "shadow_is_unknown": "flag",
     "embedding": "text",
 }
 FIELDS = tuple(KINDS)

@@ -107,6 +107,10 @@ def test_every_field(tmp_path: Path) -> None:
         "latency_ms": pytest.approx(4),
         "image": None,
         "image_probability": None,
+        "shadow_model_version": None,
+        "shadow_predicted_class": None,
+        "shadow_probability": None,
+        "shadow_is_unknown": None,
         "embedding": second["embedding"],
     }
     embedding = np.frombuffer(base64.b64decode(second["embedding"]), "<f2")
