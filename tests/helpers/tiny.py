@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import pandas as pd
 from omegaconf import DictConfig
@@ -43,10 +44,10 @@ def write_collected(folder: Path, labels: Sequence[str], groups: int = 3) -> Pat
     with (folder / "labels.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["path", "label", "class_id", "group"])
-        for number, (label, group) in enumerate(
-            (label, group) for label in labels for group in range(groups) for _ in range(2)
-        ):
-            make_image(number % 4, seed=5000 + number).save(folder / "images" / f"{number}.png")
+        signs = [(label, group, frame) for label in labels for group in range(groups) for frame in range(2)]
+        for number, (label, group, frame) in enumerate(signs):
+            seed = crc32(f"{label} {group} {frame}".encode())  # more groups do not change the images of the others
+            make_image(len(label) % 4, seed).save(folder / "images" / f"{number}.png")
             table.writerow([f"images/{number}.png", label, 0, f"{label}-{group}"])
     return folder
 

@@ -52,3 +52,16 @@ def test_a_retrained_model_is_not_promoted_without_the_new_images(folder: Path) 
 @pytest.mark.parametrize(("candidate", "production"), [("first", "second"), ("second", None)])
 def test_other_models_need_no_new_images(candidate: str, production: str | None, folder: Path) -> None:
     assert BETTER not in checked(folder, candidate, production)
+
+
+def test_a_second_retraining_starts_from_the_model_of_the_first_one(folder: Path, tmp_path: Path) -> None:
+    """With more images, none of which moves from the training to the validation or the test."""
+    write_collected(tmp_path / "collected", ["0", "1", "2"], groups=16)
+    collected = f"data.collected={tmp_path / 'collected'}"
+    start = f"training.start_from={folder / 'second' / 'best_model.pth'}"
+    config = config_of(folder, collected, start, f"ckpt_path={tmp_path / 'third' / 'best_model.pth'}")
+    config = config.replace({"run_dir": tmp_path / "run", "training.export": True})
+    train(config)
+    for candidate, production in ((tmp_path / "third", "second"), (folder / "second", "first")):
+        checks = {check.name: check for check in run_gate(config, candidate, folder / production, None)}
+        assert checks["collected test images that it was trained on"].found.startswith("0 of ")
