@@ -11,6 +11,7 @@ from invoke.collection import Collection
 from invoke.tasks import Task
 
 from benchmarks.markdown import markdown_table
+from docs_generator.markdown import cell
 from src.mlops import ROOT
 from src.mlops.__main__ import COMMANDS
 
@@ -52,7 +53,7 @@ def _task(name: str, task: Task[Any]) -> str:
         [
             f"`{str(argument.name).upper()}`" if argument in positional else _flags(argument.names),
             "required" if argument in positional else _default(argument.default),
-            _cell(argument.help or ""),
+            cell(argument.help or ""),
         ]
         for argument in arguments
     ]
@@ -69,10 +70,6 @@ def _default(value: object) -> str:
     return f"`{value}`" if isinstance(value, str | int | float) and value not in ("", False) else ""
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def with_configuration() -> str:
     """Returns a table of the modules that take Hydra overrides."""
     rows = []
@@ -81,7 +78,7 @@ def with_configuration() -> str:
         if re.search(r"^ +hydra_main\(", text, flags=re.MULTILINE):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             docstring = ast.get_docstring(ast.parse(text)) or ""
-            rows.append([f"`python -m {module}`", _cell(docstring.split("\n\n")[0])])
+            rows.append([f"`python -m {module}`", cell(docstring.split("\n\n")[0])])
     return markdown_table("command|what it does", rows)
 
 
@@ -105,7 +102,7 @@ def _command(name: str, command: Any) -> str:
             if parameter in arguments
             else ", ".join(f"`{flag}`" for flag in [*parameter.opts, *parameter.secondary_opts]),
             "required" if parameter.required else _default(_plain(parameter.default)),
-            _cell(parameter.help or ""),
+            cell(parameter.help or ""),
         ]
         for parameter in shown
     ]

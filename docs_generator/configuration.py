@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import markdown_table
+from docs_generator.markdown import cell
 from src.mlops.config import CONFIG_DIR, Config
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+|_target_):(?: +(?P<value>[^#]*?))?(?: +# (?P<comment>.*))?$")
@@ -52,19 +53,15 @@ def _purpose(path: Path) -> str:
             break
         if "@package" not in line:
             lines.append(line.removeprefix("#").strip())
-    return " ".join(lines)
+    return cell(" ".join(lines))
 
 
 def _table(path: Path, head: str, schema: dict[str, Any]) -> str:
     rows = [
-        [f"`{key}`", f"`{value}`" if value else "", _escaped(_type(key, schema)), _escaped(comment)]
+        [f"`{key}`", f"`{value}`" if value else "", cell(_type(key, schema)), cell(comment)]
         for key, value, comment in _entries(path, head)
     ]
     return markdown_table("key|value|type|meaning", rows)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _entries(path: Path, head: str) -> Iterator[tuple[str, str, str]]:

@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 from benchmarks.markdown import markdown_table
+from docs_generator.markdown import cell
 from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
 
@@ -23,9 +24,9 @@ def routes() -> str:
 
 
 def _route(method: str, path: str, operation: dict[str, Any]) -> str:
-    parts = [f"### `{method} {path}`\n", f"{_one_line(operation.get('description', ''))}\n"]
+    parts = [f"### `{method} {path}`\n", f"{cell(operation.get('description', ''))}\n"]
     parameters = [
-        [f"`{entry['name']}`", entry["in"], _kind(entry["schema"]), _one_line(entry.get("description", ""))]
+        [f"`{entry['name']}`", entry["in"], _kind(entry["schema"]), cell(entry.get("description", ""))]
         for entry in operation.get("parameters", [])
     ]
     if parameters:
@@ -37,7 +38,7 @@ def _route(method: str, path: str, operation: dict[str, Any]) -> str:
         content = response.get("content", {})
         media = ", ".join(f"`{name}`" for name in content)
         kinds = {_kind(entry.get("schema", {})) for entry in content.values()}
-        meaning = _one_line(response["description"]).replace("Successful Response", "Success.")
+        meaning = cell(response["description"]).replace("Successful Response", "Success.")
         answers.append(
             [
                 status,
@@ -79,7 +80,7 @@ def schemas() -> str:
                 f"`{field}`",
                 _kind(entry),
                 "yes" if field in required else "",
-                _one_line(entry.get("description", "")),
+                cell(entry.get("description", "")),
             ]
             for field, entry in schema.get("properties", {}).items()
         ]
@@ -89,7 +90,7 @@ def schemas() -> str:
 
 
 def _purpose(schema: dict[str, Any]) -> str:
-    return _one_line(schema.get("description", "").partition("Attributes:")[0])
+    return cell(schema.get("description", "").partition("Attributes:")[0])
 
 
 def _kind(schema: dict[str, Any]) -> str:
@@ -107,7 +108,3 @@ def _kind(schema: dict[str, Any]) -> str:
         return "bytes"
     kind = str(schema.get("type", ""))
     return {"string": "text", "boolean": "true or false"}.get(kind, kind)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
