@@ -1,4 +1,4 @@
-"""The metrics of the service, and the alerts and recording rules that use them."""
+"""The metrics of the services, and the alerts and recording rules that use them."""
 
 import ast
 import re
@@ -7,23 +7,23 @@ from typing import Any
 import yaml
 
 from benchmarks.markdown import markdown_table
+from docs_generator.markdown import cell
 from src.mlops import ROOT
 
-SOURCE = ROOT / "src/mlops/serving/prometheus.py"
+SOURCES = ROOT / "src/mlops/serving"
+KINDS = ("Counter", "Gauge", "Histogram")
 
 
 def service() -> str:
-    """Returns a table of the metrics at `/metrics`."""
+    """Returns a table of the metrics that the modules of the services define."""
     rows = []
-    for node in ast.walk(ast.parse(SOURCE.read_text(encoding="utf-8"))):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-            continue
-        if node.func.id not in ("Counter", "Gauge", "Histogram"):
-            continue
-        name, text, *labels = [ast.literal_eval(argument) for argument in node.args]
-        shown = f"{name}_total" if node.func.id == "Counter" else name
-        names = ", ".join(f"`{label}`" for label in (labels[0] if labels else []))
-        rows.append([f"`{shown}`", node.func.id.lower(), names, text])
+    for path in sorted(SOURCES.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
+                name, text, *labels = [ast.literal_eval(argument) for argument in node.args]
+                shown = f"{name}_total" if node.func.id == "Counter" else name
+                names = ", ".join(f"`{label}`" for label in (labels[0] if labels else []))
+                rows.append([f"`{shown}`", node.func.id.lower(), names, cell(text)])
     return markdown_table("metric|type|labels|meaning", sorted(rows))
 
 
