@@ -1,7 +1,9 @@
 """The commands of this repository: `inv --list` shows all of them, `inv --help COMMAND` shows the options of one."""
 
 import functools
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit, ParseError
 from invoke.parser.argument import Argument
+from invoke.runners import Local
 from invoke.tasks import Task
 
 ROOT = Path(__file__).parent
@@ -84,12 +87,31 @@ def command(name: str, /, **help_by_argument: str) -> Callable[[Callable[..., No
     return lambda body: CommandTask(body, name=name, iterable=iterable, help=help_by_argument)
 
 
+class ForwardingRunner(Local):
+    """Passes SIGTERM on to the running command, which would otherwise outlive `inv`."""
+
+    _former: Any = None  # handler of SIGTERM while no command is running
+
+    def start(self, command: str, shell: str, env: dict[str, Any]) -> None:
+        """Starts a command."""
+        super().start(command, shell, env)
+        running = self.pid if self.using_pty or not self.process else self.process.pid
+        self._former = signal.signal(signal.SIGTERM, lambda *_: os.kill(running, signal.SIGTERM))
+
+    def stop(self) -> None:
+        """Cleans up after the command."""
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
+        super().stop()
+
+
 def _run(c: Context, *words: str) -> None:
     """Runs a command in the repository root. If it fails, the task ends with the same exit code."""
+    c.config.runners.local = ForwardingRunner
     with c.cd(str(ROOT)):
         result = c.run(shlex.join(words), pty=sys.stdout.isatty() and sys.platform != "win32", warn=True)
     if result is None or result.failed:
-        raise Exit(code=result.exited if result else 1)
+        raise Exit(code=1 if result is None else result.exited)  # a failed result is false
 
 
 def _module(c: Context, name: str, *arguments: str) -> None:
@@ -147,7 +169,7 @@ def data_report(c: Context, override: list[str]) -> None:
 
 @command("sheet", **OVERRIDE)
 def data_sheet(c: Context, override: list[str]) -> None:
-    """Draw a contact sheet of the data into reports/figures."""
+    """Draw a contact sheet of the data into reports/latest/figures."""
     _hydra(c, "data.contact_sheet", *override)
 
 
@@ -192,13 +214,13 @@ def train(c: Context, override: list[str]) -> None:
 
 @command("evaluate", split="train, val or test", **OVERRIDE)
 def evaluate(c: Context, override: list[str], split: str = "test") -> None:
-    """Evaluate the model and write metrics and figures to reports/."""
+    """Evaluate the model and write metrics and figures to reports/latest."""
     _hydra(c, "evaluate", f"evaluation.split={split}", *override)
 
 
 @command("sweep", workers="trials in parallel; 0: as configured", **OVERRIDE)
 def sweep(c: Context, override: list[str], workers: int = 0) -> None:
-    """Search hyperparameters and write the result to reports/sweep."""
+    """Search hyperparameters and write the result to reports/latest/sweep."""
     _hydra(c, "sweep", *([f"hparams_search.workers={workers}"] if workers else []), *override)
 
 
@@ -472,6 +494,19 @@ def monitor_demo(c: Context, images: str = "", model: str = "", stay: bool = Fal
     _typer(c, "monitor-demo", images=_from_here(images), model=model, stay=stay)
 
 
+@command(
+    "demo",
+    raw_dir="folder of images in any layout; default: drawn signs",
+    labels="number of recorded images to label; default: 600",
+    out="folder for the figure and the table; default: only print them",
+    **OVERRIDE,
+)
+def loop_demo(c: Context, override: list[str], raw_dir: str = "", labels: int = 0, out: str = "") -> None:
+    """Show the loop: serve, fog, alert, label, retrain, gate, swap."""
+    options = {"raw_dir": _from_here(raw_dir), "labels": labels or None, "out": _from_here(out)}
+    _typer(c, "loop-demo", override=override, **options)
+
+
 # --- containers and cloud
 
 
@@ -521,6 +556,12 @@ def gcp_train(c: Context, override: list[str], detach: bool = False, dry_run: bo
     _cloud(c, "submit", [*(["cloud.train.action=start"] if detach else []), *override], dry_run)
 
 
+@command("retrain", **DRY, **OVERRIDE)
+def gcp_retrain(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Start a training with labelled images of the service."""
+    _cloud(c, "retrain", override, dry_run)
+
+
 @command("collect", **PUSH, **OVERRIDE)
 def gcp_collect(c: Context, override: list[str], push: bool = False) -> None:
     """Register the models of training jobs that have ended."""
@@ -549,6 +590,12 @@ def gcp_loadtest(c: Context, override: list[str], dry_run: bool = False) -> None
 def gcp_drift(c: Context, override: list[str], dry_run: bool = False) -> None:
     """Run the drift job in Cloud Run, and schedule it."""
     _cloud(c, "drift_job", override, dry_run)
+
+
+@command("monitoring", **DRY, **OVERRIDE)
+def gcp_monitoring(c: Context, override: list[str], dry_run: bool = False) -> None:
+    """Set up alerts and a dashboard in Cloud Monitoring."""
+    _cloud(c, "monitoring", override, dry_run)
 
 
 @command("teardown", **DRY, **OVERRIDE)
@@ -593,6 +640,7 @@ def check(c: Context) -> None:
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-forms", *FORMS)
     _run(c, "check-jsonschema", "--builtin-schema", "vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml")
+    _run(c, "check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff")
     _run(c, "zizmor", "--offline", "--quiet", ".github")
     _run(c, "yamllint", "--strict", ".")
     if sys.platform != "win32":  # hadolint has no package for Windows
@@ -649,16 +697,19 @@ def _namespace() -> Collection:
         "labels": [labels_export, labels_accuracy],
         "drift": [drift_report, drift_baseline, drift_baselines, drift_api],
         "monitor": [monitor_demo],
+        "loop": [loop_demo],
         "docker": [docker_build, docker_run, docker_sbom],
         "gcp": [
             gcp_bootstrap,
             gcp_build,
             gcp_train,
+            gcp_retrain,
             gcp_collect,
             gcp_deploy,
             gcp_rollback,
             gcp_loadtest,
             gcp_drift,
+            gcp_monitoring,
             gcp_teardown,
         ],
     }

@@ -14,7 +14,7 @@ each track occurs once; the tracks of test images are not known. `--clean-only` 
 
 Writes to benchmarks/results: `drift.csv` (probability that a shift is found within n images, and by which finding),
 `drift_false_alarms.csv` (single looks and runs of looks at clean images with an alarm; each run has its own halves),
-`drift_accuracy.csv`, and reports/figures/drift.png. With `--streams FOLDER`, also the input of
+`drift_accuracy.csv`, and reports/latest/figures/drift.png. With `--streams FOLDER`, also the input of
 `benchmarks.contenders.drift_detectors`.
 """
 
@@ -101,7 +101,7 @@ def main(
         for row in _found(setting.split, name, strength, shares)
     ]
     write_results("drift", rows, ("split", "shift", "strength", "images"))
-    draw(setting.split, ROOT / "reports" / "figures" / "drift.png")
+    draw(setting.split, ROOT / "reports" / "latest" / "figures" / "drift.png")
 
 
 class _Setting:

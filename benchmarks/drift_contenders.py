@@ -3,7 +3,7 @@
     uv run python -m benchmarks.drift_contenders FOLDER --split val
 
 FOLDER has the streams and NAME.csv of each detector. Writes benchmarks/results/drift_contenders.csv with a row per
-detector, budget, shift and number of images, also of our detector, and reports/figures/drift_contenders.png. All
+detector, budget, shift and number of images, also of our detector, and reports/latest/figures/drift_contenders.png. All
 detectors saw the same images, baselines and features. Ours is the one of `benchmarks.drift`, with its budget of 1 % per
 1,000 looks at all horizons.
 """
@@ -46,7 +46,7 @@ def main(
     write_results("drift_contenders", rows, _KEY)
     for loss in losses(split):
         typer.echo(f"Not won: {loss}")
-    draw(split, ROOT / "reports" / "figures" / "drift_contenders.png")
+    draw(split, ROOT / "reports" / "latest" / "figures" / "drift_contenders.png")
 
 
 def _ours(split: str) -> Iterable[Row]:

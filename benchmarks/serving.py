@@ -39,7 +39,7 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ServiceError
 from src.mlops.evaluation.parity import images_of
 from src.mlops.inference.classifier import Classifier
-from src.mlops.io.service_process import free_port, with_port
+from src.mlops.io.service_process import EndingSignals, free_port, with_port
 from src.mlops.model import build_model
 from src.mlops.modelfile.calibration import Calibration
 from src.mlops.modelfile.checkpoint import provenance, save_checkpoint
@@ -345,15 +345,16 @@ def started(server: Server, model: Path, form: Path) -> Iterator[tuple[int, psut
     environment = {**os.environ, "MLOPS_MODEL": str(model), **server.environment}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, EndingSignals() as signals:
         service = psutil.Popen(with_port(server.command, port), cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
-            while not _answers(port, form):
-                if service.poll() is not None or time.perf_counter() - started > START_TIMEOUT:
-                    log.seek(0)
-                    raise ServiceError(f"{server.name} did not start. The end of its log:\n{log.read()[-2000:]}")
-                time.sleep(0.01)
-            yield port, service, time.perf_counter() - started
+            with signals.raised():
+                while not _answers(port, form):
+                    if service.poll() is not None or time.perf_counter() - started > START_TIMEOUT:
+                        log.seek(0)
+                        raise ServiceError(f"{server.name} did not start. The end of its log:\n{log.read()[-2000:]}")
+                    time.sleep(0.01)
+                yield port, service, time.perf_counter() - started
         finally:
             _stop(service)
 

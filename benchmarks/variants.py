@@ -9,7 +9,7 @@ each time in a new process that imports torch only if the variant needs it. `sta
 of this process to the first prediction. `resident_mb` is its RSS without the test images. The accuracy is measured on
 all test images, the time on 400 of them as arrays (`p50_ms` to `p99_ms`: single images, `images_per_second`: batches of
 32). `preprocess_ms` is the time for decoding and resizing an image, which is the same for all variants. Writes
-benchmarks/results/variants.csv and reports/figures/variants.png.
+benchmarks/results/variants.csv and reports/latest/figures/variants.png.
 """
 
 import json
@@ -79,7 +79,7 @@ def main(overrides: Overrides) -> None:
                 }
                 rows.append(row)
                 write_results("variants", [row], ("form", "threads_used"))
-    draw(read_results("variants"), ROOT / "reports" / "figures" / "variants.png")
+    draw(read_results("variants"), ROOT / "reports" / "latest" / "figures" / "variants.png")
 
 
 def _measure(form: str, path: Path, threads: int, folder: Path) -> Row | None:

@@ -19,6 +19,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "drift": ("monitoring.commands", "app"),
     "drift-api": ("serving.commands", "drift"),
     "monitor-demo": ("demo.monitor", "app"),
+    "loop-demo": ("demo.loop", "app"),
     "registry": ("registry.commands", "app"),
     "erase": ("monitoring.erase", "app"),
     "labels": ("monitoring.label_commands", "app"),

@@ -110,6 +110,7 @@ class DataConfig(_Section):
     label_column: str | None = None
     on_bad_image: Literal["stop", "skip"]
     exclude: RepoPath | None = None  # checkpoints of earlier releases have none
+    collected: RepoPath | None = None
     split: SplitConfig
     synthetic: SyntheticConfig | None
 
@@ -261,9 +262,11 @@ class ServeConfig(_Section):
     model: Annotated[str, Field(min_length=1)]
     cpu: Literal[1, 2, 4, 6, 8]
     memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi)$")]
+    cpu_always: bool
     concurrency: Annotated[int, Field(ge=1, le=1000)]
     min_instances: Annotated[int, Field(ge=0)]
     max_instances: Count
+    metrics: bool
 
     @model_validator(mode="after")
     def _min_below_max(self) -> Self:
@@ -280,6 +283,7 @@ class JobConfig(_Section):
     action: Literal["run", "start", "fetch"]
     job: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
     data: Annotated[str, Field(pattern=r"^gs://")] | None
+    collected: Annotated[str, Field(pattern=r"^gs://")] | None
     options: list[str]
     machine: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]+$")]
     accelerator: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]+$")] | None
@@ -311,6 +315,16 @@ class DriftJobConfig(_Section):
 
     window: Annotated[str, Field(min_length=1)]
     schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None
+
+
+class RetrainConfig(_Section):
+    """When `cloud/retrain.py` starts a training job, and with which images."""
+
+    only_after_drift: bool
+    min_new: Annotated[int, Field(ge=0)]
+    window: Annotated[str, Field(min_length=1)]
+    only_reviewed: bool
+    options: list[str]
 
 
 class BuildConfig(_Section):
@@ -346,13 +360,16 @@ class CloudConfig(_Section):
     load: LoadConfig
     train: JobConfig
     drift: DriftJobConfig
+    retrain: RetrainConfig
     build: BuildConfig
     budget: Count
+    alert_email: Annotated[str, Field(pattern=r"^[^@\s,]+@[^@\s,]+\.[^@\s,]+$")] | None
     teardown: TeardownConfig
 
     @model_validator(mode="after")
     def _in_the_bucket(self) -> Self:
-        for name, value in {"models": self.models, "train.data": self.train.data}.items():
+        places = {"models": self.models, "train.data": self.train.data, "train.collected": self.train.collected}
+        for name, value in places.items():
             if value and not value.startswith(f"gs://{self.bucket}/"):
                 # The accounts have roles on folders of this bucket only.
                 raise ValueError(f"{name} must be a folder in the bucket gs://{self.bucket}, but is {value!r}")

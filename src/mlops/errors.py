@@ -24,6 +24,10 @@ class DataError(MlopsError):
     """The data is missing, unreadable or inconsistent."""
 
 
+class NothingLabelledError(DataError):
+    """No image of the prediction log has a label that can be used."""
+
+
 class ImageError(MlopsError):
     """An image cannot be used."""
 

@@ -23,6 +23,9 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides such as data=synthetic.")] = None,
     out: Annotated[str | None, typer.Option(help="Folder or gs:// URL for the model; default: AIP_MODEL_DIR.")] = None,
     data: Annotated[str | None, typer.Option(help="Raw images: folder, .zip, .tar or gs:// URL.")] = None,
+    collected: Annotated[
+        str | None, typer.Option(help="Labelled images of the service to train with as well: the same forms as --data.")
+    ] = None,
     checkpoints: Annotated[
         str | None, typer.Option(help="Folder or gs:// URL for checkpoints of the run; default: AIP_CHECKPOINT_DIR.")
     ] = None,
@@ -35,7 +38,8 @@ def main(
     places: dict[str, Any] = {name: given[name] or default for name, default in read_environment(os.environ).items()}
     if not places["out"]:
         raise ConfigError("No destination for the model. Use --out, or set AIP_MODEL_DIR.")
-    run(Job(**places, overrides=tuple(overrides or ()), folder=_job_folder(folder)), read_cluster(os.environ))
+    job = Job(**places, collected=collected, overrides=tuple(overrides or ()), folder=_job_folder(folder))
+    run(job, read_cluster(os.environ))
 
 
 def _job_folder(folder: Path | None) -> Path:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.helpers.google_iam import OWNER, DeniedError, State, bind, require
+from tests.helpers.google_monitoring import monitoring
 from tests.helpers.google_resources import artifacts, build, cloud_run, jobs, run_job, secret_versions
 
 ANSWERS = {"projects describe": "123456", "billing projects describe": "billingAccounts/0A0A0A-0B0B0B-0C0C0C"}
@@ -28,6 +29,9 @@ SERVICES = {
     "scheduler": "cloudscheduler",
     "ai": "aiplatform",
     "builds": "cloudbuild",
+    "logging": "logging",
+    "monitoring": "monitoring",
+    "alpha monitoring": "monitoring",
     "billing projects": "cloudbilling",
     "billing budgets": "billingbudgets",
 }
@@ -85,10 +89,13 @@ HANDLERS: dict[str, Handler] = {
     "builds submit": build,
     "artifacts docker images": artifacts,
     "secrets versions": secret_versions,
+    "logging metrics": monitoring,
+    "monitoring": monitoring,
+    "alpha monitoring": monitoring,
 }
 VERBS = re.compile(
     r"(add-iam-policy-binding|remove-iam-policy-binding|create-oidc|update-oidc|set-cleanup-policies|update-traffic"
-    r"|execute|cancel|describe|create|delete|update|enable|list|submit|replace|access|add|rm|print-identity-token)"
+    r"|execute|cancel|describe|create|delete|update|enable|list|list-configs|submit|replace|access|add|rm|print-identity-token)"
 )
 
 

@@ -78,7 +78,11 @@ def bind(state: State, resource: str, who: str, role: str, option: str | None, *
     """
     bindings = state.setdefault("policies", {}).setdefault(resource, [])
     conditional = any(condition for *_, condition in bindings)
-    if who.startswith("serviceAccount:") and ["iam service-accounts", who.partition(":")[2]] not in state["things"]:
+    if (
+        who.startswith("serviceAccount:")
+        and who not in state.get("agents", [])
+        and ["iam service-accounts", who.partition(":")[2]] not in state["things"]
+    ):
         raise DeniedError(f"INVALID_ARGUMENT: Service account {who.partition(':')[2]} does not exist.")
     if resource == "project" and who in ("allUsers", "allAuthenticatedUsers"):
         raise DeniedError("INVALID_ARGUMENT: allUsers is not supported in the policy of a project.")

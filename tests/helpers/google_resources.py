@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,13 @@ def _replace(state: State, account: str, services: dict[str, dict[str, Any]], wa
     require(state, account, f"run.services.{'update' if name in services else 'create'}", resource)
     require(state, account, "iam.serviceAccounts.actAs", f"serviceAccounts/{robot}")
     service = services.setdefault(name, {"revisions": [], "status": {"url": f"https://{name}", "traffic": []}})
-    [container] = template["spec"]["containers"]
+    containers = template["spec"]["containers"]
+    _check_containers(template)
     revision = {
         "name": template["metadata"].get("name", f"{name}-r{len(service['revisions']) + 1}"),
         "account": robot,
-        "image": container["image"],
-        "env": container.get("env", []),
+        "containers": containers,
+        "env": containers[0].get("env", []),
         "ready": True,
         "template": template,
     }
@@ -206,8 +208,28 @@ def _replace(state: State, account: str, services: dict[str, dict[str, Any]], wa
     return ""
 
 
+def _check_containers(template: dict[str, Any]) -> None:
+    """Refuses containers that Cloud Run refuses: with a sidecar, exactly one has a port, and dependencies exist."""
+    containers = template["spec"]["containers"]
+    if len(containers) == 1:
+        return
+    if sum("ports" in container for container in containers) != 1:
+        raise DeniedError("INVALID_ARGUMENT: Exactly one container must have a port")
+    named = [container.get("name") for container in containers]
+    order = json.loads(template["metadata"]["annotations"].get("run.googleapis.com/container-dependencies", "{}"))
+    if (
+        None in named
+        or len(set(named)) < len(named)
+        or not {*order, *(name for names in order.values() for name in names)} <= {*named}
+    ):
+        raise DeniedError(f"INVALID_ARGUMENT: The containers {named} do not fit the dependencies {order}")
+
+
 def _start(state: State, revision: dict[str, Any]) -> None:
-    """Starts the container of a revision: Cloud Run reads its secrets, and the service its model."""
+    """Starts the containers of a revision: Cloud Run reads its secrets, the service its model; a sidecar sends metrics.
+
+    Like the real sidecar, it only logs an error if it cannot send them.
+    """
     values = {entry["name"]: entry for entry in revision["env"]}
     for entry in values.values():
         if source := entry.get("valueFrom", {}).get("secretKeyRef"):
@@ -232,6 +254,13 @@ def _start(state: State, revision: dict[str, Any]) -> None:
                 "The user-provided container failed the configured startup probe checks. Logs for this revision might "
                 "contain more information."
             ) from error
+    for sidecar in revision["containers"][1:]:
+        assert "/cloud-run-gmp-sidecar:" in sidecar["image"]
+        [port] = revision["containers"][0]["ports"]
+        reads = port["containerPort"] == 8080 == int(values["MLOPS_PORT"]["value"])  # the default of the sidecar
+        with suppress(DeniedError):
+            require(state, revision["account"], "monitoring.timeSeries.create", "project")
+            state.setdefault("metrics_of", []).extend([revision["name"]] if reads else [])
 
 
 def _set_traffic(name: str, service: dict[str, Any], traffic: list[dict[str, Any]]) -> None:
@@ -247,7 +276,7 @@ def _set_traffic(name: str, service: dict[str, Any], traffic: list[dict[str, Any
 def _shown(revision: dict[str, Any]) -> dict[str, Any]:
     return {
         "metadata": {"name": revision["name"]},
-        "spec": {"containers": [{"image": revision["image"], "env": revision["env"]}]},
+        "spec": {"containers": revision["containers"]},
         "status": {"conditions": [{"type": "Ready", "status": str(revision["ready"])}]},
     }
 

@@ -41,6 +41,14 @@ ROLES: dict[str, set[str]] = {
     "roles/iam.serviceAccountUser": {"iam.serviceAccounts.actAs", "iam.serviceAccounts.get"},
     "roles/iam.workloadIdentityUser": {"iam.serviceAccounts.getAccessToken", "iam.serviceAccounts.getOpenIdToken"},
     "roles/logging.logWriter": {"logging.logEntries.create"},
+    "roles/monitoring.metricWriter": {
+        "monitoring.metricDescriptors.create",
+        "monitoring.metricDescriptors.get",
+        "monitoring.metricDescriptors.list",
+        "monitoring.monitoredResourceDescriptors.get",
+        "monitoring.monitoredResourceDescriptors.list",
+        "monitoring.timeSeries.create",
+    },
     "roles/run.developer": {
         "run.jobs.create",
         "run.jobs.get",

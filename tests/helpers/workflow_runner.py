@@ -110,12 +110,16 @@ class Runner:
         content = yaml.safe_load((self.workflows / workflow).read_text())
         assert _starts(content[True], event), f"{workflow} does not start for {event}"  # YAML reads `on` as true
         run, outputs = Run(), {}
+        # Inputs are empty, not unknown, if another event starts the workflow.
+        inputs = dict.fromkeys((content[True].get("workflow_dispatch") or {}).get("inputs", {}), "") | dict(
+            event.inputs
+        )
         todo = dict(content["jobs"])
         while todo:
             name = next(name for name, job in todo.items() if not set(_needs(job)) & todo.keys())
             job = todo.pop(name)
             needs = {other: {"result": run.results[other], "outputs": outputs[other]} for other in _needs(job)}
-            contexts = {"github": self._github(event), "vars": event.variables, "inputs": event.inputs, "needs": needs}
+            contexts = {"github": self._github(event), "vars": event.variables, "inputs": inputs, "needs": needs}
             contexts["env"] = {}
             unmet = {run.results[other] for other in _ancestors(content["jobs"], name)}
             expressions = Expressions(contexts, failed="failure" in unmet, blocked="skipped" in unmet)

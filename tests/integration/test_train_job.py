@@ -61,11 +61,13 @@ def environment(cloud: Cloud | None = None, **more: str) -> dict[str, str]:
 @pytest.mark.slow
 def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> None:
     cloud.put("raw/gtsrb.zip", zipped(raw_dir))
+    cloud.put("jobs/1/collected.zip", zipped(raw_dir))
     cloud.put(f"jobs/1/model/{SUMS}", b"of an earlier attempt")
     cloud.fail("503", method="GET", part="gtsrb.zip", times=1)  # temporary failures are retried
     job = Job(
         out=f"gs://{BUCKET}/jobs/1/model",
         data=f"gs://{BUCKET}/raw/gtsrb.zip",
+        collected=f"gs://{BUCKET}/jobs/1/collected.zip",
         checkpoints=f"gs://{BUCKET}/jobs/1/checkpoints",
         overrides=("data=synthetic", *overrides(tmp_path)),  # --data has priority over data=synthetic
         folder=tmp_path / "job",
@@ -82,6 +84,7 @@ def test_from_bucket_to_bucket(cloud: Cloud, raw_dir: Path, tmp_path: Path) -> N
     classifier = Classifier.load(tmp_path / "there.onnx")
     info: ModelInfo = classifier.info
     assert info.config["training"]["epochs"] == 2
+    assert info.provenance["collected_fingerprint"]
     assert 0 <= classifier.classify([make_image(1)])[0].predicted_class <= 42
     assert made["checkpoints/last.pth"] == (tmp_path / "job/run/last.pth").read_bytes()
 
@@ -158,6 +161,24 @@ def instead_of_python(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_collected_images_are_fetched_for_the_training(
+    cloud: Cloud, raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.put("jobs/1/collected.zip", zipped(raw_dir))
+    url, given = f"gs://{BUCKET}/jobs/1/collected.zip", tmp_path / "given"
+    instead_of_python(monkeypatch, tmp_path, f'echo "$@" > {given}; exit 1')
+    job = Job(str(tmp_path / "out"), tmp_path / "job", str(raw_dir), url, overrides=tuple(overrides(tmp_path)))
+    with pytest.raises(TrainingError):
+        run(job, Cluster())
+    folder = tmp_path / "job/collected/images"
+    assert f"data.collected='{folder}'" in given.read_text()
+    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(raw_dir) for path in raw_dir.rglob("*") if path.is_file()}
+    with pytest.raises(StorageError, match=r"none\.zip"):
+        run(replace(job, collected=f"gs://{BUCKET}/none.zip"), Cluster())
 
 
 @pytest.fixture

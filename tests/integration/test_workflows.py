@@ -40,6 +40,7 @@ EVENTS = {  # events that together run every step
     "model-registry-change.yaml": [Event("push", f"refs/tags/gtsrb{end}") for end in ("@v1.0.0", "#production#2")],
     "pre-commit.yaml": [PUSH, FORK],
     "release.yaml": [Event("push", f"refs/tags/v{PROJECT['version']}")],
+    "retrain.yaml": [Event("schedule"), start(reason="DriftFound", again=False)],
     "rollout.yaml": [start(tag=f"gtsrb#{end}") for end in ("staging#3", "production#4", "production#9")],
     "security.yaml": [PUSH, FORK, Event("schedule")],
     "tests.yaml": [PUSH, FORK],
@@ -151,12 +152,28 @@ class TestRollout:
             self.rollout(runner, name)
 
 
-def test_new_versions_of_ended_jobs_are_measured(runner: Runner) -> None:
+def test_new_versions_of_ended_jobs_are_measured_and_those_of_retrainings_deployed_to_staging(runner: Runner) -> None:
     calls = runner.run("collect.yaml", Event("schedule")).calls["collect"]
-    assert calls[-2:] == [f"gh workflow run rollout.yaml --ref main --field tag=gtsrb@v{n}.0.0" for n in (8, 9)]
+    tags = ("gtsrb#staging#7", "gtsrb@v8.0.0", "gtsrb@v9.0.0")
+    assert calls[-3:] == [f"gh workflow run rollout.yaml --ref main --field tag={tag}" for tag in tags]
 
 
-@pytest.mark.parametrize("workflow", ["collect.yaml", "deploy.yaml", "train.yaml", "rollout.yaml"])
+@pytest.mark.parametrize(
+    ("event", "options"),
+    [
+        (Event("schedule"), " -o cloud.retrain.only_after_drift=true"),
+        (start(reason="DriftFound", again=False), ""),
+        (start(reason="a person", again=True), " -o cloud.retrain.min_new=0"),
+        (start(reason="$(touch /tmp/x); `id`", again=False), ""),  # no part of a script
+    ],
+)
+def test_when_a_retraining_is_started(runner: Runner, event: Event, options: str) -> None:
+    run = runner.run("retrain.yaml", event)
+    assert run.calls["start"][-1] == f"uv run --no-sync inv gcp.retrain{options}"
+    assert "No retraining: 3 labelled images are new." in run.output["start"]
+
+
+@pytest.mark.parametrize("workflow", ["collect.yaml", "deploy.yaml", "retrain.yaml", "train.yaml", "rollout.yaml"])
 def test_nothing_happens_without_a_cloud_or_on_other_branches(workflow: str, runner: Runner) -> None:
     for change in ({"variables": NO_CLOUD}, {"ref": f"refs/heads/{TRACKED}"}):
         run = runner.run(workflow, Event("workflow_dispatch", inputs={"data": "gcs", "tag": "gtsrb@v1.0.0"}, **change))

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from src.mlops import ROOT
 from src.mlops.monitoring.accuracy import Estimate
@@ -19,6 +20,8 @@ from src.mlops.monitoring.findings import TITLES
 from src.mlops.monitoring.prediction_log import OUTCOMES
 from src.mlops.monitoring.report import compare
 from src.mlops.serving import prometheus
+from src.mlops.serving.drift_app import create_app
+from src.mlops.serving.settings import DriftSettings
 from tests.helpers.programs import require
 from tests.helpers.traffic import baseline, records
 
@@ -81,6 +84,32 @@ def test_critical_alerts_go_to_the_person_on_call() -> None:
         for severity in severities
     }
     assert {key: value.strip() for key, value in routes.items()} == {"critical": "on-call", "warning": "working-hours"}
+
+
+def test_alerts_that_retraining_can_end_also_start_it() -> None:
+    amtool = require("amtool")
+
+    def receivers(*labels: str) -> list[str]:
+        told = run(amtool, "config", "routes", "test", "--config.file=alertmanager.yml", "severity=warning", *labels)
+        return told.strip().split(",")
+
+    started = {name for name in NAMES if "retraining" in receivers(f"alertname={name}")}
+    assert started == {"DriftFound", "ConfidenceDropped", "UnknownShareHigh"}
+    for name in started:
+        assert receivers(f"alertname={name}", "kind=camera") == ["retraining", "working-hours"]
+    assert receivers("alertname=DriftFound", "kind=mix") == ["working-hours"]
+    assert {kind for kind in TITLES if "retraining" in receivers("alertname=DriftFound", f"kind={kind}")} == {
+        *TITLES
+    } - {"mix"}
+
+
+def test_the_webhook_is_a_route_of_the_drift_service() -> None:
+    [receiver] = [each for each in read("alertmanager.yml")["receivers"] if each["name"] == "retraining"]
+    [webhook] = receiver["webhook_configs"]
+    assert webhook["url"] == "http://drift:8002/alerts"
+    settings = DriftSettings(log_url="log", token=SecretStr("secret"))
+    assert "post" in create_app(settings).openapi()["paths"]["/alerts"]
+    assert settings.port == 8002
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)

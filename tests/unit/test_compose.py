@@ -63,6 +63,23 @@ def test_the_token_has_no_default() -> None:
     assert re.fullmatch(r"\$\{MLOPS_DRIFT_TOKEN:\?.+\}", SERVICES["drift"]["environment"]["MLOPS_DRIFT_TOKEN"])
 
 
+def test_alertmanager_finds_the_token_and_keeps_its_options() -> None:
+    alertmanager = SERVICES["alertmanager"]
+    [receiver] = [each for each in read("alertmanager.yml")["receivers"] if "webhook_configs" in each]
+    path = receiver["webhook_configs"][0]["http_config"]["authorization"]["credentials_file"]
+    [script] = alertmanager["command"]
+    assert f'printf %s "$$MLOPS_DRIFT_TOKEN" > {path} ' in script
+    assert path.startswith(f"{alertmanager['tmpfs'][0]}/")
+    assert alertmanager["environment"] == {"MLOPS_DRIFT_TOKEN": SERVICES["drift"]["environment"]["MLOPS_DRIFT_TOKEN"]}
+    # The defaults of the image, which the command replaces.
+    assert script.endswith("--config.file=/etc/alertmanager/alertmanager.yml --storage.path=/alertmanager")
+
+
+def test_the_token_of_github_is_for_the_drift_service_only() -> None:
+    having = [name for name, service in SERVICES.items() if "GITHUB_TOKEN" in str(service.get("environment"))]
+    assert having == ["drift"]
+
+
 def test_the_drift_schedule_is_valid_python() -> None:
     *_, program = SERVICES["drift-schedule"]["command"]
     compile(program, "drift-schedule", "exec")

@@ -15,15 +15,28 @@ import torch
 from pydantic import BaseModel
 
 from src.mlops import export
-from src.mlops.cloud import bootstrap, build, deploy, drift_job, load_test, rollback, submit, teardown
+from src.mlops.cloud import (
+    bootstrap,
+    build,
+    deploy,
+    drift_job,
+    load_test,
+    monitoring,
+    retrain,
+    rollback,
+    submit,
+    teardown,
+)
 from src.mlops.cloud.service import State
 from src.mlops.config import AugmentationConfig, Config
+from src.mlops.data.additional import prepare_drawn
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.prepare import prepare, prepare_drawn
+from src.mlops.data.prepare import prepare
 from src.mlops.errors import MlopsError, StorageError
 from src.mlops.evaluation.evaluate import evaluate
+from src.mlops.io.storage import Folder
 from src.mlops.model import build_model, choose_device
 from src.mlops.modelfile.checkpoint import read_plain
 from src.mlops.registry.gate import run_gate
@@ -246,6 +259,7 @@ def in_cloud(config: Config, folder: Path) -> object:
         rollback.rollback(config.cloud)
         if config.cloud.prediction_log:
             drift_job.run_drift_job(config.cloud)
+        monitoring.monitor(config.cloud)
         teardown.teardown(config.cloud)
     return out.getvalue().replace(str(folder), "")
 
@@ -272,6 +286,24 @@ def loaded(config: Config, folder: Path) -> object:
     return calls
 
 
+def retrained(config: Config, folder: Path) -> object:
+    """Returns which labels are used, the training job that is started with them, and what is said about it."""
+    calls: list[object] = []
+
+    def export(_: str, out: Path, *window: str, **options: object) -> None:
+        calls.extend([window, options])
+        out.mkdir()
+        (out / "labels.csv").write_text("path,label\nimages/a.png,Stop\nimages/b.png,Stop\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrain, "Gcloud", lambda _: SimpleNamespace(login=lambda: None, dry_run=False))
+        patch.setattr(retrain, "pinned_image", lambda *_: "image")
+        patch.setattr(retrain, "open_storage", lambda url: Folder(folder / url.removeprefix("gs://")))
+        patch.setattr(retrain, "export", export)
+        patch.setattr(retrain, "train", lambda cloud, _: calls.append(cloud.train))
+        return retrain.retrain(config.cloud), calls
+
+
 def confirmed(config: Config, folder: Path) -> object:
     def run(command: list[str], **_: object) -> None:
         raise StorageError(f"called {command[0]}")
@@ -292,6 +324,7 @@ BASE_SYNTHETIC = "{{tracks_per_class: 2, frames_per_track: 1, test_tracks_per_cl
 MODEL_ON_DISK = "ckpt_path={trained}/latest/best_model.pth"
 WANDB = "tracking.backend=wandb"
 
+FEW_LABELS = ("cloud.retrain.min_new=2",)
 GITHUB = ("cloud.github=owner/name", "cloud.github_id=11", "cloud.github_owner_id=22")
 
 EFFECTS: dict[str, Effect] = {
@@ -304,6 +337,7 @@ EFFECTS: dict[str, Effect] = {
     "data.path_column": Effect(prepared, "data.path_column=file", refused=r"Train\.csv has no column 'file'"),
     "data.label_column": Effect(prepared, "data.label_column=kind", refused=r"Train\.csv has no column 'kind'"),
     "data.on_bad_image": Effect(prepared, "data.on_bad_image=stop", refused=r"1 bad image.*extra\.png"),
+    "data.collected": Effect(trained_model, "data.collected={raw}/Train"),
     "data.exclude": Effect(prepared, "data.exclude={raw}/wrong.csv"),
     "data.split.test_size": Effect(prepared, "data.split.test_size=0.6"),
     "data.split.seed": Effect(prepared, "data.split.seed=2"),
@@ -390,6 +424,16 @@ EFFECTS: dict[str, Effect] = {
             "max_unknown_increase": 0.01,
         }.items()
     },
+    **{
+        f"cloud.retrain.{key}": Effect(retrained, f"cloud.retrain.{key}={value}", FEW_LABELS)
+        for key, value in {
+            "only_after_drift": "true",
+            "min_new": 3,
+            "window": "7d",
+            "only_reviewed": "false",
+            "options": "[data=official]",
+        }.items()
+    },
     "cloud.load.users": Effect(loaded, "cloud.load.users=3"),
     "cloud.load.seconds": Effect(loaded, "cloud.load.seconds=5"),
     "cloud.dry_run": Effect(in_cloud, "cloud.dry_run=false", refused="gcloud is not installed"),
@@ -406,6 +450,9 @@ EFFECTS: dict[str, Effect] = {
             "tag": "v2",
             "serve.stage": "staging",
             "serve.public": "true",
+            "serve.cpu_always": "true",
+            "serve.metrics": "true",
+            "alert_email": "me@example.com",
             "canary.share": 20,
             "serve.model": "models:/gtsrb@production",
             "serve.cpu": 2,
@@ -416,6 +463,7 @@ EFFECTS: dict[str, Effect] = {
             "train.action": "start",
             "train.job": "two",
             "train.data": "gs://my-project-gtsrb/gtsrb/raw/a.zip",
+            "train.collected": "gs://my-project-gtsrb/jobs/a/collected.zip",
             "train.options": "[data=official]",
             "train.machine": "g2-standard-4",
             "train.accelerator": "NVIDIA_A100",

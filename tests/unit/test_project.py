@@ -109,4 +109,4 @@ def test_workflows_start_for_the_tags_of_the_registry() -> None:
     text = (ROOT / ".github/workflows/model-registry-change.yaml").read_text()
     assert yaml.safe_load(text)[True]["push"]["tags"] == [f"{name}@v*", f"{name}#*"]  # YAML reads `on` as true
     collected = (ROOT / ".github/workflows/collect.yaml").read_text()
-    assert set(re.findall(r"tag --list '(.*?)'", collected)) == {f"{name}@v*"}
+    assert set(re.findall(r"tag --list '(.*?)' '(.*?)'", collected)) == {(f"{name}@v*", f"{name}#staging#*")}

@@ -1,7 +1,9 @@
 """The `inv` tasks: old names, options and commands."""
 
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from invoke.program import Program
@@ -54,3 +56,29 @@ def test_options_with_numbers(inv: Inv) -> None:
     assert "--users 0" in inv("loadtest", "--users", "0")[0]
     _, message = inv("loadtest", "--users", "many")
     assert message == "--users must be a whole number, but is 'many'\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for one process")
+def test_sigterm_ends_the_command_of_a_task(tmp_path: Path) -> None:
+    """As for `inv monitor.demo`, whose command then stops its services."""
+    command = tmp_path / "command.py"
+    command.write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('stopped', flush=True), sys.exit(3)))\n"
+        "print('started', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    run = (
+        "import sys, tasks\n"
+        "from invoke.context import Context\n"
+        "context = Context()\n"
+        "context.config.runners.local = tasks.ForwardingRunner\n"
+        "sys.exit(context.run(sys.argv[1], warn=True).exited)\n"
+    )
+    inv = [sys.executable, "-c", run, f"exec {sys.executable} {command}"]
+    with subprocess.Popen(inv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        process.terminate()
+        assert process.stdout.readline() == "stopped\n"
+    assert process.returncode == 3

@@ -7,9 +7,9 @@ from src.mlops.cloud.names import JOBS, PROCESSED, RAW, SECRET, Names
 
 ACCOUNTS = {
     "train": "training job: reads data, writes prepared data and its own output",
-    "serve": "service: reads models, writes the prediction log",
+    "serve": "service: reads models, writes the prediction log and metrics",
     "drift": "drift job: reads models and the prediction log, writes reports",
-    "build": "Cloud Build and workflows that deploy: builds, starts jobs, registers and deploys",
+    "build": "Cloud Build and workflows that deploy: builds, starts jobs, registers, deploys, reads the prediction log",
     "measure": "workflows that measure a version: reads data, models and the output of jobs",
     "report": "workflows of pull requests: reads data",
 }
@@ -19,6 +19,7 @@ PROJECT_ROLES = (
     ("build", "roles/cloudbuild.builds.editor"),
     ("build", "roles/run.developer"),
     ("build", "roles/serviceusage.serviceUsageConsumer"),
+    ("serve", "roles/monitoring.metricWriter"),
     ("train", "roles/logging.logWriter"),
 )
 # Only on the bucket for builds. Cloud Build needs this role to write its log there.
@@ -61,6 +62,7 @@ def folder_roles(names: Names) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     if names.cloud.prediction_log:
         log = names.folder(names.cloud.prediction_log)
         yield "serve", WRITE, (log,)
+        yield "build", READ, (log,)  # labels, images and drift reports, for `retrain.py`
         yield "drift", READ, (models, log)
         yield "drift", WRITE, (names.folder(names.reports),)
 

@@ -169,8 +169,7 @@ def _public(gcloud: Gcloud, names: Names) -> None:
         _secret(gcloud, name, secrets.token_urlsafe(32))
     grant_secret(gcloud, names, names.api_keys, (("serve", READ_SECRET), ("build", READ_SECRET)))
     grant_secret(gcloud, names, names.admin_token, (("serve", READ_SECRET),))
-    serve = names.cloud.serve.model_copy(update={"stage": "production"})
-    production = Names(names.cloud.model_copy(update={"serve": serve}))
+    production = names.in_stage("production")
     state = describe(gcloud, production)
     if keyless := open_revisions(gcloud, production) & {*state.shares, *state.tagged.values()}:
         gcloud.remove("close the service", *close)

@@ -14,7 +14,7 @@ from src.mlops.io.files import to_json
 from src.mlops.io.git import git, source_commit
 
 # Settings that the steps of a build do not need.
-_LOCAL_SETTINGS = {"build", "dry_run", "github", "github_id", "github_owner_id", "load", "teardown"}
+_LOCAL_SETTINGS = {"build", "dry_run", "github", "github_id", "github_owner_id", "load", "retrain", "teardown"}
 
 
 def build(cloud: CloudConfig) -> None:

@@ -1,10 +1,10 @@
 """Registers the models of training jobs that have ended: `python -m src.mlops.cloud.collect`, or `inv gcp.collect`.
 
 It handles jobs that were only started (`inv gcp.train --detach`), each once, and may run at any time: two runs at the
-same time, or a run that was killed, never register a model twice.
+same time, or a run that was killed, never register a model twice. The model of a retraining also goes to staging if it
+passes the gate.
 """
 
-import json
 import logging
 import re
 import tempfile
@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from src.mlops import ROOT
 from src.mlops.cli import OverrideOption, new_app, typer_main
 from src.mlops.cloud.gcloud import Gcloud
-from src.mlops.cloud.jobs import OUTCOME, SUMS, Request, failure, find_attempts, is_starting, read_request
+from src.mlops.cloud.jobs import OUTCOME, SUMS, Request, failure, find_attempts, is_starting, read_outcome, read_request
 from src.mlops.cloud.names import JOBS, Names
 from src.mlops.cloud.submit import fetch_model
 from src.mlops.config import Config, load_config
@@ -27,8 +27,8 @@ from src.mlops.errors import (
     BusyError,
     CheckpointError,
     CloudError,
+    GateError,
     GitError,
-    MissingFileError,
     MlopsError,
     RegistryError,
 )
@@ -40,11 +40,14 @@ from src.mlops.io.git import UNCOMMITTED, git
 from src.mlops.io.storage import Storage, open_storage
 from src.mlops.modelfile.store import FILES, SERVED, model_name
 from src.mlops.registry.register import register, registered_as, require_ready
+from src.mlops.registry.registry import promote, sync
+from src.mlops.registry.stages import read_current
 from src.mlops.registry.tags import REMOTE, version_tags
 from src.mlops.training.job import OWN_DATA, fetch
 
 app = new_app()
 logger = logging.getLogger("src.mlops.cloud.collect")
+STAGING = "staging"
 _ABOUT_DATA = re.compile(r"[+~]*(data|experiment)\b")  # overrides that decide which images a model is evaluated on
 
 
@@ -54,7 +57,8 @@ class Collected:
 
     Attributes:
         versions: The registered versions, such as `v3`.
-        problems: An error message for each job that failed since the last call or whose model cannot be registered.
+        problems: An error message for each job that failed since the last call, or whose model cannot be registered or
+            fails the gate.
     """
 
     versions: list[str] = field(default_factory=list)
@@ -66,7 +70,8 @@ def collect(overrides: Sequence[str], repository: Path = ROOT, *, push: bool = F
 
     A model is evaluated on the data of its job, and its version tags the commit of the training code. What became of a
     job is recorded in the bucket, so each job is registered, or its failure reported, once. If a model cannot be
-    registered at the moment, the next call tries again.
+    registered at the moment, the next call tries again. A model of a retraining (`cloud.train.collected`) also goes to
+    staging, unless it fails the gate, which is a problem that is reported once.
 
     Args:
         overrides: Hydra overrides. By default, models are registered in the bucket (`registry=gcs`).
@@ -92,13 +97,18 @@ def collect(overrides: Sequence[str], repository: Path = ROOT, *, push: bool = F
             job = open_storage(f"{bucket.url}/{name}")
             try:
                 request = read_request(job)
-                if request is None or not request.register or _outcome(job).get("request") == request.id:
+                if request is None or not request.register or read_outcome(job).get("request") == request.id:
                     continue
                 with _reported(job, name, request, done):
                     if f"{name}/model/{SUMS}" in files:
-                        version = _register(config, overrides, job.url, request, Path(work), repository, push=push)
-                        _record(job, request, version=version, store=config.registry.store)
+                        measured = _fetch(overrides, job.url, request, Path(work))
+                        version = _register(measured, job.url, repository, push=push)
+                        retrained = request.settings.get("collected") is not None
+                        failed = _stage(measured, version, repository, push=push) if retrained else ""
+                        facts = {"gate": failed} if failed else {}
+                        _record(job, request, version=version, store=measured.registry.store, **facts)
                         done.versions.append(version)
+                        done.problems += [f"{name}: {failed}"] if failed else []
                     else:
                         _require_alive(gcloud, job, name, request)
             except BusyError as error:
@@ -125,14 +135,6 @@ def _reported(job: Storage, name: str, request: Request, done: Collected) -> Ite
         _record(job, request, problem=str(error))
 
 
-def _outcome(job: Storage) -> dict[str, Any]:
-    try:
-        outcome = json.loads(job.read(OUTCOME))
-        return outcome if isinstance(outcome, dict) else {}
-    except (MissingFileError, ValueError):  # without a valid record, the job is checked again, which harms nothing
-        return {}
-
-
 def _record(job: Storage, request: Request, **facts: str) -> None:
     job.write(OUTCOME, (to_json({"request": request.id, **facts}, indent=2) + "\n").encode())
 
@@ -154,14 +156,28 @@ def _require_alive(gcloud: Gcloud, job: Storage, name: str, request: Request) ->
         )
 
 
-def _register(
-    config: Config, overrides: Sequence[str], url: str, request: Request, work: Path, repository: Path, *, push: bool
-) -> str:
+def _fetch(overrides: Sequence[str], url: str, request: Request, work: Path) -> Config:
+    """Downloads the model and the own data of a job. Returns the configuration to evaluate and register the model."""
     folder = Path(tempfile.mkdtemp(dir=work))
     fetch_model(f"{url}/model", folder)
-    model = Classifier.load(folder / SERVED)
+    own = [option for option in request.settings["options"] if _ABOUT_DATA.match(option)]
+    if data := request.settings["data"]:
+        own += [*OWN_DATA, f"data.raw_dir='{fetch(data, folder / 'raw')}'"]
+    if collected := request.settings.get("collected"):
+        own.append(f"data.collected='{fetch(collected, folder / 'collected')}'")
+    own += [
+        f"data.processed_dir='{work / 'processed'}'",
+        "data.processed_url=null",
+    ]  # not the prepared data of the user
+    places = [f"ckpt_path='{folder / FILES[1]}'", f"evaluation.reports_dir='{folder / 'reports'}'"]
+    return load_config([*own, "registry=gcs", *overrides, *places])
+
+
+def _register(measured: Config, url: str, repository: Path, *, push: bool) -> str:
+    served = measured.ckpt_path.with_name(SERVED)
+    model = Classifier.load(served)
     tags = version_tags(repository)
-    version = registered_as(open_storage(config.registry.store), sha256(folder / SERVED))
+    version = registered_as(open_storage(measured.registry.store), sha256(served))
     if version in tags:  # a call was killed before it recorded this
         if push:
             git(repository, "push", REMOTE, f"refs/tags/{tags[version].name}")
@@ -172,18 +188,23 @@ def _register(
             f"The model in {url} cannot be registered, because its training code is not a commit: the container image "
             f"records {commit or 'none'!r}. Build the container image with `inv gcp.build`."
         )
-    own = [option for option in request.settings["options"] if _ABOUT_DATA.match(option)]
-    if data := request.settings["data"]:
-        own += [*OWN_DATA, f"data.raw_dir='{fetch(data, folder / 'raw')}'"]
-    own += [
-        f"data.processed_dir='{work / 'processed'}'",
-        "data.processed_url=null",
-    ]  # not the prepared data of the user
-    places = [f"ckpt_path='{folder / FILES[1]}'", f"evaluation.reports_dir='{folder / 'reports'}'"]
-    measured = load_config([*own, "registry=gcs", *overrides, *places])
     evaluate(measured)
     robustness(measured)
     return register(measured, repository, push=push, commit=commit)
+
+
+def _stage(measured: Config, version: str, repository: Path, *, push: bool) -> str:
+    """Promotes a version to staging. If it fails the gate, the stage stays as it is, and the reason is returned."""
+    current = read_current(open_storage(measured.registry.store), repository, STAGING)
+    if current.version == version:  # a call was killed before it recorded this
+        sync(measured, repository)
+        return ""
+    try:
+        promote(measured, STAGING, version, repository, push=push)
+    except GateError as error:
+        logger.error("%s The models that are served stay as they are", error)  # noqa: TRY400
+        return str(error)
+    return ""
 
 
 def _fetch_tags(repository: Path) -> None:
@@ -203,7 +224,7 @@ def main(
     for version in done.versions:
         typer.echo(version)
     if done.problems:
-        raise CloudError(f"{len(done.problems)} jobs have no registered model. {' '.join(done.problems)}")
+        raise CloudError(f"Jobs with a problem: {len(done.problems)}. {' '.join(done.problems)}")
 
 
 if __name__ == "__main__":

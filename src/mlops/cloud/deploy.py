@@ -15,7 +15,7 @@ from src.mlops.cloud.drift_job import update_job
 from src.mlops.cloud.gcloud import Gcloud, capitalised
 from src.mlops.cloud.identity import request_headers
 from src.mlops.cloud.images import pinned_image
-from src.mlops.cloud.names import PREVIOUS, Names, render
+from src.mlops.cloud.names import PORT, PREVIOUS, Names, fill, write
 from src.mlops.cloud.promoted import model_to_serve
 from src.mlops.cloud.service import (
     API_KEYS,
@@ -97,7 +97,7 @@ def _start(gcloud: Gcloud, names: Names, former: State, image: str, model: str) 
         {"latestRevision": True, "percent": 0, "tag": CANDIDATE},
         *({"revisionName": revision, "percent": 0, "tag": tag} for tag, revision in _previous(former).items()),
     ]
-    service = render(
+    service = fill(
         "service.yaml",
         names.cloud,
         service=names.service,
@@ -105,17 +105,24 @@ def _start(gcloud: Gcloud, names: Names, former: State, image: str, model: str) 
         after=former.created,
         account=names.account("serve"),
         environment=_environment(names, model),
+        port=PORT,
+        throttling=str(not settings.cpu_always).lower(),
         cpu=str(settings.cpu),
         min_instances=str(settings.min_instances),
         max_instances=str(settings.max_instances),
         traffic=traffic,
     )
-    gcloud.run("start the new revision", "run", "services", "replace", str(service), f"--region={names.cloud.region}")
+    if not names.metrics:
+        del service["spec"]["template"]["spec"]["containers"][1]
+        del service["spec"]["template"]["metadata"]["annotations"]["run.googleapis.com/container-dependencies"]
+    file = write("service", service)
+    gcloud.run("start the new revision", "run", "services", "replace", str(file), f"--region={names.cloud.region}")
 
 
 def _environment(names: Names, model: str) -> list[dict[str, Any]]:
     """Returns the environment variables of the service. Secrets are only named; Cloud Run reads them."""
     values = {
+        "MLOPS_PORT": str(PORT),
         "MLOPS_MODEL": model,
         "MLOPS_MODEL_STORE": names.cloud.models,  # location of models such as models:/gtsrb@v3
         "MLOPS_LOG_URL": names.log,  # empty: predictions are not recorded

@@ -19,7 +19,8 @@ ATTEMPTS = 5  # it takes some seconds until all services know a new service acco
 
 # Permissions and services as they stand in the output of gcloud.
 _SERVICES = (
-    "aiplatform|artifactregistry|billing|cloudbuild|cloudscheduler|iam|logging|resourcemanager|run|secretmanager"
+    "aiplatform|artifactregistry|billing|cloudbuild|cloudscheduler|iam|logging|monitoring|resourcemanager|run|"
+    "secretmanager"
 )
 _PERMISSION = re.compile(
     rf"\b(?P<name>(?:iam\.googleapis\.com/|(?:{_SERVICES}|serviceusage|storage)\.(?!googleapis))[a-zA-Z]+\.[a-zA-Z]+)\b"
@@ -56,6 +57,7 @@ _ADVICE = (
         r"NOT_FOUND|not found|does not exist|[Cc]annot find",
         "Run `inv gcp.bootstrap`, and check the names in {config}.",
     ),
+    (r"installation of components", "Install the commands with `gcloud components install alpha`."),
     (r"unrecognized arguments|Invalid choice", "Update gcloud with `gcloud components update`."),
 )
 _ABSENT = re.compile(r"NOT_FOUND|not found|does not exist|[Cc]annot find|[Cc]ould not be found|HTTPError 404")

@@ -38,7 +38,7 @@ class Request:
     """The settings of a job.
 
     Attributes:
-        settings: What determines the model: `image`, `data` and `options`.
+        settings: What determines the model: `image`, `data`, `options` and, for a retraining, `collected`.
         register: Whether `collect.py` registers the model.
         earlier: Resource names of the attempts under this name that had ended before this request.
         id: Differs from the request of any other process.
@@ -182,6 +182,18 @@ def read_request(storage: Storage) -> Request | None:
         ) from error
 
 
+def read_outcome(storage: Storage) -> dict[str, Any]:
+    """Reads what `collect.py` recorded about a job; an empty dict if it has recorded nothing that is valid.
+
+    `request` in it is the ID of the request. Without a record, the job is checked again, which harms nothing.
+    """
+    try:
+        outcome = json.loads(storage.read(OUTCOME))
+        return outcome if isinstance(outcome, dict) else {}
+    except (MissingFileError, ValueError):
+        return {}
+
+
 def is_starting(request: Request, attempts: Collection[Attempt]) -> bool:
     """Returns whether another process may be about to start an attempt for a request."""
     if request.started is None or any(attempt.name not in request.earlier for attempt in attempts):
@@ -212,10 +224,14 @@ def _reserve(gcloud: Gcloud, storage: Storage, name: str, request: Request) -> R
     if other is None:
         return _write(storage, name, None, request)
     if other.settings != request.settings:
-        differing = [key for key in request.settings if request.settings[key] != other.settings.get(key)]
+        differing = [
+            key
+            for key in {**request.settings, **other.settings}
+            if request.settings.get(key) != other.settings.get(key)
+        ]
         raise CloudError(
             f"The name {name} is taken by a job with other settings: "
-            + "; ".join(f"{key} {other.settings.get(key)!r}, not {request.settings[key]!r}" for key in differing)
+            + "; ".join(f"{key} {other.settings.get(key)!r}, not {request.settings.get(key)!r}" for key in differing)
             + ". Choose a different name with cloud.train.job, or repeat the settings to resume that job."
         )
     if is_starting(other, attempts):

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
@@ -22,7 +22,11 @@ PROCESSED = "gtsrb/data"  # folder of the bucket for prepared data, see configsh
 NEWEST = "newest"  # value of `cloud.tag`
 SHORT_COMMIT = 12  # characters of a commit in the tag of a container image
 PLACEHOLDER = "placeholder"  # ends the name of the revision that answers until the first deployment
+PORT = 8080  # of the service in Cloud Run; the port that Google's Prometheus sidecar reads without a configuration
 PREVIOUS = "previous"  # value of `cloud.serve.model` for rollbacks, and tag of the revision that served before
+
+
+Stage = Literal["staging", "production"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,16 @@ class Names:
         return (self.cloud.serve.stage == "production" and self.cloud.prediction_log) or ""
 
     @property
+    def metrics(self) -> bool:
+        """Whether a sidecar sends the metrics of the service to Cloud Monitoring, as in production only."""
+        return self.cloud.serve.metrics and self.cloud.serve.stage == "production"
+
+    @property
+    def prefix(self) -> str:
+        """Start of the names of the metrics that Cloud Logging counts."""
+        return self.cloud.name.replace("-", "_")
+
+    @property
     def reports(self) -> str:
         """URL of the folder for drift reports, in the prediction log."""
         return f"{self.cloud.prediction_log}/reports"
@@ -94,6 +108,10 @@ class Names:
     def service_in(self, stage: str) -> str:
         """Returns the name of the Cloud Run service of a stage."""
         return self.cloud.name if stage == "production" else f"{self.cloud.name}-{stage}"
+
+    def in_stage(self, stage: Stage) -> "Names":
+        """Returns the names for the service of another stage."""
+        return Names(self.cloud.model_copy(update={"serve": self.cloud.serve.model_copy(update={"stage": stage})}))
 
     @property
     def service(self) -> str:
@@ -117,20 +135,31 @@ class Names:
 
 
 def render(template: str, cloud: CloudConfig, **values: Any) -> Path:
-    """Fills in a YAML template of `cloud/` and writes the result to `data/cloud/`.
+    """Fills in a template as `fill` does, and writes the result to `data/cloud/`. Returns the path as `write` does."""
+    return write(Path(template).stem, fill(template, cloud, **values))
+
+
+def fill(template: str, cloud: CloudConfig, **values: Any) -> Any:
+    """Returns the content of a YAML template of `cloud/` with values instead of placeholders.
 
     Args:
         template: File name of the template.
         cloud: Values of `${cloud.…}`.
         values: Values of other placeholders, `${name}`.
-
-    Returns:
-        The path of the written file. Its name contains a hash of the content.
     """
     tree = OmegaConf.create({"cloud": cloud.model_dump(mode="json"), **values, "file": _read(TEMPLATES / template)})
-    text = yaml.safe_dump(OmegaConf.to_container(tree, resolve=True)["file"], sort_keys=False)  # type: ignore[index,call-overload]
+    return OmegaConf.to_container(tree, resolve=True)["file"]  # type: ignore[index,call-overload]
+
+
+def write(stem: str, tree: Any) -> Path:
+    """Writes plain values as YAML to `data/cloud/`.
+
+    Returns:
+        The path of the written file. Its name consists of `stem` and a hash of the content.
+    """
+    text = yaml.safe_dump(tree, sort_keys=False)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    path = ROOT / "data" / "cloud" / f"{Path(template).stem}-{digest}.yaml"
+    path = ROOT / "data" / "cloud" / f"{stem}-{digest}.yaml"
     write_atomically(path, text.encode())  # another process may be reading the same file
     return path
 

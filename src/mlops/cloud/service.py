@@ -130,7 +130,9 @@ def _revisions(gcloud: Gcloud, names: Names) -> Iterator[tuple[str, dict[str, st
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in revision["status"]["conditions"]
         )
-        [container] = revision["spec"]["containers"]
+        containers = revision["spec"]["containers"]
+        # With a sidecar, the container of the service is the one that has a port.
+        container = next((one for one in containers if one.get("ports")), containers[0])
         variables = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
         yield str(revision["metadata"]["name"]), variables, is_ready
 

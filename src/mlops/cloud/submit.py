@@ -93,7 +93,7 @@ def job_file(names: Names, output: str, image: str) -> Path:
     machine: dict[str, Any] = {"machineType": settings.machine}
     if settings.accelerator:
         machine |= {"acceleratorType": settings.accelerator, "acceleratorCount": settings.accelerators}
-    data = ["--data", settings.data] if settings.data else []
+    data = [word for name in ("data", "collected") if (url := getattr(settings, name)) for word in (f"--{name}", url)]
     secret = f"projects/{names.cloud.project}/secrets/{SECRET}"
     return render(
         "vertex-job.yaml" if settings.replicas == 1 else "vertex-job-distributed.yaml",
@@ -155,10 +155,10 @@ def _start(gcloud: Gcloud, names: Names, name: str, output: str) -> str:
             mark_for_registration(output, name)
     else:
         image = pinned_image(gcloud, names, "train")
-        request = Request(
-            {"image": image, "data": settings.data, "options": list(settings.options)},
-            register=settings.action == "start",
-        )
+        given = {"image": image, "data": settings.data, "options": list(settings.options)}
+        if settings.collected:  # requests of earlier releases do not have this key
+            given["collected"] = settings.collected
+        request = Request(given, register=settings.action == "start")
         attempt = start(gcloud, output, name, request, job_file(names, output, image))
     logger.info(
         "Started the job %s; show its log with `gcloud ai custom-jobs stream-logs %s --region=%s`. To wait for it and "

@@ -3,6 +3,7 @@
 from src.mlops.cli import hydra_main
 from src.mlops.cloud.access import ACCOUNTS, PROJECT_ROLES, folder_roles, inside, member, secrets_of
 from src.mlops.cloud.gcloud import Gcloud
+from src.mlops.cloud.monitoring import unmonitor
 from src.mlops.cloud.names import Names
 from src.mlops.config import CloudConfig, Config
 from src.mlops.errors import CloudError
@@ -23,6 +24,7 @@ def teardown(cloud: CloudConfig) -> None:
             "show the commands with `--dry-run`."
         )
     gcloud.login()
+    unmonitor(gcloud, names.in_stage("production"))
     region, location = f"--region={cloud.region}", f"--location={cloud.region}"
     for stage in STAGES:
         service = names.service_in(stage)

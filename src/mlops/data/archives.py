@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -52,11 +52,8 @@ def pack_archives(raw_dir: Path, target: Path) -> list[Path]:
         with exclusive(target), tempfile.TemporaryDirectory(dir=target, prefix=".work-") as work:
             with progress_bar("packing", sum(map(len, groups.values()))) as bar:
                 for name, files in groups.items():
-                    with zipfile.ZipFile(Path(work, f"{name}.zip"), "w") as archive:
-                        for file in files:
-                            entry = zipfile.ZipInfo(file.relative_to(raw_dir).as_posix(), _SAME_TIME)
-                            archive.writestr(entry, file.read_bytes())
-                            bar.update()
+                    for _ in _write(Path(work, f"{name}.zip"), raw_dir, files):
+                        bar.update()
             for old in target.glob("*.zip"):
                 if old.stem not in groups:
                     old.unlink()
@@ -64,6 +61,27 @@ def pack_archives(raw_dir: Path, target: Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"Cannot pack {raw_dir} into {target}: {error}.") from error
     return archives
+
+
+def pack_folder(folder: Path, archive: Path) -> None:
+    """Packs all files of a folder into one archive (.zip). The same files give the same bytes.
+
+    Raises:
+        DataError: A file cannot be read, or the archive cannot be written.
+    """
+    try:
+        for _ in _write(archive, folder, sorted(path for path in folder.rglob("*") if path.is_file())):
+            pass
+    except OSError as error:
+        raise DataError(f"Cannot pack {folder} into {archive}: {error}.") from error
+
+
+def _write(archive: Path, folder: Path, files: Iterable[Path]) -> Iterator[Path]:
+    """Writes files into a new archive, and yields each of them when it is written."""
+    with zipfile.ZipFile(archive, "w") as target:
+        for file in files:
+            target.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix(), _SAME_TIME), file.read_bytes())
+            yield file
 
 
 def unpack_archives(folder: Path) -> Path:

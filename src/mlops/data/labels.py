@@ -28,13 +28,14 @@ class Labels(NamedTuple):
     source: str
 
 
-def find_classes(listing: Listing, root: Path, class_file: Path | None) -> Labels:
-    """Returns the classes in `classes.csv`, or those of GTSRB if the images are from it, or one for each label.
+def find_classes(listing: Listing, root: Path, class_file: Path | None, classes: ClassList | None = None) -> Labels:
+    """Returns the given classes, or those in `classes.csv`, or those of GTSRB's images, or one for each label.
 
     Args:
         listing: The labelled images.
         root: Folder of the images, for messages.
         class_file: Path of `classes.csv`; None if there is none.
+        classes: The class list; None: find it.
 
     Raises:
         DataError: A class list is not valid, does not contain all labels, or has classes without training images.
@@ -46,40 +47,42 @@ def find_classes(listing: Listing, root: Path, class_file: Path | None) -> Label
             raise DataError(
                 f"{_capital(listing.source)} in {root} contain {label!r} twice, in two Unicode forms. Rename one."
             )
-    if class_file:
-        labels = _from_file(listing, class_file)
+    if classes:
+        labels = _of_list(listing, root, classes, None, "The class list of the data")
+    elif class_file:
+        labels = _of_list(listing, root, *read_classes(class_file), str(class_file))
     elif listing.gtsrb or _is_gtsrb(listing):
         labels = _from_catalogue(listing, root)
     else:
         labels = _from_labels(listing, root)
-    _require_images(listing, labels, root, everything=class_file is not None)
+    _require_images(listing, labels, root, everything=class_file is not None and classes is None)
     return labels
 
 
-def _from_file(listing: Listing, class_file: Path) -> Labels:
-    classes, known = read_classes(class_file)
+def _of_list(listing: Listing, root: Path, classes: ClassList, known: dict[str, int] | None, source: str) -> Labels:
+    """Finds the labels in a class list. `known` has the class id of each label; None: labels are names or ids."""
     given = {label: _nfc(label) for label in listing.labels}
     if known is None:
         known = {entry.name: entry.class_id for entry in classes}
         if not known.keys() >= set(given.values()) and all(_is_number(label) for label in given.values()):
-            _require_distinct_numbers(listing.labels, class_file)
+            _require_distinct_numbers(listing.labels, source)
             known = {label: int(label) for label in given.values() if int(label) < len(classes)}
     unknown = sorted((label for label, plain in given.items() if plain not in known), key=natural_order)
     if unknown:
         raise DataError(
-            f"{class_file} does not contain all labels of the images. Missing: {_quoted(unknown)}. Add a row for each, "
-            "or a column 'label' if the images call their classes differently."
+            f"{source} does not contain all labels of the images in {root}. Missing: {_quoted(unknown)}. Add a row for "
+            "each, or a column 'label' if the images call their classes differently."
         )
-    return Labels(classes, {label: known[plain] for label, plain in given.items()}, str(class_file))
+    return Labels(classes, {label: known[plain] for label, plain in given.items()}, source)
 
 
-def _require_distinct_numbers(labels: list[str], class_file: Path) -> None:
+def _require_distinct_numbers(labels: list[str], source: str) -> None:
     spelled: dict[int, str] = {}
     for label in labels:
         if (other := spelled.setdefault(int(label), label)) != label:
             raise DataError(
                 f"The labels {other!r} and {label!r} are the same number, so both would be class {int(label)} of "
-                f"{class_file}. Rename one, or add a column 'label'."
+                f"{source}. Rename one, or add a column 'label'."
             )
 
 

@@ -59,7 +59,11 @@ class RawData(NamedTuple):
 
 
 def read_layout(
-    raw_dir: Path, path_column: str | None = None, label_column: str | None = None, skip: Path | None = None
+    raw_dir: Path,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    skip: Path | None = None,
+    classes: ClassList | None = None,
 ) -> RawData:
     """Detects the layout of a folder and reads its tables without opening any image.
 
@@ -68,6 +72,7 @@ def read_layout(
         path_column: Column of CSV files with the paths; None: a usual name.
         label_column: Column of CSV files with the labels; None: a usual name.
         skip: Folder to leave out, in which prepared data will be.
+        classes: The class list, of which the images need not show all classes; None: the one in the folder.
 
     Raises:
         DataError: The folder is missing or empty, its layout is unknown, or its tables or classes are not valid.
@@ -89,7 +94,7 @@ def read_layout(
         raise DataError(
             f"{files.root} has the layout {listing.layout}, but contains no training images{example}. {EXPECTED}"
         )
-    labels = find_classes(listing, files.root, _class_file(files, everything))
+    labels = find_classes(listing, files.root, _class_file(files, everything), classes)
 
     images = listing.images.assign(class_id=listing.images["label"].map(labels.ids).astype("int64"))
     if listing.layout == "class folders":

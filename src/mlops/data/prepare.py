@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from src.mlops.cli import hydra_main
-from src.mlops.config import Config, DataConfig, SyntheticConfig
+from src.mlops.config import Config, DataConfig
 from src.mlops.data import checks
-from src.mlops.data.classes import CLASSES_FILE
+from src.mlops.data.classes import CLASSES_FILE, ClassList
 from src.mlops.data.exclude import Exclusion, exclude, read_exclusion, require_known
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, warn_about_groups, write_csv
@@ -45,6 +45,7 @@ from src.mlops.io.storage import open_storage
 logger = logging.getLogger(__name__)
 REPORT = "report.json"
 DRAWN = "drawn"  # subfolder of the processed folder for additional synthetic images
+COLLECTED = "collected"  # the same for images that the service collected
 SETTINGS = "settings"  # key in the manifest
 PUBLISHED = ".published"  # file in the processed folder with the URL of its copy
 SPLIT_FILES = {
@@ -55,11 +56,12 @@ SPLIT_FILES = {
 }
 
 
-def prepare(data: DataConfig) -> Pack:
+def prepare(data: DataConfig, classes: ClassList | None = None) -> Pack:
     """Prepares a data set, or opens it if it is already prepared and nothing has changed.
 
     Args:
         data: Location of the raw images, settings of the splits, and location of the pack.
+        classes: The class list; None: that of the raw images.
 
     Returns:
         The pack in `data.processed_dir`.
@@ -70,20 +72,20 @@ def prepare(data: DataConfig) -> Pack:
             The content of `data.processed_dir` is unchanged.
         StorageError: A bucket cannot be read, or the prepared data cannot be copied to `data.processed_url`.
     """
-    pack = _prepare(data)
+    pack = _prepare(data, classes)
     if data.processed_url:
         publish(pack, data.processed_url)
     return pack
 
 
-def _prepare(data: DataConfig) -> Pack:
+def _prepare(data: DataConfig, classes: ClassList | None) -> Pack:
     raw_dir = locate_raw(data)
     if raw_dir is None:
         pack = open_pack(data.processed_dir)
         _require_same_settings(pack, data)
         return pack
     _require_no_raw_images(data.processed_dir, raw_dir)
-    raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir)
+    raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir, classes=classes)
     excluded = read_exclusion(data.exclude)
     require_known(excluded, pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))
     # Before packing, so that the next run detects changes made during it.
@@ -104,7 +106,7 @@ def _require_no_raw_images(processed_dir: Path, raw_dir: Path) -> None:
     if same_place(processed_dir, raw_dir) or (
         below
         and not (processed_dir / MANIFEST).is_file()
-        and any(not path.startswith(f"{DRAWN}/") for path in list_files(processed_dir).images)
+        and any(not path.startswith((f"{DRAWN}/", f"{COLLECTED}/")) for path in list_files(processed_dir).images)
     ):
         raise ConfigError(
             f"data.processed_dir={processed_dir} is a folder of raw images, and its files would be mistaken for "
@@ -136,22 +138,6 @@ def publish(pack: Pack, url: str) -> str:
         logger.info("Copied the prepared data to %s", copy_url)
     write_atomically(note, copy_url.encode())
     return copy_url
-
-
-def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
-    """Renders additional synthetic images for training and prepares them in the subfolder `DRAWN`."""
-    folder = data.processed_dir / DRAWN
-    own = {
-        "source": "synthetic",
-        "raw_dir": folder / "raw",
-        "processed_dir": folder,
-        "synthetic": settings,
-        "processed_url": None,
-        "path_column": None,
-        "label_column": None,
-        "exclude": None,
-    }
-    return prepare(data.model_copy(update=own))
 
 
 def _reuse(data: DataConfig, signatures: dict[str, str]) -> Pack | None:

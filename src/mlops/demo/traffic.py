@@ -3,8 +3,9 @@
 import io
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import httpx2 as httpx
 import numpy as np
@@ -20,23 +21,34 @@ from src.mlops.preprocessing import image_suffixes, open_image, preprocess
 
 RATE = 20.0  # images per second
 _SIDE = 64  # px of the images that are sent
+_FOG_STEP_SECONDS = 3.0
 _FRAMES = 8  # drawn images per sign
 _MOST = 400  # images of a folder
 
 
 def make_images(folder: str) -> dict[int, list[bytes]]:
-    """Reads the images of a folder, or draws signs.
+    """Reads the images of a folder, or draws signs, in random order.
 
     Args:
         folder: Folder of images; empty: draw signs.
 
     Returns:
-        PNG files for each severity of the fog, 0 (clear) to 5.
+        See `in_fog`.
 
     Raises:
         DataError: The folder has no images.
     """
-    clear = np.stack([preprocess(image, _SIDE) for image in (_read(folder) if folder else _draw())])
+    images = _read(folder) if folder else _draw()
+    return in_fog([images[number] for number in np.random.default_rng(0).permutation(len(images))])
+
+
+def in_fog(images: Sequence[Image.Image]) -> dict[int, list[bytes]]:
+    """Puts images into fog.
+
+    Returns:
+        PNG files for each severity of the fog, 0 (clear) to 5.
+    """
+    clear = np.stack([preprocess(image, _SIDE) for image in images])
     return {
         severity: [_png(image) for image in (corrupt(clear, "fog", severity) if severity else clear)]
         for severity in (0, *SEVERITIES)
@@ -64,22 +76,45 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
+class Answer(NamedTuple):
+    """The answer of a service to one image.
+
+    Attributes:
+        time: Seconds since the epoch at which it arrived.
+        request_id: ID of the request.
+        number: Which of the images it was.
+        severity: Severity of the fog.
+        predicted_class: The predicted class.
+        model_version: Version of the model.
+    """
+
+    time: float
+    request_id: str
+    number: int
+    severity: int
+    predicted_class: int
+    model_version: str
+
+
 class Traffic:
-    """Sends images to a service in a thread, `RATE` per second, while the context lasts.
+    """Sends images to a service in a thread, in their order and again from the start, while the context lasts.
 
     Args:
         url: Address of the service.
-        images: What `make_images` returned.
+        images: What `in_fog` returned.
 
     Attributes:
         severity: Severity of the fog, 0 (clear) to 5; can be changed at any time.
         paused: Whether no image is sent.
+        rate: Images per second.
         sent: Number of images sent so far.
         failed: How many of them were not classified.
+        answers: The answers to the others, oldest first.
     """
 
     def __init__(self, url: httpx.URL | str, images: dict[int, list[bytes]]) -> None:
-        self.severity, self.paused, self.sent, self.failed = 0, False, 0, 0
+        self.severity, self.paused, self.rate, self.sent, self.failed = 0, False, RATE, 0, 0
+        self.answers: list[Answer] = []
         self._url, self._images = url, images
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -92,17 +127,29 @@ class Traffic:
         self._end.set()
         self._thread.join()
 
+    def bring_fog(self) -> None:
+        """Lets the fog get thicker within some seconds."""
+        for severity in SEVERITIES:
+            self.severity = severity
+            time.sleep(_FOG_STEP_SECONDS)
+
     def _run(self) -> None:
-        rng, due = np.random.default_rng(0), time.monotonic()
+        due = time.monotonic()
         with httpx.Client(base_url=self._url, timeout=30) as client:
             while not self._end.wait(max(0.0, due - time.monotonic())):
-                due = max(due + 1 / RATE, time.monotonic() - 1)  # a slow machine gets less traffic, not a burst
-                if self.paused:
-                    continue
-                self.sent += 1
-                try:
-                    images = self._images[self.severity]
-                    content = images[rng.integers(len(images))]
-                    client.post("/cv_model/", content=content, headers={"Content-Type": "image/png"}).raise_for_status()
-                except httpx.HTTPError:
-                    self.failed += 1
+                due = max(due + 1 / self.rate, time.monotonic() - 1)  # a slow machine gets less traffic, not a burst
+                if not self.paused:
+                    self._send(client)
+
+    def _send(self, client: httpx.Client) -> None:
+        severity, number = self.severity, self.sent % len(self._images[0])
+        self.sent += 1
+        content = self._images[severity][number]
+        try:
+            response = client.post("/cv_model/", content=content, headers={"Content-Type": "image/png"})
+            answer = response.raise_for_status().json()
+        except httpx.HTTPError:
+            self.failed += 1
+            return
+        facts = (answer["predicted_class"], answer["model_version"])
+        self.answers.append(Answer(time.time(), response.headers["x-request-id"], number, severity, *facts))

@@ -1,4 +1,4 @@
-"""Finds images that probably have a wrong label and writes reports/label_errors.csv: `inv data.label-errors`.
+"""Finds images that probably have a wrong label and writes reports/latest/label_errors.csv: `inv data.label-errors`.
 
 The training and validation images are divided into folds. Each fold is classified by a model that was trained on the
 other folds, so no model has learned the label that it is compared with.
@@ -164,7 +164,7 @@ def out_of_fold(
                 training, held_out = (select(arrays, np.flatnonzero(part)) for part in (~inside, inside))
                 work = folder / f"fold_{number}"
                 batches = Batches(training, batch_size, seed=config.seed)
-                network = fit(config, batches, pack, device, work)
+                network = fit(config, batches, pack.classes, pack.fingerprint, device, work)
                 _save(file, predict_logits(network, Batches(held_out, config.evaluation.batch_size).epoch()))
                 shutil.rmtree(work)
             logits[inside] = np.load(file)

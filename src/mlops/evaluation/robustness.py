@@ -1,4 +1,4 @@
-"""Measures accuracy on corrupted images and writes reports/robustness.json: `inv model.robustness`."""
+"""Measures accuracy on corrupted images and writes reports/latest/robustness.json: `inv model.robustness`."""
 
 import logging
 from typing import Any

@@ -31,7 +31,8 @@ class ModelInfo:
             measured on held-out images.
         calibration: Temperature and thresholds; neutral values if none were fitted.
         provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`,
-            `image_sketch` (`data/sketch.py`; None if the training images are not known, missing in older files).
+            `image_sketch` (`data/sketch.py`; None if the training images are not known, missing in older files),
+            `collected_fingerprint` (only if images of `data.collected` were used).
         reference: What drift detection knows about the model (`monitoring/reference.py`); None in checkpoints.
     """
 

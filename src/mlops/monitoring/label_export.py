@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.mlops.errors import DataError, MissingFileError, StorageError
+from src.mlops.errors import DataError, MissingFileError, NothingLabelledError, StorageError
 from src.mlops.io.storage import Storage, open_storage
 from src.mlops.monitoring.baseline import CLUSTER_SECONDS
 from src.mlops.monitoring.images import is_image_name
@@ -57,7 +57,8 @@ def export(
         only_reviewed: Whether to leave out feedback that no reviewer has confirmed.
 
     Raises:
-        DataError: The folder contains files already, or there is nothing to export.
+        DataError: The folder contains files already.
+        NothingLabelledError: There is nothing to export.
         StorageError: The log cannot be read, or the folder cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -90,7 +91,9 @@ def export(
                 written.append(dict(zip(_COLUMNS, (*own, time.isoformat(), request_id, label.source), strict=True)))
             if not written:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-                raise DataError(f"{log} has no labelled images to export{f': {reasons}' if reasons else ''}.")
+                raise NothingLabelledError(
+                    f"{log} has no labelled images to export{f': {reasons}' if reasons else ''}."
+                )
             with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, _COLUMNS)
                 writer.writeheader()

@@ -1,4 +1,8 @@
-"""Checks whether a model is good enough to be promoted, on the same images as the model in production."""
+"""Checks whether a model is good enough to be promoted, on the same images as the model in production.
+
+With images that the service collected (`data.collected`), the model must also be better on those of them that no
+training has seen. Otherwise, a new training has not cured what it was started for.
+"""
 
 import time
 from collections.abc import Sequence
@@ -13,6 +17,7 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from src.mlops.config import Config, GateConfig
+from src.mlops.data.additional import prepare_collected
 from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays
 from src.mlops.data.prepare import prepare
@@ -75,6 +80,7 @@ def run_gate(
     model = Classifier.load(candidate / SERVED)
     pack = prepare(config.data)
     pack.require_fit(model.image_size, model.info.classes)
+    collected = prepare_collected(config.data, pack.classes)
     arrays = pack.load(config.evaluation.split)
     answers = _answer(model, arrays)
     checks = [
@@ -93,6 +99,11 @@ def run_gate(
         if checks[0].passed:  # otherwise their answers cannot be compared
             pack.require_fit(rival.image_size, rival.info.classes)
             checks.insert(0, not_worse(answers.right, _answer(rival, arrays).right, limits.significance))
+            if collected:
+                new = collected.load("test")
+                right, other = (_answer(classifier, new).right for classifier in (model, rival))
+                checks.insert(1, better(right, other, limits.significance))
+                checks.append(_unseen(model, pack, new, "collected test images that the model was trained on"))
     return checks
 
 
@@ -111,15 +122,35 @@ def not_worse(candidate: NDArray[np.bool_], production: NDArray[np.bool_], signi
     Returns:
         The check, with the numbers of mistakes and the p-value as the measured value.
     """
-    lost = int((production & ~candidate).sum())
-    won = int((candidate & ~production).sum())
-    p_value = binomtest(lost, lost + won, 0.5, alternative="greater").pvalue if lost + won else 1.0
-    return Check(
-        "not worse than production",
+    p_value = _p_value(candidate, production)
+    found = _mistakes(candidate, production, p_value)
+    return Check("not worse than production", found, f"p >= {significance:g}", p_value >= significance)
+
+
+def better(candidate: NDArray[np.bool_], production: NDArray[np.bool_], significance: float) -> Check:
+    """Checks that a model makes significantly fewer mistakes on collected images, with the same test as `not_worse`.
+
+    Args:
+        candidate: For each image, whether the model is correct, bool [N].
+        production: The same for the other model on the same images, bool [N].
+        significance: Probability that a model that is equally good passes the check, above 0 and below 1.
+    """
+    p_value = _p_value(production, candidate)
+    found = _mistakes(candidate, production, p_value)
+    return Check("better than production on collected images", found, f"p < {significance:g}", p_value < significance)
+
+
+def _p_value(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Returns how likely the second model is ahead by so much if both are equally good."""
+    ahead, behind = int((second & ~first).sum()), int((first & ~second).sum())
+    return float(binomtest(ahead, ahead + behind, 0.5, alternative="greater").pvalue) if ahead + behind else 1.0
+
+
+def _mistakes(candidate: NDArray[np.bool_], production: NDArray[np.bool_], p_value: float) -> str:
+    lost, won = int((production & ~candidate).sum()), int((candidate & ~production).sum())
+    return (
         f"{(~candidate).sum()} of {len(candidate)} misclassified, production {(~production).sum()}; "
-        f"{lost} lost, {won} won, p = {p_value:.3g}",
-        f"p >= {significance:g}",
-        bool(p_value >= significance),
+        f"{lost} lost, {won} won, p = {p_value:.3g}"
     )
 
 
@@ -138,7 +169,9 @@ def _same_classes(model: Classifier, rival: Classifier) -> Check:
     return Check("class list", found, "that of production", difference is None)
 
 
-def _unseen(model: Classifier, pack: Pack, arrays: SplitArrays) -> Check:
+def _unseen(
+    model: Classifier, pack: Pack, arrays: SplitArrays, name: str = "images that the model was trained on"
+) -> Check:
     known = sketch_of_training(model.info.provenance, pack)
     common = overlap(known or "", arrays.hashes)
     if known is None:
@@ -149,7 +182,7 @@ def _unseen(model: Classifier, pack: Pack, arrays: SplitArrays) -> Check:
         found = f"{common.seen} of {common.compared} compared"
         found += "; use other images, such as evaluation.split=test" if common.is_large else ""
     passed = not found.startswith("not known") and not common.is_large
-    return Check("images that the model was trained on", found, f"<= {FEW:.0%}", passed)
+    return Check(name, found, f"<= {FEW:.0%}", passed)
 
 
 def _answer(model: Classifier, arrays: SplitArrays) -> _Answers:

@@ -15,7 +15,6 @@ from fastapi.staticfiles import StaticFiles
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from src.mlops.errors import ConfigError, ImageError, MlopsError, NoSaliencyError
@@ -25,7 +24,7 @@ from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin, RequireKey
 from src.mlops.serving.batcher import Batcher
 from src.mlops.serving.feedback import feedback_routes
-from src.mlops.serving.middleware import FORM_OVERHEAD, Limits, RequestContext, too_large
+from src.mlops.serving.middleware import FORM_OVERHEAD, Limits, RequestContext, ignore_trailing_slash, too_large
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.pages import PAGE, page_routes
 from src.mlops.serving.rate_limit import RateLimit
@@ -86,7 +85,7 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
         # OpenTelemetry's standard variables set the target of traces and metrics. Without them nothing is exported.
         telemetry={"auto_configure": True, "operation_spans": False, "logs": False},
     )
-    app.router.default = _ignore_trailing_slash(app)
+    ignore_trailing_slash(app.router)
     errors.install(app)
     app.openapi = _completed(app.openapi, models)  # type: ignore[method-assign]
     image = f"An image has at most {settings.max_upload_bytes:,} bytes."
@@ -252,22 +251,6 @@ def _admin_routes(settings: Settings, models: ModelHolder) -> APIRouter:
 def _json(answer: Any) -> Response:
     # FastAPI's own serialisation validates the answer first, which takes as long as a small network.
     return Response(to_json(answer), media_type="application/json")
-
-
-def _ignore_trailing_slash(app: FastAPI) -> ASGIApp:
-    """Returns the application for paths without a route: it tries the same path with or without a slash at its end."""
-
-    async def other_form(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if scope["type"] != "http" or "requested_path" in scope:
-            scope["path"] = scope.get("requested_path", path)  # for the log
-            await app.router.not_found(scope, receive, send)
-            return
-        # Changed in place: the middleware reads the route that is found from the scope.
-        scope.update(path=path[:-1] if path.endswith("/") else f"{path}/", requested_path=path)
-        await app.router(scope, receive, send)
-
-    return other_form
 
 
 def _completed(generate: Callable[[], dict[str, Any]], models: ModelHolder) -> Callable[[], dict[str, Any]]:

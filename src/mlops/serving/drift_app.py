@@ -1,5 +1,9 @@
-"""The drift service: computes drift reports on request. It needs pandas, so it has an image of its own."""
+"""The drift service: computes drift reports on request, and starts a retraining when Alertmanager reports an alert.
 
+It needs pandas, so it has an image of its own.
+"""
+
+import logging
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,12 +20,14 @@ from src.mlops.monitoring.drift import drift, page
 from src.mlops.monitoring.window import ALL
 from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin
-from src.mlops.serving.middleware import STRICT, Limits, RequestContext, too_large
+from src.mlops.serving.middleware import STRICT, Limits, RequestContext, ignore_trailing_slash, too_large
+from src.mlops.serving.retraining import Notification, NotStartedError, Outcome, Retraining
 from src.mlops.serving.schemas import Health
 from src.mlops.serving.settings import DriftSettings
 from src.mlops.serving.shutdown import Shutdown
 
-_MAX_BODY = 4096  # bytes; a complete request has about 100
+logger = logging.getLogger(__name__)
+_MAX_BODY = 65_536  # bytes; a notification of Alertmanager has about 1,000 per alert
 _BUSY = "Another report is being computed. Try again when it is ready."
 _BUSY_SECONDS = "10"  # until another attempt makes sense
 _PAGE_POLICY = f"{STRICT}; style-src 'unsafe-inline'; img-src data:"  # the report has its style and images in itself
@@ -31,7 +37,8 @@ _MEANING = {
     409: _BUSY,
     413: "The request is larger than the limit.",
     422: "The window, the baseline or another value is not valid, or there is nothing to compare.",
-    503: "The model or the prediction log cannot be used.",
+    424: "GitHub refuses to start the retraining.",
+    503: "The model or the prediction log cannot be used, or GitHub cannot be reached.",
 }
 
 
@@ -59,6 +66,13 @@ class Asked(BaseModel):
             description="longest time between two frames of one sign; 0: all count; null: as for the baseline",
         ),
     ] = None
+
+
+class Started(BaseModel):
+    """The answer to a notification."""
+
+    retraining: Annotated[Outcome, Field(description="what came of the notification")]
+    alerts: Annotated[list[str], Field(description="names of the alerts that fire")]
 
 
 class _Last(NamedTuple):
@@ -105,12 +119,14 @@ def create_app(settings: DriftSettings) -> FastAPI:
             yield
 
     app = FastAPI(title="Drift", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    ignore_trailing_slash(app.router)
     errors.install(app)
     app.add_exception_handler(MlopsError, _on_error)
     app.add_middleware(Limits, max_body=_MAX_BODY, too_large=too_large(_MAX_BODY))
     app.add_middleware(RequestContext, shutdown=shutdown)
     app.include_router(_public_routes(reports))
     app.include_router(_protected_routes(settings, reports))
+    app.include_router(_alert_routes(settings))
     return app
 
 
@@ -130,6 +146,29 @@ def _protected_routes(settings: DriftSettings, reports: _Reports) -> APIRouter:
         if reports.last is None:
             raise HTTPException(404, "There is no report yet. Compute one with POST /drift.")
         return HTMLResponse(reports.last.page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    return router
+
+
+def _alert_routes(settings: DriftSettings) -> APIRouter:
+    """Returns the webhook of Alertmanager, which needs the same token."""
+    router = APIRouter(dependencies=[Depends(RequireAdmin(settings.token, "MLOPS_DRIFT_TOKEN"))])
+    retraining = Retraining(settings)
+    prometheus.show_retrainings(Outcome)
+
+    @router.post("/alerts", responses=errors.documented(401, 413, 422, 424, 503, meanings=_MEANING))
+    def notify(notification: Notification) -> Started:
+        """Starts a retraining if an alert fires and none was started recently. docs/retraining.md explains it."""
+        alerts = notification.firing()
+        try:
+            outcome = retraining.start(alerts)
+        except NotStartedError as error:
+            prometheus.count_retraining(error.outcome)
+            logger.error("%s", error)  # noqa: TRY400
+            # Alertmanager repeats a notification after a status of 500 or above only.
+            raise HTTPException(424 if error.outcome == Outcome.REFUSED else 503, str(error)) from error
+        prometheus.count_retraining(outcome)
+        return Started(retraining=outcome, alerts=alerts)
 
     return router
 

@@ -14,7 +14,7 @@ from src.mlops.monitoring.labels import ContradictionError, Decision, Label, Ver
 from src.mlops.monitoring.prediction_log import PredictionLog
 from src.mlops.monitoring.recent import Recent
 from src.mlops.monitoring.review_order import reviewable
-from src.mlops.serving import errors
+from src.mlops.serving import errors, prometheus
 from src.mlops.serving.auth import RequireAdmin
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.review_desk import ReviewDesk
@@ -107,6 +107,8 @@ def _client_routes(models: ModelHolder, desk: ReviewDesk | None, protection: lis
             raise HTTPException(409, str(error)) from error
         except StorageError as error:
             raise _unavailable(error) from error
+        if added.is_new:
+            prometheus.count_label(added.label)
         return FeedbackAnswer(
             label_id=added.label.label_id,
             true_class=added.label.class_id,
@@ -180,6 +182,8 @@ def _review_routes(settings: Settings, models: ModelHolder, desk: ReviewDesk | N
             raise HTTPException(409, _contradiction(error)) from error
         except StorageError as error:
             raise _unavailable(error) from error
+        if added.is_new:
+            prometheus.count_label(added.label)
         return ReviewLabel(added.label.label_id, added.is_new)
 
     return router

@@ -1,4 +1,7 @@
-"""ASGI middleware for every request: request ID, headers, log and metrics outside; limits of size and time inside."""
+"""ASGI middleware for every request: request ID, headers, log and metrics outside; limits of size and time inside.
+
+A function for both services makes a slash at the end of a path optional.
+"""
 
 import asyncio
 import logging
@@ -10,6 +13,7 @@ from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from src.mlops.serving import prometheus
@@ -228,6 +232,22 @@ class Limits:
             )
             return problem(415, detail, {"Accept-Encoding": "identity"})
         return None
+
+
+def ignore_trailing_slash(router: Router) -> None:
+    """Makes a router try a path without a route once more, with or without a slash at its end."""
+
+    async def other_form(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if scope["type"] != "http" or "requested_path" in scope:
+            scope["path"] = scope.get("requested_path", path)  # for the log
+            await router.not_found(scope, receive, send)
+            return
+        # Changed in place: the middleware reads the route that is found from the scope.
+        scope.update(path=path[:-1] if path.endswith("/") else f"{path}/", requested_path=path)
+        await router(scope, receive, send)
+
+    router.default = other_form
 
 
 def too_large(max_bytes: int) -> str:

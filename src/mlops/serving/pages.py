@@ -4,7 +4,8 @@ import html
 from pathlib import Path
 from string import Template
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
 
 from src.mlops.project import Project
 from src.mlops.serving.middleware import STRICT
@@ -36,6 +37,14 @@ def page_routes(project: Project) -> APIRouter:
     async def docs() -> Response:
         """Returns the API documentation."""
         return Response(documentation, media_type="text/html", headers={"Content-Security-Policy": _DOCS_POLICY})
+
+    # With a slash, the browser would look for the files of the page below it. The target is relative, because a proxy
+    # can add a path that the service does not know.
+    @router.get("/review/")
+    @router.get("/docs/")
+    async def without_slash(request: Request) -> Response:
+        """Redirects to the page."""
+        return RedirectResponse(f"../{request.url.path.split('/')[-2]}", 308)
 
     return router
 

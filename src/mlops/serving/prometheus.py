@@ -3,11 +3,14 @@
 import functools
 import logging
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from src.mlops.inference.classifier import Classifier, Prediction
+from src.mlops.monitoring.labels import Label, Source, Verdict
 from src.mlops.monitoring.prediction_log import OUTCOMES
 from src.mlops.serving.shared import FOLDER_VARIABLE, dead_workers
 
@@ -40,6 +43,9 @@ _LOG = {
     "images": Counter("mlops_log_images", "Images of the prediction log by outcome", ["outcome"]),
     "uploads": Counter("mlops_log_uploads", "Uploads of files of the prediction log by outcome", ["outcome"]),
 }
+_RETRAININGS = Counter("mlops_retrainings", "Notifications of alerts by what came of them", ["outcome"])
+_LABELS = Counter("mlops_labels", "Stored labels of recorded images by source and verdict", ["source", "verdict"])
+_VERDICTS: dict[Source, tuple[Verdict, ...]] = {"feedback": ("class", "none"), "review": get_args(Verdict)}
 _PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id", "class_name"])
 
 
@@ -94,15 +100,34 @@ def count(prediction: Prediction) -> None:
 
 
 def show_log() -> None:
-    """Starts the counters of the prediction log at 0, so that the first lost record is an increase."""
+    """Starts the counters of the prediction log and its labels at 0, so that the first lost record is an increase."""
     for kind, outcomes in OUTCOMES.items():
         for outcome in outcomes:
             _LOG[kind].labels(outcome)
+    for source, verdicts in _VERDICTS.items():
+        for verdict in verdicts:
+            _LABELS.labels(source, verdict)
 
 
 def count_log(kind: str, outcome: str, number: int) -> None:
     """Counts `records`, `images` or `uploads` of the prediction log."""
     _LOG[kind].labels(outcome).inc(number)
+
+
+def show_retrainings(outcomes: Iterable[str]) -> None:
+    """Starts the counters of notifications at 0, so that the first failure is an increase."""
+    for outcome in outcomes:
+        _RETRAININGS.labels(outcome)
+
+
+def count_retraining(outcome: str) -> None:
+    """Counts a notification of Alertmanager."""
+    _RETRAININGS.labels(outcome).inc()
+
+
+def count_label(label: Label) -> None:
+    """Counts a label that was stored."""
+    _LABELS.labels(label.source, label.verdict).inc()
 
 
 def exposition() -> bytes:

@@ -62,7 +62,7 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"must be a folder, or a URL such as gs://bucket/folder, but is {given!r}")
         return given
 
-    @field_validator("api_keys", "admin_token", "token", check_fields=False)
+    @field_validator("api_keys", "admin_token", "token", "github_token", check_fields=False)
     @classmethod
     def _usable(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         # A value without keys, such as "${KEY_A},${KEY_B}" with both unset, must not disable the check of keys.
@@ -88,6 +88,36 @@ class DriftSettings(ServerSettings):
     token: Annotated[SecretStr, Field(description="bearer token for all routes but /health/live and /metrics")]
     model: Annotated[str, Field(description="model file; latest: last trained model")] = LATEST
     port: Port = 8002
+    github_repository: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9][\w-]*/[\w.-]+$",
+            description="owner/name of the repository whose workflow `retrain` alerts start; unset: they start nothing",
+        ),
+    ] = None
+    github_token: Annotated[
+        SecretStr | None,
+        Field(description="fine-grained token for this repository only, with `Actions: read and write`"),
+    ] = None
+    github_api: Annotated[
+        str,
+        Field(
+            pattern=r"^(https://|http://127\.0\.0\.1:)[\w.:/-]*\w$",
+            description="API of GitHub; another one for GitHub Enterprise",
+        ),
+    ] = "https://api.github.com"
+    retrain_hours: Annotated[
+        float, Field(ge=0, le=720, description="hours in which alerts start at most one retraining, 0 to 720")
+    ] = 12.0
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.github_repository is None) != (self.github_token is None):
+            raise ValueError(
+                "MLOPS_DRIFT_GITHUB_REPOSITORY and MLOPS_DRIFT_GITHUB_TOKEN belong together, but only one of them is "
+                "set. Set both, or none to start no retraining"
+            )
+        return self
 
 
 class Settings(ServerSettings):

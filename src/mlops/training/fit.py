@@ -9,7 +9,6 @@ from src.mlops.config import Config
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.packing import Pack
 from src.mlops.errors import ConfigError, TrainingError
 from src.mlops.model import Network, build_model
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain
@@ -81,11 +80,22 @@ def initial_model(config: Config, classes: ClassList | None) -> Network:
     return model
 
 
-def open_state(config: Config, device: torch.device, batches: Batches, pack: Pack, folder: Path) -> State:
-    """Returns a new state, or the state in the folder if the run is resumed."""
-    model = initial_model(config, pack.classes).to(device).to(memory_format=torch.channels_last)
-    weights = balanced_weights(batches.arrays.labels, len(pack.classes)) if config.training.class_weights else None
-    state = State(config, model, len(batches), pack.fingerprint, pack.classes, weights)
+def open_state(
+    config: Config, device: torch.device, batches: Batches, classes: ClassList, fingerprint: str, folder: Path
+) -> State:
+    """Returns a new state, or the state in the folder if the run is resumed.
+
+    Args:
+        config: The complete configuration.
+        device: The device to train on.
+        batches: The training images.
+        classes: Their class list.
+        fingerprint: Fingerprint of the prepared data that they are from.
+        folder: Folder of the run.
+    """
+    model = initial_model(config, classes).to(device).to(memory_format=torch.channels_last)
+    weights = balanced_weights(batches.arrays.labels, len(classes)) if config.training.class_weights else None
+    state = State(config, model, len(batches), fingerprint, classes, weights)
     # A run that was killed in its first epoch has no state yet, and starts from the beginning. Rank 0 decides for all
     # ranks: in a job with several machines, only its overrides contain training.resume.
     if distributed.from_rank_0(lambda: config.training.resume and (folder / LAST).is_file()):
@@ -93,13 +103,16 @@ def open_state(config: Config, device: torch.device, batches: Batches, pack: Pac
     return state
 
 
-def fit(config: Config, batches: Batches, pack: Pack, device: torch.device, folder: Path) -> Network:
+def fit(
+    config: Config, batches: Batches, classes: ClassList, fingerprint: str, device: torch.device, folder: Path
+) -> Network:
     """Trains a new model to the last epoch, without validation.
 
     Args:
         config: The complete configuration. With `training.resume`, the state in `folder` is continued if there is one.
         batches: The training images.
-        pack: The prepared data that they are from.
+        classes: Their class list.
+        fingerprint: Fingerprint of the prepared data that they are from.
         device: The device to train on.
         folder: Folder for the state and the metrics of the training.
 
@@ -111,7 +124,7 @@ def fit(config: Config, batches: Batches, pack: Pack, device: torch.device, fold
         TrainingError: The loss or a weight is not finite, or a file cannot be written.
     """
     distributed.from_rank_0(lambda: require_writable(folder))
-    state = open_state(config, device, batches, pack, folder)
+    state = open_state(config, device, batches, classes, fingerprint, folder)
     with saving(folder):
         tracker = CsvTracker(folder, config, state.history) if distributed.rank() == 0 else None
     log = saving(folder)(tracker.log) if tracker else lambda _: None

@@ -53,6 +53,7 @@ class Job:
         folder: Folder on this machine for the downloaded data and the state of the run. A run in it is resumed.
         data: Raw images: `gs://` URL or folder in a supported layout, or an archive of one. With None, the overrides
             name the data.
+        collected: Labelled images of the service, as `inv labels.export` writes them: the same forms as for `data`.
         checkpoints: `gs://` URL or folder for the state of the run, from which an interrupted job can resume. With
             None, the state is not kept.
         overrides: Hydra overrides for the training.
@@ -61,6 +62,7 @@ class Job:
     out: str
     folder: Path
     data: str | None = None
+    collected: str | None = None
     checkpoints: str | None = None
     overrides: tuple[str, ...] = ()
 
@@ -108,6 +110,8 @@ def run(job: Job, cluster: Cluster, mirror_seconds: float = MIRROR_SECONDS) -> P
         out.write(RESOLVED, to_json(config.to_dict(), indent=2).encode())
     if job.data:
         overrides.append(f"data.raw_dir='{fetch(job.data, job.folder / 'raw')}'")
+    if job.collected:
+        overrides.append(f"data.collected='{fetch(job.collected, job.folder / 'collected')}'")
     if chief and _can_resume(run_dir, checkpoints):
         overrides.append("training.resume=true")
     with _mirrored(run_dir, checkpoints if chief else None, mirror_seconds):

@@ -1,18 +1,22 @@
 """One training from start to end: data, epochs, an optional final fit, the published model."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from src.mlops.config import Config
+from src.mlops.data.additional import prepare_collected, prepare_drawn
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.packing import Pack, SplitArrays, stack, without
-from src.mlops.data.prepare import prepare, prepare_drawn
+from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
+from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
 from src.mlops.errors import ConfigError
 from src.mlops.io.files import write_atomically
@@ -37,6 +41,11 @@ from src.mlops.training.train_loop import State, run_epochs
 
 logger = logging.getLogger(__name__)
 
+
+# Collected images are few, but the ones that matter most. They are repeated until they are this share of the training
+# images, but at most so many times.
+COLLECTED_SHARE = 1 / 3
+MOST_TIMES = 10
 
 OnEpoch = Callable[[dict[str, float]], object]
 OnExport = Callable[[Path, Pack], object]
@@ -70,12 +79,14 @@ def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport |
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
         _require_known_classes(config, pack.classes)
         settings = config.training.drawn
+        collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack.classes))
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
+        data = _Data(pack, collected, drawn, config.training.leave_out)
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
         first = distributed.rank() == 0
         with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
             noted, described = on_epoch or (lambda _: None), on_export or (lambda _, __: None)
-            return _train(config, pack, drawn, device, run_dir, noted, described)
+            return _train(config, data, device, run_dir, noted, described)
 
 
 def _require_known_classes(config: Config, classes: ClassList) -> None:
@@ -96,33 +107,61 @@ def _require_known_classes(config: Config, classes: ClassList) -> None:
         )
 
 
+class _Data(NamedTuple):
+    """The prepared images of a training, and the classes to leave out."""
+
+    pack: Pack
+    collected: Pack | None
+    drawn: Pack | None
+    leave_out: list[int]
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of all images that are not drawn; the settings decide about those."""
+        if not self.collected:
+            return self.pack.fingerprint
+        return hashlib.sha256(f"{self.pack.fingerprint} {self.collected.fingerprint}".encode()).hexdigest()
+
+    def load(self, *splits: str) -> SplitArrays:
+        """Returns the images of splits, each once."""
+        arrays = self.pack.load(*splits)
+        if self.collected:
+            arrays = stack(arrays, self.collected.load(*splits))
+        return without(arrays, self.leave_out)
+
+    def training_images(self, *splits: str) -> SplitArrays:
+        """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated."""
+        arrays = self.pack.load(*splits)
+        if self.drawn:
+            arrays = stack(arrays, self.drawn.load("train", "val", "test"))
+        if self.collected:
+            new = self.collected.load(*splits)
+            count = len(new.rows)
+            times = round(COLLECTED_SHARE / (1 - COLLECTED_SHARE) * len(arrays.rows) / count)
+            arrays = stack(arrays, select(new, np.tile(np.arange(count), min(max(times, 1), MOST_TIMES))))
+        return without(arrays, self.leave_out)
+
+
 def _train(
-    config: Config,
-    pack: Pack,
-    drawn: Pack | None,
-    device: torch.device,
-    run_dir: Path,
-    on_epoch: OnEpoch,
-    on_export: OnExport,
+    config: Config, data: _Data, device: torch.device, run_dir: Path, on_epoch: OnEpoch, on_export: OnExport
 ) -> dict[str, float]:
-    leave_out = config.training.leave_out
-    arrays = _training_images(without(pack.load("train"), leave_out), drawn)
-    images = len(arrays.rows)
-    batch_size = max(config.training.batch_size_for(images), distributed.processes())
+    pack = data.pack
+    arrays = data.training_images("train")
+    batch_size = max(config.training.batch_size_for(len(arrays.rows)), distributed.processes())
     config = config.replace({"training.batch_size": batch_size})  # the files of the run record it
     batches = _batches(config, arrays)
-    validation = Batches(without(pack.load("val"), leave_out), config.evaluation.batch_size, shard=distributed.shard())
+    validation = Batches(data.load("val"), config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
         logger.info("No image is mirrored, because no class has a mirrored class, see docs/data.md")
-    state = open_state(config, device, batches, pack, run_dir)
+    state = open_state(config, device, batches, pack.classes, data.fingerprint, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images of %d classes in batches of %d, validating on %s images, device %s, "
         "run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
-        f"{images:,}",
-        len(pack.classes) - len(leave_out),
+        f"{len(arrays.rows):,}",
+        len(pack.classes) - len(data.leave_out),
         batch_size,
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
@@ -131,6 +170,8 @@ def _train(
     if distributed.rank() == 0:
         warn_about_coverage(len(validation.arrays.rows), config.calibration.coverage)
     origin = provenance(pack.fingerprint, config.seed, _image_sketch(batches.arrays, earlier))
+    if data.collected:
+        origin["collected_fingerprint"] = data.collected.fingerprint
     with saving(run_dir):
         tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 
@@ -144,9 +185,12 @@ def _train(
         run_epochs(config, state, batches, validation, run_dir, origin, log)
         final = None
         if config.training.final_fit:
-            everything = without(pack.load("train", "val"), leave_out)
-            batches = _batches(config, _training_images(everything, drawn))
-            weights = _fit_all(config, batches, pack, device, run_dir / FINAL_FIT)
+            batches = _batches(config, data.training_images("train", "val"))
+            images = f"{len(batches.arrays.rows):,}"
+            logger.info("Final fit on all %s images, without validation, folder %s", images, run_dir / FINAL_FIT)
+            network = fit(config, batches, pack.classes, data.fingerprint, device, run_dir / FINAL_FIT)
+            # EMA weights after the last epoch.
+            weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
             final = weights, _image_sketch(batches.arrays, earlier)
         if tracker:
             _publish(config, state, run_dir, tracker, final, lambda file: on_export(file, pack))
@@ -158,11 +202,6 @@ def _train(
         if tracker:
             tracker.finish()
     return state.best
-
-
-def _training_images(arrays: SplitArrays, drawn: Pack | None) -> SplitArrays:
-    """Adds all synthetic images if there are any."""
-    return stack(arrays, drawn.load("train", "val", "test")) if drawn else arrays
 
 
 def _batches(config: Config, arrays: SplitArrays) -> Batches:
@@ -188,13 +227,6 @@ def _earlier_sketch(config: Config, pack: Pack, validation: SplitArrays) -> str 
 
 def _image_sketch(arrays: SplitArrays, earlier: str | None) -> str | None:
     return None if earlier is None else sketch([*members(earlier), *arrays.hashes])
-
-
-def _fit_all(config: Config, batches: Batches, pack: Pack, device: torch.device, folder: Path) -> dict[str, Tensor]:
-    """Trains a new model on training and validation images; returns its EMA weights after the last epoch."""
-    logger.info("Final fit on all %s images, without validation, folder %s", f"{len(batches.arrays.rows):,}", folder)
-    network = fit(config, batches, pack, device, folder)
-    return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
 
 
 def _publish(

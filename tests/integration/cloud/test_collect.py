@@ -20,16 +20,17 @@ from src.mlops import ROOT
 from src.mlops.cloud import collect as collect_module
 from src.mlops.cloud.collect import Collected, collect
 from src.mlops.cloud.submit import train
-from src.mlops.errors import CloudError, MlopsError, RegistryError
+from src.mlops.errors import CloudError, MissingFileError, MlopsError, RegistryError
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.registry import register as registration
-from src.mlops.registry import tags
+from src.mlops.registry import registry, tags
+from src.mlops.registry.gate import Check
 from tests.helpers.gcloud_record import Double
 from tests.helpers.once import made_once
 from tests.helpers.storage_emulator import BUCKET, Cloud
 from tests.helpers.tiny import quick_config, tiny_overrides
-from tests.helpers.versions import commit, git, identify, make_models, make_repository
+from tests.helpers.versions import LENIENT, commit, git, identify, make_models, make_repository
 
 MODELS = "gtsrb/models"
 LONG_AGO = "2020-01-01T00:00:00+00:00"
@@ -88,6 +89,14 @@ def start(gcloud: Double, cloud: Cloud, models: Path, tmp_path: Path) -> Start:
             put_model(cloud, name, models / model)
 
     return submit
+
+
+def zipped(folder: Path) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder))
+    return buffer.getvalue()
 
 
 def put_model(cloud: Cloud, name: str, folder: Path) -> None:
@@ -286,11 +295,7 @@ class TestFailures:
     def test_own_data_of_a_job(
         self, start: Start, cloud: Cloud, repository: Path, models: Path, measured: list[Any]
     ) -> None:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as file:
-            for path in sorted((models / "raw").rglob("*")):
-                file.write(path, path.relative_to(models / "raw"))
-        cloud.put("gtsrb/raw/own.zip", buffer.getvalue())
+        cloud.put("gtsrb/raw/own.zip", zipped(models / "raw"))
         start("one", "JOB_STATE_SUCCEEDED", "good", f"cloud.train.data=gs://{BUCKET}/gtsrb/raw/own.zip")
         assert collect([], repository) == Collected(["v1"])
         assert measured[0].data.source == "local"
@@ -306,6 +311,109 @@ class TestFailures:
         git(repository, "remote", "remove", "origin")
         with pytest.raises(RegistryError, match="Cannot fetch the tags of the registry from origin"):
             collect([], repository, push=True)
+
+
+class TestRetraining:
+    """The model of a job with collected images goes to staging by the gate."""
+
+    URL = f"gs://{BUCKET}/jobs/gtsrb-retrain-1/collected.zip"
+
+    @pytest.fixture
+    def retrained(self, start: Start, cloud: Cloud, models: Path, measured: list[Any]) -> None:
+        cloud.put("jobs/gtsrb-retrain-1/collected.zip", zipped(models / "raw"))
+        start("retrain-1", "JOB_STATE_SUCCEEDED", "good", f"cloud.train.collected={self.URL}")
+
+    @pytest.fixture
+    def gate(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """Replaces the gate by one that lets models pass until the list has something that is false."""
+        seen: list[Any] = []
+
+        def run_gate(config: Any, *_: object) -> list[Check]:
+            passed = False not in seen
+            seen.append(config)
+            return [Check("better than production on collected images", "p = 0.4", "p < 0.05", passed)]
+
+        monkeypatch.setattr(registry, "run_gate", run_gate)
+        return seen
+
+    def test_passes(self, retrained: None, cloud: Cloud, repository: Path, tmp_path: Path, measured: list[Any]) -> None:
+        lenient = [*LENIENT, "gate.min_robustness=0"]
+        assert collect(lenient, repository, push=True) == Collected(["v1"])
+        assert measured[0].data.collected.name == "images"
+        for place in (repository, tmp_path / "origin.git"):
+            assert git(place, "tag").split() == ["gtsrb#staging#1", "gtsrb@v1.0.0"]
+        assert read(cloud, f"{MODELS}/stages/staging.json")["version"] == "v1"
+        assert f"{MODELS}/stages/production.json" not in cloud.objects()
+        assert "gate" not in outcome(cloud, "retrain-1")
+        assert collect(lenient, repository, push=True) == Collected()
+
+    def test_other_jobs_are_only_registered(
+        self, start: Start, cloud: Cloud, repository: Path, measured: list[Any], gate: list[Any]
+    ) -> None:
+        start("one", "JOB_STATE_SUCCEEDED", "good")
+        assert collect([], repository, push=True) == Collected(["v1"])
+        assert gate == []
+        assert git(repository, "tag") == "gtsrb@v1.0.0"
+
+    def test_fails_the_gate(
+        self, retrained: None, start: Start, cloud: Cloud, repository: Path, gate: list[Any]
+    ) -> None:
+        gate.append(False)
+        start("z", "JOB_STATE_SUCCEEDED", "equal")
+        done = collect([], repository, push=True)
+        assert done.versions == ["v1", "v2"]  # the other job is not affected
+        [problem] = done.problems
+        assert re.search("gtsrb-retrain-1: v1 failed the gate for staging: better than production", problem)
+        assert "failed the gate" in outcome(cloud, "retrain-1")["gate"]
+        assert cloud.objects(f"{MODELS}/stages") == {}  # what is served stays
+        assert git(repository, "tag").split() == ["gtsrb@v1.0.0", "gtsrb@v2.0.0"]
+        assert collect([], repository, push=True) == Collected()  # reported once
+
+    @pytest.mark.parametrize(
+        "step",
+        [(collect_module, "_stage"), (registry, "tag_stage"), (registry, "write_stage"), (collect_module, "_record")],
+        ids=lambda step: step[1],
+    )
+    @pytest.mark.parametrize("fresh", [False, True])
+    def test_killed_before_each_step(
+        self,
+        retrained: None,
+        cloud: Cloud,
+        repository: Path,
+        gate: list[Any],
+        tmp_path: Path,
+        step: tuple[Any, str],
+        fresh: bool,
+    ) -> None:
+        def end(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(*step, end)
+            patch.setattr(tags, "take_back", lambda *_: None)
+            with pytest.raises(KeyboardInterrupt):
+                collect([], repository, push=True)
+        if fresh:  # another machine goes on
+            git(tmp_path, "clone", "--quiet", "--branch", "main", str(tmp_path / "origin.git"), "second")
+            identify(tmp_path / "second", "B")
+            repository = tmp_path / "second"
+        assert collect([], repository, push=True) == Collected(["v1"])
+        assert git(tmp_path / "origin.git", "tag").split() == ["gtsrb#staging#1", "gtsrb@v1.0.0"]
+        assert read(cloud, f"{MODELS}/stages/staging.json")["version"] == "v1"
+        assert outcome(cloud, "retrain-1")["version"] == "v1"
+        assert collect([], repository, push=True) == Collected()
+
+    def test_the_archive_is_gone(
+        self, retrained: None, cloud: Cloud, repository: Path, gate: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(collect_module, "fetch", missing)
+        [problem] = collect([], repository, push=True).problems
+        assert "collected.zip does not exist" in problem
+        assert git(repository, "tag") == ""
+
+
+def missing(url: str, _: Path) -> Path:
+    raise MissingFileError(f"The file {url} does not exist.")
 
 
 class TestInterruptions:
@@ -410,6 +518,6 @@ def test_the_command_prints_versions_and_fails_with_the_problems(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(collect_module, "collect", lambda *_, **__: Collected(["v3", "v4"], ["gtsrb-x: It failed."]))
-    with pytest.raises(CloudError, match=r"1 jobs have no registered model\. gtsrb-x: It failed\."):
+    with pytest.raises(CloudError, match=r"Jobs with a problem: 1\. gtsrb-x: It failed\."):
         collect_module.main([], push=True)
     assert capsys.readouterr().out == "v3\nv4\n"

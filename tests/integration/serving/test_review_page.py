@@ -163,7 +163,7 @@ def test_a_double_click_labels_one_image(opened: Open, tmp_path: Path, page_url:
 
 
 def test_two_reviewers_at_once(opened: Open, tmp_path: Path, page_url: str) -> None:
-    with opened(page_url) as one, opened(page_url, expected_errors="409") as other:
+    with opened(page_url) as one, opened(f"{page_url}/", expected_errors="409") as other:
         for page in (one, other):
             sign_in(page)
             shows(page, "wall")

@@ -123,7 +123,7 @@ def test_other_libraries_are_compared(results: Path, tmp_path: Path, monkeypatch
     result = CliRunner().invoke(drift_contenders.app, [str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == ["Not won: blur 0.1: ks needs 100 images, ours 300"]
-    assert (tmp_path / "reports/figures/drift_contenders.png").is_file()
+    assert (tmp_path / "reports/latest/figures/drift_contenders.png").is_file()
     table = drift_tables.drift_contenders().splitlines()
     assert table[2] == "| ours | 1 % per 1,000 windows | 1 of 2 | 2 of 2 |  |  | not run |"
     assert table[3] == "| ks | 1 % per 1,000 windows | 1 of 2 | 1 of 1 |  | 1.00 % | 50 % |"

@@ -614,7 +614,7 @@ def test_invalid_settings(override: str) -> None:
 def test_names_are_defined_once() -> None:
     """Only the configuration contains project and region, so a change needs one edit."""
     names = cloud()
-    for path in [ROOT / "cloudbuild.yaml", *(ROOT / "cloud").iterdir(), *(ROOT / "src/mlops/cloud").glob("*.py")]:
+    for path in [ROOT / "cloudbuild.yaml", *(ROOT / "cloud").rglob("*.*"), *(ROOT / "src/mlops/cloud").glob("*.py")]:
         text = path.read_text()
         assert names.project not in text, path
         assert names.region not in text, path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.drift_job import run_drift_job
 from src.mlops.cloud.gcloud import Gcloud
 from src.mlops.cloud.jobs import Attempt, keep_first
+from src.mlops.cloud.monitoring import monitor
 from src.mlops.cloud.names import Names, render
 from src.mlops.cloud.rollback import rollback
 from src.mlops.cloud.submit import job_file, train
@@ -79,6 +81,11 @@ def test_every_command_is_valid(gcloud: Double, cloud: Cloud, tmp_path: Path, mo
     rollback(previous, lambda *_: None)
     rollback(settings, lambda *_: None)
     run_drift_job(settings)
+    watched = settings.model_copy(
+        update={"alert_email": "me@example.com", "serve": private.serve.model_copy(update={"metrics": True})}
+    )
+    for changed in (watched, watched.model_copy(update={"alert_email": "you@example.com"}), private):
+        monitor(changed)
     teardown(settings)
     teardown(settings.model_copy(update={"teardown": settings.teardown.model_copy(update={"data": True})}))
     commands = [list(words) for words in dict.fromkeys(map(tuple, gcloud.arguments()))]
@@ -154,6 +161,39 @@ def test_the_drift_job_matches_the_schema_of_cloud_run(ready: Double) -> None:
     assert result.returncode == 0, result.stderr
     job["spec"]["template"]["spec"]["taskCont"] = 2
     assert "taskCont" in check(job, "run", "v1", "Job").stderr
+
+
+def files(gcloud: Double, option: str) -> list[dict[str, Any]]:
+    """Returns the content of all files that an option names."""
+    words = [word for words in gcloud.arguments() for word in words if word.startswith(f"--{option}=")]
+    return [yaml.safe_load(Path(word.partition("=")[2]).read_text()) for word in words]
+
+
+@pytest.mark.usefixtures("cloud")
+def test_cloud_monitoring_matches_the_schemas(ready: Double) -> None:
+    log = "cloud.prediction_log=gs://my-project-gtsrb/prediction_log"
+    settings = quick_config(
+        ["cloud.tag=abc", log, "cloud.serve.metrics=true", "cloud.alert_email=me@example.com"]
+    ).cloud
+    deploy(settings, lambda *_: None, lambda *_: None)
+    [service] = [words[3] for words in ready.arguments() if words[:3] == ["run", "services", "replace"]]
+    assert check(yaml.safe_load(Path(service).read_text()), "run", "v1", "Service").returncode == 0
+    monitor(settings)
+    for option, kind in (
+        ("channel-content-from-file", ("monitoring", "v3", "NotificationChannel")),
+        ("policy-from-file", ("monitoring", "v3", "AlertPolicy")),
+        ("config-from-file", ("monitoring", "v1", "Dashboard")),
+    ):
+        found = files(ready, option)
+        assert found
+        for content in found:
+            result = check(content, *kind)
+            assert result.returncode == 0, result.stderr
+    policy = files(ready, "policy-from-file")[1]
+    policy["conditions"][0]["conditionPrometheusQueryLanguage"]["unknownField"] = "up"
+    assert "unknownField" in check(policy, "monitoring", "v3", "AlertPolicy").stderr
+    policy["severity"] = "URGENT"
+    assert check(policy, "monitoring", "v3", "AlertPolicy").returncode
 
 
 def test_the_lifecycle_matches_the_schema_of_cloud_storage() -> None:

@@ -23,6 +23,7 @@ from src.mlops.cloud.bootstrap import SERVICES, bootstrap
 from src.mlops.cloud.build import build
 from src.mlops.cloud.deploy import deploy
 from src.mlops.cloud.load_test import run_load_test
+from src.mlops.cloud.monitoring import monitor
 from src.mlops.cloud.rollback import rollback
 from src.mlops.cloud.submit import train
 from src.mlops.cloud.teardown import teardown
@@ -39,12 +40,13 @@ PRINCIPALS = (
     "principalSet://iam.googleapis.com/projects/123456/locations/global/workloadIdentityPools/github/attribute.role"
 )
 LOG = "prediction_log=gs://my-project-gtsrb/prediction_log"
+ALWAYS = ("tag=abc", LOG, *GITHUB, "serve.metrics=true", "alert_email=me@example.com")
 MODELS = "gs://my-project-gtsrb/gtsrb/models"
 
 
 @cache
 def settings(*overrides: str) -> CloudConfig:
-    return quick_config([f"cloud.{override}" for override in ("tag=abc", LOG, *GITHUB, *overrides)]).cloud
+    return quick_config([f"cloud.{override}" for override in (*ALWAYS, *overrides)]).cloud
 
 
 class Walk:
@@ -118,6 +120,10 @@ class Walk:
         monkeypatch.setattr(load_test_module, "load_test", lambda url, *_, headers: self.ask(url, headers))
         run_load_test(settings("serve.stage=staging"))
 
+    def monitor(self) -> None:
+        self.double.log_in("owner")
+        monitor(settings())
+
     def rollback(self) -> None:
         self.double.log_in("build")
         rollback(settings(), self.ask)
@@ -140,6 +146,7 @@ class Walk:
             self.promote("production", version)
             if number < 3:
                 self.deploy("production")
+        self.monitor()
         with pytest.raises(CloudError, match=r"5\.0% of its responses are server errors.*Rolled back to gtsrb-r3"):
             self.deploy("production", self.worse)
         self.promote("production", "v1")
@@ -179,6 +186,11 @@ NEEDED = {
         cloudscheduler.jobs.get cloudscheduler.jobs.update serviceusage.services.enable storage.buckets.create
         storage.buckets.delete storage.buckets.get storage.buckets.getIamPolicy storage.buckets.setIamPolicy
         storage.buckets.update storage.objects.delete storage.objects.list
+        logging.logMetrics.create logging.logMetrics.delete logging.logMetrics.list monitoring.alertPolicies.create
+        monitoring.alertPolicies.delete monitoring.alertPolicies.list monitoring.dashboards.create
+        monitoring.dashboards.delete monitoring.dashboards.list monitoring.notificationChannels.create
+        monitoring.notificationChannels.delete monitoring.notificationChannels.list
+        monitoring.uptimeCheckConfigs.create monitoring.uptimeCheckConfigs.delete monitoring.uptimeCheckConfigs.list
     """,
     "build": """
         aiplatform.customJobs.create aiplatform.customJobs.list artifactregistry.repositories.uploadArtifacts
@@ -191,9 +203,10 @@ NEEDED = {
         artifactregistry.repositories.downloadArtifacts logging.logEntries.create secretmanager.versions.access
         storage.objects.create storage.objects.get storage.objects.list
     """,
-    "serve": "storage.objects.get",
+    "serve": "monitoring.timeSeries.create storage.objects.get",
 }
-OFF = {*SERVICES} - {"logging", "monitoring", "sts"}  # no command of this repository calls those
+SILENT = ("serve", "monitoring.timeSeries.create")  # the sidecar only logs that it is missing
+OFF = {*SERVICES} - {"sts"}  # no command of this repository calls those
 
 
 def test_the_whole_way(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,10 +218,12 @@ def test_the_whole_way(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {kind for kind, _ in state["things"]}
     assert kinds == {"billing budgets", "iam workload-identity-pools", "iam workload-identity-pools providers"}
     assert state["services"] == {}
+    assert not any(state["monitoring"].values())
 
 
 @pytest.mark.parametrize(
-    ("role", "permission"), [(role, name) for role, names in NEEDED.items() for name in names.split()]
+    ("role", "permission"),
+    [(role, name) for role, names in NEEDED.items() for name in names.split() if (role, name) != SILENT],
 )
 def test_a_missing_permission(
     walk: Walk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, permission: str
@@ -235,16 +250,17 @@ FOLDERS = {
     "prepared": "gtsrb/data/processed/1/arrays.npz",
     "model": "gtsrb/models/versions/v1/best_model.onnx",
     "job": "jobs/gtsrb-one/model/best_model.pth",
+    "log": "prediction_log/images/date=2026-11-28/a.png",
     "other": "gtsrb/database.sqlite",
 }
 READS = {
     "train": "raw own prepared job",
-    "serve": "model",
-    "build": "raw own prepared model job",
+    "serve": "model log",
+    "build": "raw own prepared model job log",
     "measure": "raw own prepared model job",
     "report": "raw own prepared",
 }
-WRITES = {"train": "prepared job", "serve": "", "build": "prepared model job", "measure": "", "report": ""}
+WRITES = {"train": "prepared job", "serve": "log", "build": "prepared model job", "measure": "", "report": ""}
 
 
 class TestAccess:

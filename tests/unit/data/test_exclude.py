@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from src.mlops.config import Config
-from src.mlops.data.prepare import prepare, prepare_drawn
+from src.mlops.data.additional import prepare_drawn
+from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from tests.helpers.tiny import write_kaggle
 

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from src.mlops.demo import monitor
-from src.mlops.demo.monitor import CONFIGURATION, shorten
+from src.mlops.demo.services import CONFIGURATION, shorten
 from src.mlops.demo.traffic import make_images
 from src.mlops.errors import DataError, ServiceError
 from src.mlops.io.service_process import with_port

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from src.mlops import ROOT
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import CheckpointError, DataError, StorageError
 from src.mlops.evaluation.corruptions import corrupt
@@ -108,6 +111,21 @@ class TestReport:
             "http://creativecommons.org", ""
         ).replace("https://matplotlib.org", "")
         assert _run("--log", log, "--model", str(model), "--out", str(out), "--fail") == 3
+
+    @pytest.mark.parametrize("findings", [0, 1])
+    def test_cloud_logging_counts_its_log(
+        self, model: Path, writer: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture, findings: int
+    ) -> None:
+        metrics = yaml.safe_load((ROOT / "cloud/monitoring/logs.yaml").read_text())
+        frame = records(500)
+        frame.loc[200:, "noise"] += 2 * findings
+        log = write_log(tmp_path / "log", frame, writer)
+        with caplog.at_level(logging.INFO):
+            assert _run("--log", log, "--model", str(model), "--out", str(tmp_path / "out")) == 0
+        for name, count in (("drift_reports", 1), ("drift_findings", findings)):
+            pattern = re.search('textPayload =~ "(.*)"', metrics[name]["filter"])
+            assert pattern
+            assert sum(bool(re.search(pattern[1], message)) for message in caplog.messages) == count
 
     def test_shows_stored_images(self, model: Path, writer: Model, tmp_path: Path) -> None:
         frame = records(500).assign(image=None)

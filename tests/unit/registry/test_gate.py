@@ -5,7 +5,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from src.mlops.registry.gate import Check, not_worse, show
+from src.mlops.registry.gate import Check, better, not_worse, show
 
 
 class TestMcNemar:
@@ -18,9 +18,16 @@ class TestMcNemar:
         assert not worse.passed
         assert f"p = {10 / 512:.3g}" in worse.found
 
-    def test_equal_models_pass(self) -> None:
+    def test_equal_models_are_not_worse_and_not_better(self) -> None:
         right = np.array([True, False, True])
         assert not_worse(right, right, 0.05).passed
+        assert not better(right, right, 0.05).passed
+
+    def test_better_by_chance_is_not_enough(self) -> None:
+        wrong, right = np.array([False] * 5), np.array([True] * 5)
+        assert better(right, wrong, 0.05).passed  # 0.5^5 = 0.031
+        assert not better(right[:4], wrong[:4], 0.05).passed  # 0.5^4 = 0.0625
+        assert not better(wrong, right, 0.05).passed
 
 
 def test_names_of_classes_are_no_markup() -> None:

@@ -334,12 +334,21 @@ def test_head_answers_like_get_without_a_body(client: TestClient, path: str) -> 
     assert head.headers["content-type"] == got.headers["content-type"]
 
 
-@pytest.mark.parametrize("path", ["/model/", "/docs/", "/health/ready/", "/metrics/"])
+@pytest.mark.parametrize("path", ["/model/", "/openapi.json/", "/health/ready/", "/metrics/"])
 def test_a_trailing_slash_makes_no_difference(client: TestClient, path: str) -> None:
     assert client.get(path, follow_redirects=False).status_code == 200
     parts = [("files", ("a.png", PNG))]
     assert client.post("/cv_model/batch/", files=parts).json() == client.post("/cv_model/batch", files=parts).json()
     assert_problem(client.get("/nowhere/"), 404, "Not Found")
+
+
+@pytest.mark.parametrize("path", ["", "docs", "docs/", "review", "review/", "docs/?a=b"])
+def test_the_files_of_a_page_are_found(client: TestClient, path: str) -> None:
+    page = client.get(f"/{path}")
+    files = re.findall(r'(?:src|href)="(static/[^"]+)"', page.text)
+    assert len(files) >= 3
+    for file in files:
+        assert client.get(str(page.url.join(file))).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/nowhere/"])

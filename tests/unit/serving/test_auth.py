@@ -17,7 +17,10 @@ from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
 from tests.helpers.service import ADMIN, assert_problem
 
-PUBLIC = ("/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/metrics", "/static/page.js")
+PUBLIC = (
+    "/", "/docs", "/docs/", "/review", "/review/", "/openapi.json", "/health/live", "/health/ready", "/metrics",
+    "/static/page.js",
+)  # fmt: skip
 PROTECTED = (
     ("POST", "/cv_model/"),
     ("POST", "/cv_model"),

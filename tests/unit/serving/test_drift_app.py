@@ -61,6 +61,13 @@ def test_a_report(client: TestClient) -> None:
     assert client.get("/health/live").json() == {"status": "alive"}
 
 
+def test_a_trailing_slash_makes_no_difference(client: TestClient) -> None:
+    assert client.post("/drift/", follow_redirects=False).status_code == 200
+    assert client.get("/drift/", follow_redirects=False).text == client.get("/drift").text
+    assert client.get("/drift/", headers={"Authorization": ""}).status_code == 401
+    assert client.get("/metrics/").status_code == client.get("/health/live/").status_code == 200
+
+
 def test_the_page_may_use_its_own_style_and_images_only(client: TestClient) -> None:
     client.post("/drift")
     policy = client.get("/drift").headers["content-security-policy"].split("; ")
@@ -100,7 +107,7 @@ def test_no_json(client: TestClient) -> None:
 
 
 def test_a_large_request(client: TestClient) -> None:
-    assert_problem(client.post("/drift", json={"window": "x" * 5000}), 413, "4,096 bytes")
+    assert_problem(client.post("/drift", json={"window": "x" * 70_000}), 413, "65,536 bytes")
 
 
 def test_no_log(settings: DriftSettings, tmp_path: Path) -> None:

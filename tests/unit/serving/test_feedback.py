@@ -27,7 +27,7 @@ from src.mlops.serving.settings import Settings
 from tests.helpers.graphs import with_classes
 from tests.helpers.recording import PNG as IMAGE
 from tests.helpers.recording import batch, prediction, store_segment
-from tests.helpers.service import ADMIN, PNG, assert_problem, post
+from tests.helpers.service import ADMIN, PNG, assert_problem, post, sample
 
 STOP, YIELD = 14, 13
 TODAY = f"{datetime.now(UTC):%Y-%m-%d}"
@@ -418,3 +418,29 @@ class TestReview:
         with serve() as client:
             [image] = queue(client)["images"]
             assert client.get(f"/review/image?record_id={image['record_id']}", headers=ADMIN).status_code == 200
+
+
+class TestMetric:
+    def test_counts_what_was_stored(self, serve: Open, tmp_path: Path) -> None:
+        def values() -> dict[tuple[str, str], float]:
+            sources = {"feedback": ("class", "none"), "review": ("class", "none", "unclear", "withdrawn")}
+            pairs = [(source, verdict) for source, verdicts in sources.items() for verdict in verdicts]
+            return {pair: sample("mlops_labels_total", source=pair[0], verdict=pair[1]) for pair in pairs}
+
+        [record] = store(tmp_path, "a")
+        with serve() as client:
+            text = client.get("/metrics").text
+            before = values()
+            feedback(client)
+            feedback(client)  # stored once
+            feedback(client, true_class=None)
+            feedback(client, true_class="No such sign")
+            answer = review(client, record, "class", STOP, expected=queue(client)["images"][0]["label_id"])
+            review(client, record, "class", STOP, expected=answer.json()["label_id"])  # a double click
+            feedback(client, true_class=YIELD)  # contradicts the reviewer
+            review(client, record, "withdrawn", expected=answer.json()["label_id"])
+            added = {pair: value - before[pair] for pair, value in values().items()}
+        assert text.count("mlops_labels_total{") == len(before)  # all of them from the start
+        assert {pair: count for pair, count in added.items() if count} == {
+            ("feedback", "class"): 1, ("feedback", "none"): 1, ("review", "class"): 1, ("review", "withdrawn"): 1,
+        }  # fmt: skip
