@@ -41,7 +41,7 @@ STEPS = (
     Step("Training", "Augment, train, calibrate", "train", "training/train.py", "checkpoint",
          "models/latest/best_model.pth"),
     Step("Training", "Evaluate on the test images", "evaluate", "evaluation/evaluate.py",
-         "checkpoint; metrics and figures", "reports/"),
+         "checkpoint; metrics and figures", "reports/latest/"),
     Step("Release", "Export for serving", "model.export", "modelfile/onnx_export.py", "ONNX file, no torch needed",
          "models/latest/best_model.onnx"),
     Step("Release", "Register a version", "registry.register", "registry/register.py", "version v3 and its hashes",
