@@ -108,7 +108,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class ShadowAnswer:
-    """The candidate that answers the same images for comparison (docs/shadow.md).
+    """The candidate that answers the same images for comparison (docs/how-to/shadow.md).
 
     Attributes:
         state: `answering`, `not_loaded`, or why it does not answer: it is the `same_model` as the one in service, or
