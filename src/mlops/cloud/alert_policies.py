@@ -105,6 +105,6 @@ def _documentation(names: Names, alert: str) -> dict[str, Any]:
         "mimeType": "text/markdown",
     }
     if names.cloud.github:
-        url = f"https://github.com/{names.cloud.github}/blob/main/docs/runbook.md#{alert.lower()}"
+        url = f"https://github.com/{names.cloud.github}/blob/main/docs/how-to/runbook.md#{alert.lower()}"
         documentation["links"] = [{"displayName": "Runbook", "url": url}]
     return documentation

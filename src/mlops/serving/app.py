@@ -158,7 +158,7 @@ def _add_model_routes(
     async def classify(request: Request) -> Response:
         """Classifies one image (AVIF, BMP, GIF, HEIC, JPEG, PNG, PPM, TIFF or WebP), sent in a form or as the body."""
         models.require()
-        # Called directly, because as a dependency it takes 0.03 ms more (docs/performance.md).
+        # Called directly, because as a dependency it takes 0.03 ms more (docs/explanation/performance.md).
         upload = await uploads.image(request)
         return _json(Answer.of(await batcher.classify(upload.content), upload.filename))
 

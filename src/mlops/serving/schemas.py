@@ -86,7 +86,7 @@ class BatchAnswer:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the service stores about each image (docs/monitoring.md).
+    """What the service stores about each image (docs/reference/prediction-log.md).
 
     Attributes:
         fields: The names of the stored fields; empty if predictions are not recorded.
