@@ -79,8 +79,8 @@ def test_a_phone_shows_everything(opened: Open, address: str, page: str) -> None
 )
 def test_search_finds(opened: Open, address: str, word: str, page: str) -> None:
     with opened(address, viewport=DESKTOP) as tab:
-        tab.keyboard.press("Control+k")
-        tab.keyboard.type(word)
+        tab.get_by_role("button", name="Search").first.click()
+        tab.get_by_label("Search", exact=True).and_(tab.locator("input[type=text]")).fill(word)
         tab.get_by_text(re.compile(r"\d results?$")).wait_for()
         tab.keyboard.press("Enter")
         expect(tab).to_have_url(re.compile(page))
