@@ -41,7 +41,7 @@ _CLEAR_SECONDS = 45.0  # of traffic before the fog, which become the baseline of
 _FOG_SECONDS = 30.0  # of traffic in fog for a drift report if no alerts are installed
 _AFTER_SECONDS = 20.0  # of traffic in fog for the second model
 _SLOW = 5.0  # images per second during the training, which needs the processor
-_EPOCHS = {FIRST: 10, SECOND: 6}
+_EPOCHS = {FIRST: 12, SECOND: 6}
 _FAST = 40.0  # images per second otherwise
 
 
