@@ -16,7 +16,7 @@ from src.mlops.__main__ import COMMANDS
 from src.mlops.io.markdown import table as markdown_table
 
 GROUPS = {  # order and titles of the groups of tasks
-    "": "From images to a served model",
+    "": "Everyday tasks",
     "data": "Data",
     "model": "Model files",
     "registry": "Versions",
