@@ -151,7 +151,7 @@ def _from_here(path: str) -> str:
 
 @command(
     "prepare",
-    raw_dir="folder, .zip or .tar of the raw images, in a layout of docs/data.md; relative to the repository root",
+    raw_dir="folder, .zip or .tar of the raw images, see docs/reference/data.md; relative to the repository root",
     **OVERRIDE,
 )
 def data_prepare(c: Context, override: list[str], raw_dir: str = "") -> None:
@@ -667,11 +667,10 @@ def format_(c: Context) -> None:
 
 @command("docs", serve="serve the site at http://localhost:8001 and rebuild it after changes")
 def docs(c: Context, serve: bool = False) -> None:
-    """Build the documentation into site/."""
+    """Write the generated parts of docs/, and build the site into site/."""
+    _module(c, "docs_generator")
     command = ["serve", "--dev-addr", "localhost:8001"] if serve else ["build", "--strict"]
-    # Without this variable, the theme prints a long note about MkDocs 2 during each build.
-    c.config.run.env = {"NO_MKDOCS_2_WARNING": "1"}
-    _run(c, "uv", "run", "--group", "docs", "mkdocs", *command)
+    _run(c, "uv", "run", "--group", "docs", "zensical", *command)
 
 
 def _namespace() -> Collection:

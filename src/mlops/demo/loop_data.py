@@ -59,7 +59,7 @@ def hold_out_scene(raw_dir: Path, work: Path) -> Scene:
     if (raw.train["track_id"] == raw.train["path"]).all():
         raise DataError(
             f"Nothing says which images in {raw_dir} show the same object, so the camera would see objects of the "
-            "training images. See docs/data.md for groups."
+            "training images. See docs/reference/data.md for groups."
         )
     chosen = hold_out(raw.train.assign(group=raw.train["track_id"]), test_size=_SHARE, seed=0)
     exclusion, processed = work / "camera.csv", work / "processed"

@@ -29,8 +29,8 @@ def read_records(url: str, start: datetime | None = None, end: datetime | None =
         end: Time after the last record; None: up to the last closed segment. Must have a time zone.
 
     Yields:
-        The fields of each record (docs/monitoring.md), with the types that are documented. `time` is a `datetime` in
-        UTC.
+        The fields of each record (docs/reference/prediction-log.md), with the types that are documented. `time` is a
+        `datetime` in UTC.
 
     Raises:
         DataError: `start` or `end` has no time zone, or `start` is not before `end`.

@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, Any] = {  # fields that can be null
 
 
 class Recent(NamedTuple):
-    """A record without its embedding and descriptors (docs/monitoring.md)."""
+    """A record without its embedding and descriptors (docs/reference/prediction-log.md)."""
 
     record_id: str
     time: datetime

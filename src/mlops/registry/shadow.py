@@ -1,4 +1,7 @@
-"""Checks how a candidate answered real images as a shadow of the service (docs/shadow.md), from the prediction log."""
+"""Checks in the prediction log how a candidate answered real images as a shadow of the service.
+
+See docs/how-to/shadow.md.
+"""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta

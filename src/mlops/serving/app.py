@@ -137,7 +137,7 @@ def _require_protection(routes: list[BaseRoute]) -> None:
         if not any(isinstance(check.dependency, RequireKey) for check in checks):
             raise ConfigError(
                 f"The route {route.path or route.original_route} would need no API key. Add it with app.get or another "
-                "method of FastAPI, or mount it next to this application (see New endpoints in docs/serving.md)."
+                "method of FastAPI, or mount it next to this application (see New endpoints in docs/how-to/serve.md)."
             )
 
 
@@ -158,7 +158,7 @@ def _add_model_routes(
     async def classify(request: Request) -> Response:
         """Classifies one image (AVIF, BMP, GIF, HEIC, JPEG, PNG, PPM, TIFF or WebP), sent in a form or as the body."""
         models.require()
-        # Called directly, because as a dependency it takes 0.03 ms more (docs/performance.md).
+        # Called directly, because as a dependency it takes 0.03 ms more (docs/explanation/performance.md).
         upload = await uploads.image(request)
         return _json(Answer.of(await batcher.classify(upload.content), upload.filename))
 

@@ -86,7 +86,7 @@ class BatchAnswer:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the service stores about each image (docs/monitoring.md).
+    """What the service stores about each image (docs/reference/prediction-log.md).
 
     Attributes:
         fields: The names of the stored fields; empty if predictions are not recorded.
@@ -108,7 +108,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class ShadowAnswer:
-    """The candidate that answers the same images for comparison (docs/shadow.md).
+    """The candidate that answers the same images for comparison (docs/how-to/shadow.md).
 
     Attributes:
         state: `answering`, `not_loaded`, or why it does not answer: it is the `same_model` as the one in service, or
@@ -203,7 +203,7 @@ class FeedbackAnswer:
 
 @dataclass(frozen=True)
 class ReviewImage:
-    """A recorded image to label; docs/monitoring.md explains the fields of its record.
+    """A recorded image to label; docs/reference/prediction-log.md explains the fields of its record.
 
     Attributes:
         label_id: The last decision about it, which the review must name as `expected`; null if there is none.

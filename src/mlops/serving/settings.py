@@ -1,4 +1,4 @@
-"""All settings of the service. docs/serving.md lists them in a table."""
+"""All settings of the service. docs/reference/service-settings.md lists them in a table."""
 
 import re
 from ipaddress import ip_network

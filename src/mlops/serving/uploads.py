@@ -36,8 +36,8 @@ class Upload:
 class Uploads:
     """Dependencies that read the images of a request.
 
-    A parameter of the type `UploadFile` takes 0.11 ms more per request (docs/performance.md), and writes images above
-    1 MB to the disk.
+    A parameter of the type `UploadFile` takes 0.11 ms more per request (docs/explanation/performance.md), and writes
+    images above 1 MB to the disk.
 
     Args:
         settings: The settings of the service.

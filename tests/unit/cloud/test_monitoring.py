@@ -334,7 +334,7 @@ class TestPolicies:
     def test_notifications_link_to_the_runbook(self) -> None:
         policies = self.policies("github=owner/name", "github_id=11", "github_owner_id=22")
         [link] = policies["gtsrb: ModelStale"]["documentation"]["links"]
-        assert link["url"] == "https://github.com/owner/name/blob/main/docs/runbook.md#modelstale"
+        assert link["url"] == "https://github.com/owner/name/blob/main/docs/how-to/runbook.md#modelstale"
 
     def test_queries_read_this_service_and_no_recorded_values(self) -> None:
         dashboard = json.loads((ROOT / "cloud/monitoring/dashboard.json").read_text())

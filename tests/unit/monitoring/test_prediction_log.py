@@ -121,7 +121,7 @@ def test_every_field(tmp_path: Path) -> None:
 
 
 def test_the_documentation_lists_every_field(tmp_path: Path) -> None:
-    document = (ROOT / "docs/monitoring.md").read_text()
+    document = (ROOT / "docs/reference/prediction-log.md").read_text()
     kinds = {"time": "text", "flag": "true or false", "integers": "list of integers"}
     [line] = gzip.decompress(write_segment(tmp_path, ["a"]).read_bytes()).splitlines()
     assert tuple(json.loads(line)) == FIELDS
