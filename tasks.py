@@ -667,11 +667,10 @@ def format_(c: Context) -> None:
 
 @command("docs", serve="serve the site at http://localhost:8001 and rebuild it after changes")
 def docs(c: Context, serve: bool = False) -> None:
-    """Build the documentation into site/."""
+    """Write the generated parts of docs/, and build the site into site/."""
+    _module(c, "docs_generator")
     command = ["serve", "--dev-addr", "localhost:8001"] if serve else ["build", "--strict"]
-    # Without this variable, the theme prints a long note about MkDocs 2 during each build.
-    c.config.run.env = {"NO_MKDOCS_2_WARNING": "1"}
-    _run(c, "uv", "run", "--group", "docs", "mkdocs", *command)
+    _run(c, "uv", "run", "--group", "docs", "zensical", *command)
 
 
 def _namespace() -> Collection:

@@ -18,7 +18,7 @@ from src.mlops.cli import new_app, typer_main
 
 app = new_app()
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SUMMARISED = {"": "default settings", "experiment=record training.precision=bf16": "`experiment=record` in bf16"}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _Rows = list[dict[str, str]]

@@ -56,6 +56,15 @@ def launched() -> Iterator[Browser]:
         browser.close()
 
 
+def axe(page: Page) -> list[str]:
+    """Returns what axe-core finds in a page: what keeps people from using it, with the first element of each kind."""
+    module = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="the group browser is not installed: uv sync --group browser"
+    )
+    found = module.Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in found]
+
+
 def opener(browser: Browser) -> Open:
     """Returns a function that opens an address and, at the end, checks that no error occurred."""
 

