@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from docs_generator import architecture, python_api
-from docs_generator.__main__ import DIAGRAM, DOCS, PARTS, documents, render
+from docs_generator import architecture, overview, python_api
+from docs_generator.__main__ import DIAGRAM, DOCS, OVERVIEW, PARTS, documents, render
 from src.mlops import ROOT
 
 
@@ -18,8 +18,9 @@ def test_generated_parts_are_up_to_date(page: Path) -> None:
     assert render(text) == text, "run: uv run python -m docs_generator"
 
 
-def test_the_diagram_is_up_to_date() -> None:
+def test_the_diagrams_are_up_to_date() -> None:
     assert DIAGRAM.read_text(encoding="utf-8") == architecture.diagram(), "run: uv run python -m docs_generator"
+    assert OVERVIEW.read_text(encoding="utf-8") == overview.overview(), "run: uv run python -m docs_generator"
 
 
 def test_every_part_is_on_a_page() -> None:
