@@ -28,7 +28,7 @@ def _default_accuracy(rows: _Rows) -> list[str]:
 
 
 def _record_accuracy(rows: _Rows) -> list[str]:
-    return _accuracy(rows, RECORD, "`experiment=record`")
+    return _accuracy(rows, RECORD, "`experiment=record` in bf16")
 
 
 def _accuracy(rows: _Rows, overrides: str, settings: str) -> list[str]:
