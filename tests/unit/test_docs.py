@@ -1,15 +1,19 @@
 """The documentation: generated parts, navigation, and the diagram of the architecture."""
 
+import re
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from docs_generator import architecture, overview, python_api
-from docs_generator.__main__ import DIAGRAM, DOCS, OVERVIEW, PARTS, documents, render
-from src.mlops import ROOT
+from docs_generator import architecture, python_api
+from docs_generator.__main__ import DIAGRAM, DOCS, PARTS, documents, render
+from src.mlops import ROOT, model
+from src.mlops.data.classes import read_classes
+from src.mlops.data.gtsrb import SIGNS
 
 
 @pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(DOCS)))
@@ -18,9 +22,8 @@ def test_generated_parts_are_up_to_date(page: Path) -> None:
     assert render(text) == text, "run: uv run python -m docs_generator"
 
 
-def test_the_diagrams_are_up_to_date() -> None:
+def test_the_diagram_is_up_to_date() -> None:
     assert DIAGRAM.read_text(encoding="utf-8") == architecture.diagram(), "run: uv run python -m docs_generator"
-    assert OVERVIEW.read_text(encoding="utf-8") == overview.overview(), "run: uv run python -m docs_generator"
 
 
 def test_every_part_is_on_a_page() -> None:
@@ -58,3 +61,31 @@ def listed(entry: Any) -> list[str]:
         return [entry]
     values = entry.values() if isinstance(entry, dict) else entry
     return [page for value in values for page in listed(value)]
+
+
+def test_the_network_of_the_guide_can_be_trained_at_all_sizes() -> None:
+    page = (DOCS / "how-to/own-model.md").read_text(encoding="utf-8")
+    [source] = re.findall(r"^```python\n(class .*?)\n\n\nMODELS", page, flags=re.DOTALL | re.MULTILINE)
+    names = dict(vars(model))
+    exec(source, names)
+    network = names["WideCNN"](5)
+    for side in (24, 32, 48):
+        assert network(torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape == (2, 5)
+    assert network.pooling is not None
+
+
+def test_the_class_list_of_the_guide_has_the_signs_and_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (DOCS / "how-to/add-a-sign.md").read_text(encoding="utf-8")
+    [source] = re.findall(r"<<'EOF'\n(.*?)^EOF", page, flags=re.DOTALL | re.MULTILINE)
+    [line] = re.findall(r"^43,.*$", page, flags=re.MULTILINE)
+    file = tmp_path / "data/raw/signs/classes.csv"
+    file.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    exec(source, {})
+    with file.open("a") as table:
+        table.write(line + "\n")
+    classes, _ = read_classes(file)
+    assert classes[:-1] == tuple(SIGNS)
+    assert classes[-1].name == "Snow chains compulsory"
