@@ -5,7 +5,6 @@ from pathlib import Path
 
 from benchmarks.environment import RESULTS
 from benchmarks.summary import summary
-from src.mlops import ROOT
 
 
 def test_ten_lines_with_the_files_that_they_come_from() -> None:
@@ -26,7 +25,3 @@ def test_accuracies_have_a_range_over_at_least_three_seeds() -> None:
 
 def test_nothing_measured(results: Path) -> None:
     assert summary() == "*Not measured yet.*\n"
-
-
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
