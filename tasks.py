@@ -151,7 +151,7 @@ def _from_here(path: str) -> str:
 
 @command(
     "prepare",
-    raw_dir="folder, .zip or .tar of the raw images, in a layout of docs/data.md; relative to the repository root",
+    raw_dir="folder, .zip or .tar of the raw images, see docs/reference/data.md; relative to the repository root",
     **OVERRIDE,
 )
 def data_prepare(c: Context, override: list[str], raw_dir: str = "") -> None:
@@ -497,7 +497,7 @@ def monitor_demo(c: Context, images: str = "", model: str = "", stay: bool = Fal
 @command(
     "demo",
     raw_dir="folder of images in any layout; default: drawn signs",
-    labels="number of recorded images to label; default: 600",
+    labels="number of recorded images to label; default: 1000",
     out="folder for the figure and the table; default: only print them",
     **OVERRIDE,
 )

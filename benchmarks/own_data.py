@@ -1,7 +1,7 @@
 """Measures the default settings on images that are no German traffic signs.
 
     uv run python -m benchmarks.own_data                          # digits and shapes, which need no download
-    uv run python -m benchmarks.own_data path/to/images           # your own images, in any layout of docs/data.md
+    uv run python -m benchmarks.own_data path/to/images           # any layout of docs/reference/data.md
     uv run python -m benchmarks.own_data digits --seed 1 training.class_weights=balanced
 
 `digits` are the 1,797 handwritten digits of scikit-learn as class folders. `shapes` are 3,600 drawn images of 120

@@ -8,7 +8,6 @@ connections wait for random times between requests. The CPU time is that of the 
 time in which the log writes its last records. Writes benchmarks/results/prediction_log.csv, with one row per load.
 """
 
-import http.client
 import re
 import statistics
 import sys
@@ -18,28 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 
 from benchmarks.environment import Overrides, Row, write_results
-from benchmarks.serving import Server, load, median_png, require_wrk, started, write_form
+from benchmarks.pairs import CONNECTIONS, Service, alternate, answered, cpu_seconds, get, write_load
+from benchmarks.serving import Server, load, median_png, require_wrk, started
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.modelfile.locate import BUNDLED
 
 app = new_app()
-PAIRS, SECONDS, CONNECTIONS = 7, 10, 32
+PAIRS, SECONDS = 7, 10
 FLUSH_SECONDS = 2.0  # the default of the service
 _COUNTER = re.compile(r'^mlops_log_records_total\{outcome="(\w+)"\} (\S+)$', re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Service:
-    """A running service: its port and its main process."""
-
-    port: int
-    process: psutil.Process
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ def main(
     png = median_png(load_config(overrides))
     command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}", "--workers", "1"]
     with tempfile.TemporaryDirectory() as folder:
-        full = write_form(_folder(folder, "full"), png)
+        full = write_load(folder, "full", png)
         logging = {"MLOPS_LOG_URL": str(Path(folder, "log")), "MLOPS_LOG_FLUSH_SECONDS": str(FLUSH_SECONDS)}
         model = ROOT / BUNDLED
         with (
@@ -85,8 +76,7 @@ def main(
         ):
             services = {True: Service(port, process), False: Service(other_port, other)}
             rates = [_run(services[False], full, seconds).rate for _ in range(2)]
-            pause = 1000 * CONNECTIONS / (max(rates) / 2) - 5  # about 5 ms for the response
-            half = write_form(_folder(folder, "half"), png, pause)
+            half = write_load(folder, "half", png, max(rates) / 2)
             rows = [
                 _row(name, _pairs(services, form, pairs, seconds), seconds)
                 for name, form in (("half", half), ("maximum", full))
@@ -94,18 +84,10 @@ def main(
     write_results("prediction_log", rows, ("load",))
 
 
-def _folder(folder: str, name: str) -> Path:
-    path = Path(folder, name)
-    path.mkdir()
-    return path
-
-
 def _pairs(services: dict[bool, Service], form: Path, pairs: int, seconds: int) -> list[dict[bool, Run]]:
-    found = []
-    for number in range(pairs):
-        order = (True, False) if number % 2 else (False, True)
-        found.append({is_on: _run(services[is_on], form, seconds) for is_on in order})
-        on, off = found[-1][True], found[-1][False]
+    found = alternate(pairs, lambda is_on: _run(services[is_on], form, seconds))
+    for pair in found:
+        on, off = pair[True], pair[False]
         sys.stderr.write(
             f"with the log: {on.rate:.0f}/s, {on.cpu_ms:.3f} ms of CPU per image, {on.lost} records lost, "
             f"{on.missing} missing; without: {off.rate:.0f}/s, {off.cpu_ms:.3f} ms\n"
@@ -114,35 +96,25 @@ def _pairs(services: dict[bool, Service], form: Path, pairs: int, seconds: int) 
 
 
 def _run(service: Service, form: Path, seconds: int) -> Run:
-    before, cpu = _records(service), _cpu_seconds(service)
+    before, cpu = _records(service), cpu_seconds(service)
     found = load(form, service.port, CONNECTIONS, seconds)
     time.sleep(FLUSH_SECONDS + 1)  # the log writes its last records
-    used = _cpu_seconds(service) - cpu
+    used = cpu_seconds(service) - cpu
     after = _records(service)
     changes = {outcome: int(value - before[outcome]) for outcome, value in after.items() if outcome != "answered"}
     written = changes.pop("written", 0)
     lost = sum(changes.values())
-    answered = int(after["answered"] - before["answered"])  # wrk does not count the requests at its end
-    missing = answered - written - lost if "written" in after else 0
+    images = int(after["answered"] - before["answered"])  # wrk does not count the requests at its end
+    missing = images - written - lost if "written" in after else 0
     return Run(
-        found["images_per_second"], 1000 * used / answered, found["p50_ms"], found["p99_ms"], written, lost, missing
+        found["images_per_second"], 1000 * used / images, found["p50_ms"], found["p99_ms"], written, lost, missing
     )
 
 
 def _records(service: Service) -> dict[str, float]:
     """Returns the number of records by outcome, and of classified images (`answered`)."""
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    answered = sum(float(value) for value in re.findall(r"^mlops_predictions_total\{.*\} (\S+)$", text, re.MULTILINE))
-    return {outcome: float(value) for outcome, value in _COUNTER.findall(text)} | {"answered": answered}
-
-
-def _cpu_seconds(service: Service) -> float:
-    family = [service.process, *service.process.children(recursive=True)]
-    times = [member.cpu_times() for member in family]
-    return sum((float(one.user) + float(one.system) for one in times), 0.0)
+    text = get(service, "/metrics")
+    return {outcome: float(value) for outcome, value in _COUNTER.findall(text)} | {"answered": answered(text)}
 
 
 def _row(name: str, pairs: list[dict[bool, Run]], seconds: int) -> Row:

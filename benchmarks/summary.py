@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from benchmarks.environment import read_results
-from benchmarks.markdown import grouped, interval, markdown_table, seeds, spread
+from benchmarks.figures import grouped, interval, seeds, spread
+from benchmarks.markdown import markdown_table
 from src.mlops.evaluation.corruptions import CORRUPTIONS
 
 RECORD = "experiment=record training.precision=bf16"
@@ -108,16 +109,16 @@ def _unknown(rows: _Rows) -> list[str]:
 
 
 LINES: tuple[tuple[str, str, Callable[[_Rows], list[str]]], ...] = (
-    ("accuracy", "training.md#configurations", _default_accuracy),
-    ("accuracy", "trust.md#calibration", _calibration),
-    ("accuracy", "training.md#configurations", _record_accuracy),
-    ("variants", "trust.md#variants-and-runtimes", _latency),
-    ("serving", "serving.md#speed", _throughput),
-    ("prediction_log", "monitoring.md#cost", _prediction_log),
-    ("drift", "drift.md#how-well-it-works", _drift),
-    ("drift_false_alarms", "drift.md#false-alarms", _false_alarms),
-    ("label_errors", "data.md#wrong-labels", _label_errors),
-    ("unknown", "trust.md#unknown-signs", _unknown),
+    ("accuracy", "how-to/train.md#configurations", _default_accuracy),
+    ("accuracy", "explanation/trust.md#calibration", _calibration),
+    ("accuracy", "how-to/train.md#configurations", _record_accuracy),
+    ("variants", "explanation/performance.md#variants-and-runtimes", _latency),
+    ("serving", "explanation/performance.md#serving", _throughput),
+    ("prediction_log", "explanation/performance.md#prediction-log-and-drift-job", _prediction_log),
+    ("drift", "explanation/drift.md#how-well-it-works", _drift),
+    ("drift_false_alarms", "explanation/drift.md#false-alarms", _false_alarms),
+    ("label_errors", "how-to/find-wrong-labels.md", _label_errors),
+    ("unknown", "explanation/trust.md#unknown-signs", _unknown),
 )
 
 

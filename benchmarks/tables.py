@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from benchmarks import drift_tables
 from benchmarks.environment import DECODE_AND_INFER, UPPER_BOUND, read_results
-from benchmarks.markdown import grouped, interval, markdown_table, seeds, spread, where
+from benchmarks.figures import grouped, interval, seeds, spread
+from benchmarks.markdown import markdown_table, where
 from benchmarks.summary import summary
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
@@ -249,6 +250,29 @@ def _prediction_log() -> str:
     return markdown_table(head, rows) + where(results)
 
 
+def _shadow() -> str:
+    results = read_results("shadow")
+    rows = [
+        [
+            row["load"],
+            row["pairs"],
+            f"{row['images_per_second_with_shadow']} / {row['images_per_second']}",
+            f"{row['rate_ratio']} ({row['rate_ratio_lowest']})",
+            f"{row['p50_ms_with_shadow']} / {row['p50_ms']}",
+            f"{row['p99_ms_with_shadow']} / {row['p99_ms']}",
+            f"{row['p99_ratio']} ({row['p99_ratio_highest']})",
+            f"{int(row['shadowed']) / int(row['images']):.0%}",
+            f"{row['errors_with_shadow']} / {row['errors']}",
+        ]
+        for row in results
+    ]
+    head = (
+        "load|pairs|images/s with / without a shadow|ratio (lowest)|median with / without, ms|"
+        "99th percentile with / without, ms|ratio (highest)|answered by the shadow|errors with / without"
+    )
+    return markdown_table(head, rows) + where(results)
+
+
 def _drift_job() -> str:
     results = read_results("drift_job")
     columns = ("form", "embedding", "records", "log_mb", "seconds", "slowest_seconds", "peak_memory_mb")
@@ -270,6 +294,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "soak": _soak,
     "uploads": _uploads,
     "prediction_log": _prediction_log,
+    "shadow": _shadow,
     "drift_job": _drift_job,
     "own_data": _own_data,
     "drift": drift_tables.drift,

@@ -32,7 +32,7 @@ def alerts() -> str:
     rows = []
     for rule in _rules("alerts.yml"):
         name, labels, notes = rule["alert"], rule["labels"], rule["annotations"]
-        link = f"[{name}](../runbook.md#{name.lower()})"
+        link = f"[{name}](../how-to/runbook.md#{name.lower()})"
         rows.append([link, labels["severity"], str(rule.get("for", "")), _message(notes["summary"])])
     return markdown_table("alert|severity|after|message", rows)
 

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads slow down tiny networks
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,16 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("MLOPS_", "WANDB_", "HYDRA_", "DVC_", "STORAGE_EMULATOR_", "GCSFS_", "GOOGLE_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_garbage_collection() -> Iterator[None]:
+    """Saves each start of a service in this process a garbage collection: 0.3 s with the objects of all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if module := sys.modules.get("src.mlops.serving.model_holder"):
+            nothing = dict.fromkeys(("collect", "freeze", "unfreeze"), lambda: None)
+            patch.setattr(module, "gc", SimpleNamespace(**nothing))
+        yield
 
 
 @pytest.fixture

@@ -387,7 +387,7 @@ class RegistryConfig(_Section):
 
 
 class GateConfig(_Section):
-    """Limits that a model must meet to be promoted, see `registry/gate.py`."""
+    """Limits that a model must meet to be promoted, see `registry/gate.py` and `registry/shadow.py`."""
 
     significance: Annotated[float, Field(gt=0, lt=1)]
     parity_images: Count
@@ -396,6 +396,9 @@ class GateConfig(_Section):
     min_robustness: Probability
     max_latency_ms: Annotated[float, Field(gt=0)]
     max_size_mb: Annotated[float, Field(gt=0)]
+    shadow_log: str | None = None  # checkpoints of earlier releases have none of these three
+    shadow_images: Count = 1
+    max_unknown_rise: Probability = 1.0
 
 
 class SearchRange(_Section):

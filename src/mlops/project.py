@@ -89,12 +89,12 @@ def read_project(path: Path) -> Project:
     if table is None:
         raise ConfigError(
             f"{path} has no table [tool.mlops], which has the names of the project. Add it as described under Names of "
-            "the project in docs/serving.md."
+            "the project in docs/how-to/start-a-project.md."
         )
     try:
         return Project.model_validate(table)
     except ValidationError as error:
         raise ConfigError(
             f"The table [tool.mlops] in {path} is not valid: {'; '.join(describe(error))}. Names of the project in "
-            "docs/serving.md explains the keys."
+            "docs/how-to/start-a-project.md explains the keys."
         ) from error

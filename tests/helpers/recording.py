@@ -4,6 +4,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,3 +81,22 @@ def store_segment(url: str, name: str, lines: Sequence[bytes]) -> str:
     stored = f"{RECORDS}/date={day or '2026-11-28'}/20261128T000000.000000Z-{name}-000000{CLOSED}"
     open_storage(url).write(stored, pack_lines(list(lines)))
     return stored
+
+
+def store_shadowed(url: str, version: str, images: int, *, unknown: int = 0, differing: int = 0) -> None:
+    """Writes a segment of today with images that a candidate answered as a shadow.
+
+    Args:
+        url: The log.
+        version: The version of the candidate.
+        images: Number of images, all of which the model in service calls known.
+        unknown: How many of them the candidate calls unknown.
+        differing: How many of them it puts into another class.
+    """
+    answers = [
+        replace(prediction(2 if number < differing else 1, is_unknown=number < unknown), model_version=version)
+        for number in range(images)
+    ]
+    ids = [f"{version}-{number}" for number in range(images)]
+    lines = json_lines([batch(*ids)._replace(shadow=answers)], ids, [None] * images).splitlines()
+    store_segment(url, f"{datetime.now(UTC):%Y-%m-%d}/{version}", lines)

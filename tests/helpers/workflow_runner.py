@@ -31,7 +31,7 @@ TOOLS = (
     *("awk", "basename", "bash", "cat", "chmod", "comm", "cp", "cut", "diff", "dirname", "env", "find", "git", "grep"),
     *("head", "jq", "mkdir", "mv", "rm", "sed", "sha256sum", "sort", "tail", "tee", "test", "tr", "uname", "uniq"),
 )
-VARIABLES = {  # of the repository; docs/cloud.md lists them
+VARIABLES = {  # of the repository; docs/how-to/ci.md lists them
     "GCP_WORKLOAD_IDENTITY_PROVIDER": "projects/1/locations/global/workloadIdentityPools/github/providers/github",
     "GCP_SERVICE_ACCOUNT": "gtsrb-build@my-project.iam.gserviceaccount.com",
     "GCP_REPORT_ACCOUNT": "gtsrb-report@my-project.iam.gserviceaccount.com",

@@ -1,4 +1,4 @@
-"""The promises of docs/compatibility.md, with the files and the interface of earlier releases in tests/released/."""
+"""The promises of docs/reference/compatibility.md, with files and the interface of earlier releases."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from tests.helpers.service import SNAPSHOT
 from tests.helpers.tiny import quick_config
 
 FORMATS = sorted(path.name for path in RELEASED.glob("format_*"))
-ADVICE = "docs/compatibility.md: deprecate it for one version before it goes"
+ADVICE = "docs/reference/compatibility.md: deprecate it for one version before it goes"
 
 
 @pytest.fixture(params=FORMATS)

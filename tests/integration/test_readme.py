@@ -37,7 +37,7 @@ def run(command: str, folder: Path | None = None) -> subprocess.CompletedProcess
 
 
 def test_there_are_runnable_blocks() -> None:
-    assert {"README.md", "docs/own-data.md"} <= RUNNABLE.keys()
+    assert {"README.md", "docs/how-to/own-data.md"} <= RUNNABLE.keys()
 
 
 @pytest.fixture

@@ -182,7 +182,9 @@ def test_nothing_happens_without_a_cloud_or_on_other_branches(workflow: str, run
 
 def test_a_variable_is_missing(runner: Runner) -> None:
     event = Event("workflow_dispatch", variables=VARIABLES | {"GCP_SERVICE_ACCOUNT": ""})
-    with pytest.raises(AssertionError, match=r"no variable with the service account of this job.*docs/cloud\.md lists"):
+    with pytest.raises(
+        AssertionError, match=r"no variable with the service account of this job.*docs/how-to/ci\.md lists"
+    ):
         runner.run("deploy.yaml", event)
 
 

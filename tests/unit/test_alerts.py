@@ -146,16 +146,16 @@ def test_each_outcome_of_lost_records_is_covered() -> None:
 
 
 def test_each_alert_has_an_entry_in_the_runbook_and_the_other_way_round() -> None:
-    runbook = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    runbook = (ROOT / "docs/how-to/runbook.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", runbook, re.MULTILINE) == NAMES
     for alert in ALERTS:
-        assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["runbook_url"] == f"docs/how-to/runbook.md#{alert['alert'].lower()}"
     entry = runbook.partition("## DriftFound")[2].partition("\n## ")[0]
     assert all(f"`{kind}`" in entry for kind in TITLES)
 
 
 def test_each_severity_in_the_runbook_is_that_of_the_alert() -> None:
-    entries = re.split(r"^## ", (ROOT / "docs/runbook.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    entries = re.split(r"^## ", (ROOT / "docs/how-to/runbook.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     for alert, entry in zip(ALERTS, entries, strict=True):
         assert f"{alert['labels']['severity'].capitalize()}" in entry, alert["alert"]
 

@@ -36,11 +36,13 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import MlopsError, StorageError
 from src.mlops.evaluation.evaluate import evaluate
+from src.mlops.inference.classifier import Classifier
 from src.mlops.io.storage import Folder
 from src.mlops.model import build_model, choose_device
 from src.mlops.modelfile.checkpoint import read_plain
 from src.mlops.registry.gate import run_gate
 from src.mlops.registry.registry import table
+from src.mlops.registry.shadow import shadow_checks
 from src.mlops.training.optimizer import build_optimizer
 from src.mlops.training.schedules import build_scheduler
 from src.mlops.training.sweep import sweep
@@ -48,6 +50,7 @@ from src.mlops.training.tracking import CsvTracker
 from src.mlops.training.train import train
 from src.mlops.training.train_loop import seed_everything
 from tests.helpers.images import make_image
+from tests.helpers.recording import store_shadowed
 from tests.helpers.revisions import Revision, compared
 from tests.helpers.tiny import quick_config, write_kaggle
 
@@ -203,6 +206,13 @@ def gated(config: Config, folder: Path) -> object:
         patch.setattr("src.mlops.registry.gate.TIMED", 1)
         checks = run_gate(config, config.ckpt_path.parent, config.ckpt_path.parent, None)
     return [(check.name, check.limit) for check in checks]
+
+
+def shadowed(config: Config, folder: Path) -> object:
+    """Returns the checks of a model that answered one image as a shadow, and called it unknown."""
+    candidate = Classifier.load(config.ckpt_path)
+    store_shadowed(str(folder / "log"), candidate.version, 1, unknown=1)
+    return [(check.limit, check.passed) for check in shadow_checks(config.gate, candidate)]
 
 
 def stored(config: Config, folder: Path) -> object:
@@ -406,6 +416,11 @@ EFFECTS: dict[str, Effect] = {
             "max_latency_ms": 5,
             "max_size_mb": 5,
         }.items()
+    },
+    "gate.shadow_log": Effect(shadowed, "gate.shadow_log={folder}/log", (MODEL_ON_DISK,)),
+    **{
+        f"gate.{key}": Effect(shadowed, f"gate.{key}={value}", (MODEL_ON_DISK, "gate.shadow_log={folder}/log"))
+        for key, value in {"shadow_images": 1, "max_unknown_rise": 1}.items()
     },
     "hparams_search.name": Effect(searched, "hparams_search.name=other"),
     "hparams_search.trials": Effect(searched, "hparams_search.trials=3"),

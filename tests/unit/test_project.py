@@ -72,7 +72,7 @@ def test_invalid_names(changes: dict[str, object], message: str, tmp_path: Path)
         (None, r"Cannot read .*pyproject\.toml: .*No such file"),
         (b"[tool", r"Cannot read .*pyproject\.toml: "),
         (b"\xff", r"Cannot read .*pyproject\.toml: "),
-        (b"[project]\nname = 'x'", r"pyproject\.toml has no table \[tool\.mlops\].*docs/serving\.md"),
+        (b"[project]\nname = 'x'", r"pyproject\.toml has no table \[tool\.mlops\].*docs/how-to/start-a-project\.md"),
         (b"tool = 1", r"pyproject\.toml has no table \[tool\.mlops\]"),
         (b"[tool]\nmlops = 'x'", r"\[tool\.mlops\] in .*pyproject\.toml"),
     ],
@@ -98,7 +98,7 @@ def test_container_images_have_the_file_where_it_is_read(kind: str) -> None:
 
 
 def test_the_documentation_lists_every_key() -> None:
-    document = (ROOT / "docs/serving.md").read_text()
+    document = (ROOT / "docs/how-to/start-a-project.md").read_text()
     for name, field in Project.model_fields.items():
         assert f"| `{name}` | {'' if field.is_required() else 'optional: '}" in document
 

@@ -108,7 +108,7 @@ def _scripts(tree: Any) -> list[str]:
 
 
 def test_the_documentation_lists_workflows_variables_and_environments() -> None:
-    document = (ROOT / "docs/cloud.md").read_text()
+    document = (ROOT / "docs/how-to/ci.md").read_text()
     for name in WORKFLOWS:
         assert f"| `{name.removesuffix('.yaml')}` |" in document
     for variable in {name for path in FILES for name in re.findall(r"vars\.(\w+)", path.read_text())}:

@@ -1,7 +1,7 @@
 """Turns the alerts of `monitoring/` into alert policies of Cloud Monitoring.
 
 Rules, limits and severities are read from `monitoring/alerts.yml` and `monitoring/recording.yml`, and what to do from
-`docs/runbook.md`, each time that the policies are applied: a changed limit is changed in one place.
+`docs/how-to/runbook.md`, each time that the policies are applied: a changed limit is changed in one place.
 """
 
 import re
@@ -97,7 +97,7 @@ def _condition(names: Names, group: str, rule: dict[str, Any], own: dict[str, An
 
 def _documentation(names: Names, alert: str) -> dict[str, Any]:
     """Returns the entry of the runbook, which stands in the notification, and a link to it if `cloud.github` is set."""
-    text = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/runbook.md").read_text(encoding="utf-8")
     [entry] = [part for part in text.split("\n## ") if part.partition("\n")[0] == alert]
     documentation: dict[str, Any] = {
         "subject": f"{names.service}: {alert}",

@@ -46,11 +46,11 @@ _ADVICE = (
         _DENIED,
         "Check that the project {project} exists and that {account} has the permission {permission}: "
         "`inv gcp.bootstrap`, run by an owner, grants the accounts of this repository what they need; for any other "
-        "account, ask an owner for a role that contains it, see docs/cloud.md.",
+        "account, ask an owner for a role that contains it, see docs/how-to/deploy.md.",
     ),
     (
         r"active account|gcloud auth login|[Rr]eauthenticat|invalid_grant|credentials",
-        "Log in with `gcloud auth login`; for workflows, see docs/cloud.md.",
+        "Log in with `gcloud auth login`; for workflows, see docs/how-to/ci.md.",
     ),
     (r"RESOURCE_EXHAUSTED|[Qq]uota", "Request quota in the console, or choose another machine or region in {config}."),
     (

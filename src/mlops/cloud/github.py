@@ -6,7 +6,7 @@ from src.mlops.errors import CloudError
 
 POOL = "github"
 # Workflows of the main branch whose jobs can act as `build`, in one of these environments. The environment `production`
-# should require a person's approval, see docs/cloud.md.
+# should require a person's approval, see docs/how-to/ci.md.
 WORKFLOWS = ("deploy.yaml", "rollout.yaml", "train.yaml", "retrain.yaml", "collect.yaml")
 ENVIRONMENTS = ("staging", "production", "rollback", "training")
 MEASURES = "rollout.yaml"  # workflow of the main branch whose other jobs can act as `measure`

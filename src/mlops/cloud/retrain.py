@@ -34,7 +34,7 @@ from src.mlops.monitoring.label_export import TABLE, export
 logger = logging.getLogger("src.mlops.cloud.retrain")
 ARCHIVE = "collected.zip"
 REPORT = "drift.json"
-HARMLESS = "mix"  # kind of drift in which the model makes no new errors, see docs/drift.md
+HARMLESS = "mix"  # kind of drift in which the model makes no new errors, see docs/explanation/drift.md
 _DIGITS = 16  # of the digest in a name
 
 

@@ -2,7 +2,7 @@
 
 The software bill of materials (SBOM) has the format CycloneDX 1.5. It contains the packages that the Dockerfile
 installs, with the versions and hashes of uv.lock, and the bundled models. It does not contain the base image, that is,
-Debian and Python: BuildKit lists that, see docs/cloud.md.
+Debian and Python: BuildKit lists that, see docs/how-to/publish-a-release.md.
 """
 
 import json

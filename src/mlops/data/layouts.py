@@ -27,7 +27,7 @@ COLUMNS = ["path", "class_id", "track_id", *SIZES]
 EXPECTED = (
     "Supported layouts: one folder per class, directly or in train/, val/ and test/; a CSV file with paths and labels, "
     "or train.csv, val.csv and test.csv; and GTSRB as in its official archives (Final_Training/Images), from Kaggle "
-    "(Train.csv) or from torchvision. See docs/data.md."
+    "(Train.csv) or from torchvision. See docs/reference/data.md."
 )
 
 

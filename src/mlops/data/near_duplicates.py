@@ -2,7 +2,7 @@
 
 Candidates have a similar difference hash (dHash): one bit for each pair of neighbours in a grey image of 9 x 8 px, set
 if the right one is brighter. Many small images of the same kind of object have similar hashes, so candidates are
-compared by the correlation of their grey values in 16 x 16 px. docs/data.md states the measured error rates.
+compared by the correlation of their grey values in 16 x 16 px. docs/reference/data.md states the measured error rates.
 """
 
 from typing import Any, NamedTuple

@@ -42,7 +42,7 @@ _FOG_SECONDS = 30.0  # of traffic in fog for a drift report if no alerts are ins
 _AFTER_SECONDS = 20.0  # of traffic in fog for the second model
 _SLOW = 5.0  # images per second during the training, which needs the processor
 _EPOCHS = {FIRST: 10, SECOND: 6}
-_LR = 0.002  # of the second training, which starts from the first model: half of the usual one
+_FAST = 40.0  # images per second otherwise
 
 
 class _Clone(NamedTuple):
@@ -81,7 +81,7 @@ class _Clone(NamedTuple):
 def main(
     override: OverrideOption,
     raw_dir: Annotated[str, typer.Option(help="Folder of images in any layout; default: drawn signs.")] = "",
-    labels: Annotated[int, typer.Option(min=1, help="Number of recorded images to label.")] = 600,
+    labels: Annotated[int, typer.Option(min=1, help="Number of recorded images to label.")] = 1000,
     out: Annotated[str, typer.Option(help="Folder for the figure and the table; default: only print them.")] = "",
 ) -> None:
     """Serves a model, lets the traffic turn foggy, and trains, tests and swaps in a better model."""
@@ -127,6 +127,7 @@ def _prepare(work: Path, raw_dir: str, override: list[str]) -> tuple[_Clone, Sce
 def _run_loop(clone: _Clone, services: Services, traffic: Traffic, scene: Scene, labels: int) -> Story:
     services.show_addresses()
     story = Story(traffic.answers, scene.truth)
+    traffic.rate = _FAST
     story.add("Clear traffic. It becomes the baseline of drift detection")
     time.sleep(_CLEAR_SECONDS)
     log = ("--log", services.log)
@@ -145,12 +146,12 @@ def _run_loop(clone: _Clone, services: Services, traffic: Traffic, scene: Scene,
     clone.run("src.mlops", "labels", "export", str(collected), *log, "--only-reviewed")
     start = f"training.start_from=models/runs/{FIRST}/best_model.pth"
     try:
-        clone.train(SECOND, f"data.collected={collected}", start, f"training.optimizer.lr={_LR}")
+        clone.train(SECOND, f"data.collected={collected}", start)
     except UnsuccessfulError:
         say(f"There is no second model in production. The service keeps the first one, {_served(services)}.")
         raise
     services.service.post("/admin/reload").raise_for_status()
-    traffic.rate = 20.0
+    traffic.rate = _FAST
     story.add("New model")
     time.sleep(_AFTER_SECONDS)
 

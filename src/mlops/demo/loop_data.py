@@ -14,7 +14,7 @@ from src.mlops.demo.traffic import in_fog
 from src.mlops.errors import DataError
 from src.mlops.preprocessing import open_image
 
-DRAWN = {"tracks_per_class": 30, "frames_per_track": 5, "test_tracks_per_class": 8}  # of the training and test images
+DRAWN = {"tracks_per_class": 30, "frames_per_track": 5, "test_tracks_per_class": 5}  # of the training and test images
 _TRACKS = 12  # drawn signs of each class for the camera
 _SHARE = 0.2  # of the signs of each class that are held out for the camera
 _FRAMES = 5  # images of each sign
@@ -58,7 +58,7 @@ def hold_out_scene(raw_dir: Path, work: Path) -> Scene:
     if (raw.train["track_id"] == raw.train["path"]).all():
         raise DataError(
             f"Nothing says which images in {raw_dir} show the same object, so the camera would see objects of the "
-            "training images. See docs/data.md for groups."
+            "training images. See docs/reference/data.md for groups."
         )
     chosen = hold_out(raw.train.assign(group=raw.train["track_id"]), test_size=_SHARE, seed=0)
     exclusion, processed = work / "camera.csv", work / "processed"

@@ -117,8 +117,8 @@ Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_thres
 
 {about.limits}- The results are for images from the same source as the training images. Results with another camera can
   differ.
-- Unknown classes and other out-of-distribution images are detected by their energy only. `docs/trust.md` shows how
-  reliable this is for traffic signs and several kinds of image.
+- Unknown classes and other out-of-distribution images are detected by their energy only.
+  `docs/explanation/trust.md` shows how reliable this is for traffic signs and several kinds of image.
 """
 
 

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 # A threshold that no score and no energy exceeds. JSON has no infinity, so this is the largest float32.
 UNLIMITED = float(np.finfo(np.float32).max)
 # Added to the score of each class beyond the first (λ of the RAPS paper; its k_reg is 1). It keeps the prediction sets
-# of confident predictions small. Chosen by the mean set size on validation images: docs/experiments.md.
+# of confident predictions small. Chosen by the mean set size on validation images: docs/explanation/experiments.md.
 PENALTY = 0.005
 
 

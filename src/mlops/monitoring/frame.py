@@ -28,8 +28,9 @@ def read_frame(url: str, start: datetime | None = None, end: datetime | None = N
         end: See `read_records`.
 
     Returns:
-        One row per record, with the columns of docs/monitoring.md. Each value of `embedding` is float16 [D]; stack them
-        after selecting the rows of one model. Records whose embedding is not one are left out with a warning.
+        One row per record, with the columns of docs/reference/prediction-log.md. Each value of `embedding` is float16
+        [D]; stack them after selecting the rows of one model. Records whose embedding is not one are left out with a
+        warning.
 
     Raises:
         DataError, StorageError: See `read_records`.

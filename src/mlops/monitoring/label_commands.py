@@ -49,7 +49,7 @@ def judge(
         str, typer.Option(help="Model to judge, such as 5f2c0a9b7d31; default: that of the newest record.")
     ] = "",
 ) -> None:
-    """Estimates the accuracy of the labelled traffic. docs/labels.md explains the method."""
+    """Estimates the accuracy of the labelled traffic. docs/explanation/labels.md explains the method."""
     found = labelled_accuracy(log, window, cluster_seconds, model_version)
     low, high = (f"{100 * value:.1f}" for value in (found.low, found.high))
     typer.echo(f"Accuracy {found.accuracy:.1%}, 95 % interval {low} to {high} %")

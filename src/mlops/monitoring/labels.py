@@ -28,7 +28,7 @@ Source = Literal["feedback", "review"]
 
 
 class Subject(NamedTuple):
-    """The record that a label is about: fields of docs/monitoring.md."""
+    """The record that a label is about: fields of docs/reference/prediction-log.md."""
 
     record_id: str
     request_id: str

@@ -1,7 +1,7 @@
 """Parquet files with the records of a day. Only jobs import this module: the service has no pyarrow.
 
-`records/date=2026-11-30/compacted-4f0c9a61b2d7.parquet` has one column per field of docs/monitoring.md. Each page has a
-checksum, so damage is found when it is read.
+`records/date=2026-11-30/compacted-4f0c9a61b2d7.parquet` has one column per field of
+docs/reference/prediction-log.md. Each page has a checksum, so damage is found when it is read.
 """
 
 from collections.abc import Iterable, Iterator

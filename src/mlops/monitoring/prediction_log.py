@@ -34,7 +34,6 @@ _CHUNK = 64  # images that are written together
 # Once glibc has freed a block of this size, it keeps smaller ones instead of returning them to the system. Otherwise,
 # new pages for the intermediate arrays would double the time of the descriptors.
 _LARGE_BLOCK = 4 * 1024 * 1024
-_RECORD_BYTES = 2_000  # memory of the Python objects of a record, roughly
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class PredictionLog:
         try:
             with self._lock:
                 batch = self._with_chosen_images(batch)
-                size = _size(batch)
+                size = batch.nbytes
                 if self._held + size <= QUEUE_BYTES:
                     self._held += size
                     self._queue.append(batch)
@@ -142,7 +141,7 @@ class PredictionLog:
         ]
         smaller = batch._replace(origins=origins)
         stored = sum(chosen for chosen, _ in drawn)
-        if stored and self._held + _size(smaller) > QUEUE_BYTES // 2:
+        if stored and self._held + smaller.nbytes > QUEUE_BYTES // 2:
             self._count("images", "dropped_queue_full", stored)
             without = [origin._replace(content=None, image_probability=0.0) for origin in origins]
             return batch._replace(origins=without)
@@ -178,7 +177,7 @@ class PredictionLog:
                 return
             yield chunk
             with self._lock:
-                self._held -= sum(map(_size, chunk))
+                self._held -= sum(batch.nbytes for batch in chunk)
 
     def _flush_and_close(self) -> None:
         if not self._writer.flush_and_close(time.perf_counter() + self._interval) or not self._is_spooled:
@@ -194,8 +193,3 @@ class PredictionLog:
                            records, images)  # fmt: skip
             self._count("records", "dropped_spool_full", records)
             self._count("images", "dropped_spool_full", images)
-
-
-def _size(batch: Batch) -> int:
-    contents = sum(len(origin.content) for origin in batch.origins if origin.content)
-    return batch.arrays.nbytes + batch.embedding.nbytes + contents + _RECORD_BYTES * len(batch.origins)

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from src.mlops.monitoring.descriptors import DESCRIPTORS, describe
 from src.mlops.monitoring.schema import SCHEMA_VERSION
 
 _LARGEST_HALF = 65_504.0  # of float16
+_RECORD_BYTES = 2_000  # memory of the Python objects of a record, roughly
 
 
 class Origin(NamedTuple):
@@ -53,7 +54,8 @@ class Batch(NamedTuple):
         embedding: float32 [N, D].
         energy: float32 [N].
         predictions: The N predictions.
-        origins: Where the N images came from.
+        origins: Where the N images came from; empty if predictions are not recorded.
+        shadow: The N predictions of the candidate that answered the same images; None if none did.
     """
 
     time: float
@@ -64,6 +66,13 @@ class Batch(NamedTuple):
     energy: NDArray[np.float32]
     predictions: Sequence[Prediction]
     origins: Sequence[Origin]
+    shadow: Sequence[Prediction] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the batch in bytes."""
+        contents = sum(len(origin.content) for origin in self.origins if origin.content)
+        return self.arrays.nbytes + self.embedding.nbytes + contents + _RECORD_BYTES * len(self.predictions)
 
 
 def json_lines(batches: Sequence[Batch], record_ids: Iterable[str], images: Iterable[str | None]) -> bytes:
@@ -93,12 +102,14 @@ def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) ->
     embedding = np.concatenate([batch.embedding for batch in batches])
     half = np.clip(embedding, -_LARGEST_HALF, _LARGEST_HALF).astype("<f2")
     images = (
-        (batch.answered, time, prediction, origin)
+        (batch.answered, time, prediction, origin, shadow)
         for batch in batches
         for time in [datetime.fromtimestamp(batch.time, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")]
-        for prediction, origin in zip(batch.predictions, batch.origins, strict=True)
+        for prediction, origin, shadow in zip(
+            batch.predictions, batch.origins, batch.shadow or repeat(None, len(batch.origins)), strict=True
+        )
     )
-    for (answered, time, prediction, origin), descriptors, energy, row in zip(
+    for (answered, time, prediction, origin, shadow), descriptors, energy, row in zip(
         images, described, energies, half, strict=True
     ):
         record_id, image = next(own)
@@ -123,6 +134,10 @@ def _records(batches: Sequence[Batch], own: Iterator[tuple[str, str | None]]) ->
             "latency_ms": round(1000 * (answered - origin.arrived), 3),
             "image": image,
             "image_probability": origin.image_probability,
+            "shadow_model_version": shadow.model_version if shadow else None,
+            "shadow_predicted_class": shadow.predicted_class if shadow else None,
+            "shadow_probability": round(shadow.probability, 6) if shadow else None,
+            "shadow_is_unknown": shadow.is_unknown if shadow else None,
             "embedding": base64.b64encode(row).decode(),
         }
 

@@ -46,7 +46,7 @@ class Report:
     accuracy: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain values; docs/drift.md describes them."""
+        """Returns plain values; docs/reference/drift-report.md describes them."""
         origin, window = self.baseline.origin, self.looks.window
         before, after = self.mixes()
         ranks = window.ranks.mean(axis=0)

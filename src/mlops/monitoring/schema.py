@@ -29,7 +29,7 @@ SCHEMA_VERSION = 1  # raised when a field changes its meaning or disappears; new
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 LARGEST = 1e9  # absolute value of a number; no field comes near it, and its square fits into a float32
 
-# docs/monitoring.md documents them. They are flat, because all readers load flat rows.
+# docs/reference/prediction-log.md documents them. They are flat, because all readers load flat rows.
 KINDS: dict[str, Kind] = {
     "schema_version": "integer",
     "record_id": "text",
@@ -51,6 +51,10 @@ KINDS: dict[str, Kind] = {
     "latency_ms": "number",
     "image": "text",
     "image_probability": "number",
+    "shadow_model_version": "text",
+    "shadow_predicted_class": "integer",
+    "shadow_probability": "number",
+    "shadow_is_unknown": "flag",
     "embedding": "text",
 }
 FIELDS = tuple(KINDS)

@@ -68,8 +68,8 @@ class Writer:
             return
         try:
             segment = self._segment or self._open()
-            if not segment.pending:
-                self._flush_at = batches[0].answered + self._flush_seconds
+            due = min(batch.answered for batch in batches) + self._flush_seconds
+            self._flush_at = min(due, self._flush_at) if segment.pending else due
             segment.append(lines, records)
         except Exception as error:  # usually OSError
             self._fail(error, records)

@@ -18,10 +18,12 @@ from rich.table import Table
 from src.mlops import ROOT
 from src.mlops.config import Config
 from src.mlops.errors import GateError, MissingFileError, RegistryError
+from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import sha256
 from src.mlops.io.storage import BUCKET, Storage, open_storage
-from src.mlops.modelfile.store import STAGES, Version, model_name, number_of, read_version, versions
+from src.mlops.modelfile.store import SERVED, STAGES, Version, model_name, number_of, read_version, versions
 from src.mlops.registry.gate import Check, run_gate, show
+from src.mlops.registry.shadow import shadow_checks
 from src.mlops.registry.stages import delete_old_records, read_current, write_stage
 from src.mlops.registry.tags import Tag, alone, is_rollback, stage_tags, tag_stage, version_of, version_tags
 from src.mlops.registry.wandb import publish_model
@@ -57,7 +59,7 @@ def promote(
         GateError: A check of the gate fails, and `force` is not set.
         RegistryError: The version does not exist, its files are missing or changed, it is already in the stage or was
             not in staging, or another promotion runs at the same time. The stage is unchanged then.
-        StorageError: The store cannot be used.
+        StorageError: The store cannot be used, or the prediction log of the shadow cannot be read.
     """
     storage = open_storage(config.registry.store)
     with alone(repository) as undo, tempfile.TemporaryDirectory() as work:
@@ -76,6 +78,8 @@ def promote(
         if production.version and production.version != name:
             rival = _fetch(storage, _registered(storage, repository, production.version), Path(work, "production"))
         checks = run_gate(config, candidate, rival, version.manifest["robustness"])
+        if stage == "production":
+            checks += shadow_checks(config.gate, Classifier.load(candidate / SERVED))
         Console(stderr=True).print(show(checks))
         failed = [check.name for check in checks if not check.passed]
         if failed and not force:

@@ -30,6 +30,7 @@ from src.mlops.serving.pages import PAGE, page_routes
 from src.mlops.serving.rate_limit import RateLimit
 from src.mlops.serving.schemas import REFUSED_EXAMPLE, Answer, BatchAnswer, Health, ModelAnswer, Refused, example
 from src.mlops.serving.settings import Settings
+from src.mlops.serving.shadow import Shadow
 from src.mlops.serving.shared import request_reload
 from src.mlops.serving.shutdown import Shutdown
 from src.mlops.serving.uploads import Upload, Uploads, documented_request
@@ -56,7 +57,8 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
     settings, project = settings or Settings(), project or load_project()
     models = ModelHolder(settings)
     log = PredictionLog(settings.log_options, prometheus.count_log) if settings.log_options else None
-    batcher = Batcher(settings, models, log)
+    shadow = Shadow(settings, models.candidate, log) if models.candidate else None
+    batcher = Batcher(settings, models, log, shadow)
     shutdown = Shutdown()
 
     @asynccontextmanager
@@ -69,8 +71,12 @@ def create_app(settings: Settings | None = None, project: Project | None = None)
                 if log:
                     prometheus.show_log()
                     log.start()
+                if shadow:
+                    shadow.start(lambda: batcher.idle_since)
                 yield
         batcher.close()
+        if shadow:
+            shadow.close()
         if log:
             log.close(LOG_SECONDS)
 
@@ -131,7 +137,7 @@ def _require_protection(routes: list[BaseRoute]) -> None:
         if not any(isinstance(check.dependency, RequireKey) for check in checks):
             raise ConfigError(
                 f"The route {route.path or route.original_route} would need no API key. Add it with app.get or another "
-                "method of FastAPI, or mount it next to this application (see New endpoints in docs/serving.md)."
+                "method of FastAPI, or mount it next to this application (see New endpoints in docs/how-to/serve.md)."
             )
 
 
@@ -199,7 +205,7 @@ def _add_model_routes(
     @app.get("/model", operation_id="model", dependencies=protection, responses=errors.documented(401, 429, 500))
     async def model() -> ModelAnswer:
         """Returns the version, intended use, classes, calibration and provenance of the model, and what is recorded."""
-        return ModelAnswer.of(models.require(), settings)
+        return ModelAnswer.of(models.require(), settings, models.candidate)
 
 
 def _public_routes(models: ModelHolder) -> APIRouter:
@@ -234,8 +240,11 @@ def _admin_routes(settings: Settings, models: ModelHolder) -> APIRouter:
     async def reload() -> Health:
         """Loads the model file again. If the new model cannot be used, the previous one stays in service.
 
-        With several workers, the other workers load it within seconds.
+        With several workers, the other workers load it within seconds. A shadow loads its model again, too, after the
+        response.
         """
+        if models.candidate:
+            models.candidate.reload()
         try:
             classifier = await models.reload()
         except MlopsError as error:

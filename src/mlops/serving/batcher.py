@@ -30,6 +30,7 @@ from src.mlops.serving.errors import RETRY_AFTER
 from src.mlops.serving.logs import REQUEST_ID
 from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.settings import Settings
+from src.mlops.serving.shadow import Shadow
 
 _SMALL_BYTES, _SMALL_PIXELS = 64 * 1024, 256 * 256  # such an image is decoded in less than about a millisecond
 _SLOW_PER_THREAD = 8  # large images and saliency maps that can wait for one thread
@@ -57,20 +58,30 @@ class Batcher:
         settings: The settings of the service.
         models: The holder of the current model.
         log: The prediction log; None if predictions are not recorded.
+        shadow: Compares a candidate, and passes its micro-batches on to the log; None if there is none.
     """
 
-    def __init__(self, settings: Settings, models: ModelHolder, log: PredictionLog | None = None) -> None:
+    def __init__(
+        self, settings: Settings, models: ModelHolder, log: PredictionLog | None = None, shadow: Shadow | None = None
+    ) -> None:
         self._settings = settings
         self._models = models
         self._log = log
+        self._take = shadow.offer if shadow else log.append if log else None
         # Decoding a large image needs a few hundred MB, and the allocator of each thread keeps that memory. Therefore
         # there are only as many threads as cores.
         self._threads = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads)
         self._waiting: deque[_Waiting] = deque()
         self._admitted = 0
+        self._idle_since = time.perf_counter()
         self._in_pool = 0
         self._running = 0
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last image was answered, as `time.perf_counter()`; None while there are images. Thread-safe."""
+        return None if self._admitted else self._idle_since
 
     def close(self) -> None:
         """Waits until all threads have finished."""
@@ -131,6 +142,7 @@ class Batcher:
             yield
         finally:
             self._admitted -= 1
+            self._idle_since = time.perf_counter()
             prometheus.QUEUE_DEPTH.dec()
 
     def _origin(self, content: bytes, decoded: _Decoded, arrived: float, number: int) -> Origin:
@@ -172,7 +184,7 @@ class Batcher:
         if self._waiting:  # let the event loop do its other work first
             loop.call_soon(self._run_waiting)
         if self._models.is_quick:
-            self._answer(batch, _classify(batch, self._log))
+            self._answer(batch, _classify(batch, self._take))
             return
         self._running += 1
 
@@ -181,7 +193,7 @@ class Batcher:
             self._answer(batch, run.result())
             self._run_waiting()
 
-        loop.run_in_executor(self._pool, _classify, batch, self._log).add_done_callback(done)
+        loop.run_in_executor(self._pool, _classify, batch, self._take).add_done_callback(done)
 
     @staticmethod
     def _answer(batch: list[_Waiting], found: list[Prediction] | Exception) -> None:
@@ -198,7 +210,7 @@ def _overloaded(reason: str) -> HTTPException:
     return HTTPException(503, f"{reason} Try again in a moment.", {"Retry-After": RETRY_AFTER})
 
 
-def _classify(batch: list[_Waiting], log: PredictionLog | None) -> list[Prediction] | Exception:
+def _classify(batch: list[_Waiting], take: Callable[[Batch], None] | None) -> list[Prediction] | Exception:
     started = time.perf_counter()
     for waiting in batch:
         prometheus.QUEUE.observe(started - waiting.since)
@@ -212,9 +224,9 @@ def _classify(batch: list[_Waiting], log: PredictionLog | None) -> list[Predicti
         return error
     finally:
         prometheus.INFERENCE.observe(time.perf_counter() - started)
-    if log:
+    if take:
         origins = [waiting.origin for waiting in batch if waiting.origin]
-        log.append(
+        take(
             Batch(
                 time.time(),
                 time.perf_counter(),

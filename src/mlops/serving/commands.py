@@ -30,8 +30,8 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Number of processes, best the number of CPU cores.")] = None,
     root_path: RootPath = None,
 ) -> None:
-    """Starts the service. Options override variables such as MLOPS_PORT; docs/serving.md lists all settings."""
-    settings = _read(Settings, "serving.md", model=model, host=host, port=port, workers=workers, root_path=root_path)
+    """Starts the service. Options override variables; docs/reference/service-settings.md lists all."""
+    settings = _read(Settings, model=model, host=host, port=port, workers=workers, root_path=root_path)
     load_project()  # reports an error here, and not once in each worker
     start_logging(settings)
     run(settings, "src.mlops.api:app", settings.workers)
@@ -45,13 +45,13 @@ def serve_drift(
     port: Port = None,
     root_path: RootPath = None,
 ) -> None:
-    """Starts the drift service. Options override variables such as MLOPS_DRIFT_PORT; docs/drift.md lists all."""
-    settings = _read(DriftSettings, "drift.md", log_url=log, model=model, host=host, port=port, root_path=root_path)
+    """Starts the drift service. Options override variables; docs/reference/service-settings.md lists all."""
+    settings = _read(DriftSettings, log_url=log, model=model, host=host, port=port, root_path=root_path)
     start_logging(settings)
     run(settings, "src.mlops.drift_api:app")
 
 
-def _read(kind: type[S], page: str, **given: str | int | None) -> S:
+def _read(kind: type[S], **given: str | int | None) -> S:
     """Reads the settings of a service. Options that are None are not given."""
     try:
         return kind(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
@@ -59,6 +59,6 @@ def _read(kind: type[S], page: str, **given: str | int | None) -> S:
         first, *_ = *error.errors()[0]["loc"], "port"
         variable = f"{kind.model_config['env_prefix']}{first}".upper()
         raise ServiceError(
-            f"{'; '.join(describe(error))}. Settings are environment variables, such as {variable}; docs/{page} lists "
-            "all of them."
+            f"{'; '.join(describe(error))}. Settings are environment variables, such as {variable}; "
+            "docs/reference/service-settings.md lists all of them."
         ) from error

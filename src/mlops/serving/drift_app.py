@@ -137,7 +137,7 @@ def _protected_routes(settings: DriftSettings, reports: _Reports) -> APIRouter:
     # Not a coroutine, so FastAPI runs it in a thread, and the other routes answer meanwhile.
     @router.post("/drift", responses=errors.documented(401, 409, 413, 422, 503, meanings=_MEANING))
     def compute(asked: Asked = Asked()) -> JSONResponse:  # noqa: B008 - never changed
-        """Compares a window of the prediction log with a baseline. docs/drift.md explains the report."""
+        """Compares a window of the prediction log with a baseline. docs/reference/drift-report.md has the fields."""
         return _Computed(reports.compute(asked))
 
     @router.get("/drift", response_class=HTMLResponse, responses=errors.documented(401, 404, meanings=_MEANING))
@@ -158,7 +158,7 @@ def _alert_routes(settings: DriftSettings) -> APIRouter:
 
     @router.post("/alerts", responses=errors.documented(401, 413, 422, 424, 503, meanings=_MEANING))
     def notify(notification: Notification) -> Started:
-        """Starts a retraining if an alert fires and none was started recently. docs/retraining.md explains it."""
+        """Starts a retraining if an alert fires and none was started recently. docs/how-to/retrain.md explains it."""
         alerts = notification.firing()
         try:
             outcome = retraining.start(alerts)

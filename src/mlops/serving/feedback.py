@@ -127,7 +127,9 @@ def _review_routes(settings: Settings, models: ModelHolder, desk: ReviewDesk | N
 
     @router.get("/queue", operation_id="review_queue", responses=responses)
     def queue(reviewer: Annotated[str, Query(max_length=64)] = "") -> ReviewQueue:
-        """Returns the images to label next, mostly unknown and uncertain ones. docs/labels.md explains the order.
+        """Returns the images to label next, mostly unknown and uncertain ones.
+
+        docs/explanation/labels.md explains the order.
 
         `reviewer` is any text that differs between reviewers, so that they get different images.
         """

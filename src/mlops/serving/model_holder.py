@@ -3,34 +3,27 @@
 import asyncio
 import gc
 import logging
-import math
-import sys
-import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
-import numpy as np
 from starlette.exceptions import HTTPException
 
 from src.mlops import ROOT
 from src.mlops.errors import CheckpointError, MlopsError, RegistryError
 from src.mlops.inference.classifier import Classifier
-from src.mlops.modelfile.locate import BUNDLED, LATEST, latest_model, locate_model
+from src.mlops.modelfile.locate import BUNDLED, locate_model
 from src.mlops.modelfile.store import STAGES
 from src.mlops.serving import prometheus
 from src.mlops.serving.errors import NOT_LOADED
+from src.mlops.serving.model_file import Stamp, in_background, load_tested, stamps, watch
 from src.mlops.serving.settings import NO_MODEL, Settings
-from src.mlops.serving.shared import reload_file, remember_classes, remembered_classes
+from src.mlops.serving.shadow_model import ShadowModel
+from src.mlops.serving.shared import remember_classes, remembered_classes
 
 logger = logging.getLogger(__name__)
-WATCH_SECONDS = 2.0  # interval between checks of the model file
-TRIAL_SECONDS = 30.0  # limit for loading a new model and running it on a test image
-RETRY_SECONDS = (5.0, 60.0)  # shortest and longest interval between attempts to load a first model
 _QUICK_SECONDS = 0.005  # faster networks run in the event loop
-_Stamp = tuple[str, int, int] | None  # path, modification time and size of a file
-_tested: dict[_Stamp, str] = {}  # versions of the models that passed their trial; a trial takes about a second
 
 
 class ModelHolder:
@@ -41,11 +34,13 @@ class ModelHolder:
 
     Attributes:
         classifier: The model; None if no model is loaded.
+        candidate: The model of the shadow; None if there is no shadow.
         is_quick: Whether the model runs in less time than handing the work to a thread would need.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.classifier: Classifier | None = None
+        self.candidate = ShadowModel(settings.shadow_model) if settings.shadow_model else None
         self.is_quick = True
         self._settings = settings
         self._path: Path | None = None
@@ -58,7 +53,7 @@ class ModelHolder:
 
         The service also starts if the model cannot be loaded.
         """
-        seen = self._state()
+        seen = stamps(self._settings.model, None)
         if self._settings.model == NO_MODEL:
             logger.warning("Serving without a model (model=%s)", NO_MODEL)
         else:
@@ -70,13 +65,10 @@ class ModelHolder:
                 logger.exception("Serving without a model")
         gc.collect()
         gc.freeze()  # modules and model never become garbage; scanning them took a fifth of the time
-        watcher = asyncio.create_task(self._watch(seen))
         try:
-            yield
+            async with in_background(self._watch(seen)), self.candidate.watching() if self.candidate else nullcontext():
+                yield
         finally:
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
             self._loader.shutdown()
             gc.unfreeze()
 
@@ -117,55 +109,25 @@ class ModelHolder:
         self._path, self.classifier, self.is_quick = path, classifier, seconds < _QUICK_SECONDS
         logger.info("Serving %s, version %s", path, classifier.version)
 
-    async def _watch(self, seen: list[_Stamp]) -> None:
-        """Reloads the model if its file changed, or if another worker received a request to reload it.
-
-        Without a model, it also retries without a change: a registry may be reachable again, or the machine less busy.
-        """
-        if self._settings.model == NO_MODEL:
-            return
-        now = asyncio.get_running_loop().time
-        interval, longest = RETRY_SECONDS
-        next_attempt = now() + interval
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            try:
-                found = self._state()
-                is_due = self.classifier is None and now() >= next_attempt
-                if found != seen or is_due:
-                    if is_due:
-                        interval = min(2 * interval, longest)
-                        next_attempt = now() + interval
-                    with suppress(MlopsError):  # already logged; the next change of the file starts the next attempt
-                        await self.reload()
-                    seen = found
-            except Exception:  # for example a temporary disk error; retried at the next poll
-                logger.exception("Checking for a new model failed")
-
-    def _state(self) -> list[_Stamp]:
-        # Without a loaded model, watch the configured path: the file can appear later.
-        named = self._path or ROOT / Path(self._settings.model).expanduser()
-        path = latest_model() if self._settings.model == LATEST else named
-        return [_stamp(path), _stamp(reload_file())]
+    async def _watch(self, seen: list[Stamp]) -> None:
+        if self._settings.model != NO_MODEL:
+            await watch(
+                seen,
+                lambda: stamps(self._settings.model, self._path),
+                self.reload,
+                is_missing=lambda: self.classifier is None,
+            )
 
     async def _load(self) -> tuple[Path, Classifier, float]:
         """Finds, tests and loads the model. Returns its path, the model, and its seconds per image."""
-        in_thread = asyncio.get_running_loop().run_in_executor
-        path = await in_thread(self._loader, locate_model, self._settings.model)
+        find = asyncio.get_running_loop().run_in_executor
+        path = await find(self._loader, locate_model, self._settings.model)
         if self._settings.model in STAGES and path == ROOT / BUNDLED and self._path not in (None, path):
             raise RegistryError(
                 f"A version in {self._settings.model} is served, but the store of the models has none any more. "
                 "Restore the stage with `inv registry.sync`."
             )
-        stamp = _stamp(path)
-        if stamp and stamp not in _tested:  # a missing file needs no trial to be refused
-            _tested[stamp] = await _run_trial(path)
-        classifier, seconds = await in_thread(self._loader, _load, path)
-        if classifier.version != _tested.get(stamp):
-            _tested.pop(stamp, None)  # the other content can have the same time and size
-            raise CheckpointError(
-                f"{path} changed while it was loaded. It is loaded again when the change is complete."
-            )
+        classifier, seconds = await load_tested(path, self._loader)
         self._require_same_classes(path, classifier)
         return path, classifier, seconds
 
@@ -179,46 +141,3 @@ class ModelHolder:
                 f"{path} has other classes than the model in service: {difference}. Clients would misread its answers. "
                 "To replace the model anyway, restart the service, or set MLOPS_ALLOW_OTHER_CLASSES=true."
             )
-
-
-def _stamp(path: Path | None) -> _Stamp:
-    try:
-        found = path.stat() if path else None
-    except OSError:
-        return None
-    return (str(path), found.st_mtime_ns, found.st_size) if found else None
-
-
-def _load(path: Path) -> tuple[Classifier, float]:
-    """Loads a model. Returns it and the seconds that it needs for one image."""
-    classifier = Classifier.load(path)
-    blank = np.zeros((1, classifier.image_size, classifier.image_size, 3), np.uint8)
-    classifier.classify_arrays(blank)  # the first run is slower
-    started = time.perf_counter()
-    classifier.classify_arrays(blank)
-    return classifier, time.perf_counter() - started
-
-
-async def _run_trial(path: Path) -> str:
-    """Returns the version of a model that passed its trial in a separate process."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "src.mlops.serving.trial", str(path), str(math.ceil(TRIAL_SECONDS) + 1)),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(TRIAL_SECONDS):
-            version, message = await process.communicate()
-    except TimeoutError as error:
-        raise CheckpointError(
-            f"The model {path} did not classify a test image within {TRIAL_SECONDS:.0f} s."
-        ) from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        reason = message.decode(errors="replace").strip()[-2000:] or f"its process ended with {process.returncode}"
-        raise CheckpointError(reason)
-    return version.decode()

@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -17,6 +17,7 @@ from src.mlops.serving.shared import FOLDER_VARIABLE, dead_workers
 logger = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+SHADOW_OUTCOMES = ("agreed", "disagreed", "dropped", "failed")
 _SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
 
 _REQUESTS = Counter("mlops_requests", "Requests by route and status", ["route", "status"])
@@ -46,6 +47,14 @@ _LOG = {
 _RETRAININGS = Counter("mlops_retrainings", "Notifications of alerts by what came of them", ["outcome"])
 _LABELS = Counter("mlops_labels", "Stored labels of recorded images by source and verdict", ["source", "verdict"])
 _VERDICTS: dict[Source, tuple[Verdict, ...]] = {"feedback": ("class", "none"), "review": get_args(Verdict)}
+# The series of the shadow start with its first model: without a shadow, there are none.
+_SHADOW = Gauge("mlops_shadow_info", "1 for the version of the shadow", ["version"], multiprocess_mode="livemax")
+_SHADOW_RELOADS = Counter("mlops_shadow_reloads", "Attempts to load the model of the shadow", ["outcome"])
+_SHADOW_IMAGES = Counter("mlops_shadow_images", "Images offered to the shadow by outcome", ["version", "outcome"])
+_SHADOW_UNKNOWN = Counter("mlops_shadow_unknown", "Images that the shadow classified as unknown", ["version"])
+_SHADOW_SECONDS = Histogram(
+    "mlops_shadow_seconds", "Seconds of the shadow's network per image", ["version"], buckets=_SECONDS
+)
 _PREDICTIONS = Counter("mlops_predictions", "Predictions by class", ["class_id", "class_name"])
 
 
@@ -97,6 +106,46 @@ def count(prediction: Prediction) -> None:
     _CONFIDENCE.observe(prediction.probability)
     if prediction.is_unknown:
         UNKNOWN.inc()
+
+
+def show_shadow(new: Classifier | None, previous: Classifier | None) -> None:
+    """Shows an attempt to load the model of the shadow, and starts the counters of a new one at 0.
+
+    Args:
+        new: The new model; None if it was refused.
+        previous: The model until now; None if there was none.
+    """
+    _SHADOW_RELOADS.labels("loaded" if new else "refused").inc()
+    if new is None:
+        return
+    if previous:
+        _SHADOW.labels(previous.version).set(0)
+    _SHADOW.labels(new.version).set(1)
+    for outcome in SHADOW_OUTCOMES:
+        _SHADOW_IMAGES.labels(new.version, outcome)
+    _SHADOW_UNKNOWN.labels(new.version)
+    _SHADOW_SECONDS.labels(new.version)
+
+
+def count_shadow(version: str, outcome: str, number: int) -> None:
+    """Counts images that were offered to the shadow, by one of `SHADOW_OUTCOMES`."""
+    _SHADOW_IMAGES.labels(version, outcome).inc(number)
+
+
+def observe_shadow(served: Sequence[Prediction], shadow: Sequence[Prediction], seconds: float) -> None:
+    """Counts the answers of the shadow.
+
+    Args:
+        served: The answers of the model in service, at least one.
+        shadow: The answers of the shadow to the same images.
+        seconds: Seconds of its network per image.
+    """
+    version = shadow[0].model_version
+    agreed = sum(one.predicted_class == other.predicted_class for one, other in zip(served, shadow, strict=True))
+    count_shadow(version, "agreed", agreed)
+    count_shadow(version, "disagreed", len(shadow) - agreed)
+    _SHADOW_UNKNOWN.labels(version).inc(sum(prediction.is_unknown for prediction in shadow))
+    _SHADOW_SECONDS.labels(version).observe(seconds)
 
 
 def show_log() -> None:

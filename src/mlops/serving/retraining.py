@@ -1,4 +1,4 @@
-"""Starts the workflow `retrain` on GitHub when Alertmanager reports an alert. docs/retraining.md explains the loop.
+"""Starts the workflow `retrain` on GitHub when Alertmanager reports an alert. docs/how-to/retrain.md explains the loop.
 
 Whether a retraining was started recently is asked at GitHub: this service may be restarted, run several times, or read
 the log from a read-only volume.

@@ -9,6 +9,7 @@ from src.mlops.data.statements import statements_of
 from src.mlops.inference.classifier import Classifier, Prediction
 from src.mlops.monitoring.schema import FIELDS
 from src.mlops.serving.settings import Settings
+from src.mlops.serving.shadow_model import ShadowModel, State
 
 
 def example(classes: ClassList | None = None) -> dict[str, Any]:
@@ -106,6 +107,26 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class ShadowAnswer:
+    """The candidate that answers the same images for comparison (docs/how-to/shadow.md).
+
+    Attributes:
+        state: `answering`, `not_loaded`, or why it does not answer: it is the `same_model` as the one in service, or
+            it has `other_classes` or an `other_image_size`. The log has the details.
+        model_version: Its version; null if it is not loaded.
+    """
+
+    state: State
+    model_version: str | None
+
+    @classmethod
+    def of(cls, shadow: ShadowModel, served: Classifier) -> "ShadowAnswer":
+        """Reads the state of the worker that answers."""
+        state, candidate = shadow.state(served.version, served.info.classes, served.image_size)
+        return cls(state, candidate.version if candidate else None)
+
+
+@dataclass(frozen=True)
 class ModelAnswer:
     """Facts about the loaded model.
 
@@ -119,6 +140,7 @@ class ModelAnswer:
         calibration: Temperature, thresholds, and the requested and the attained coverage of prediction sets.
         provenance: Commit, time, versions, fingerprint of the data, seed.
         recorded: What the service stores about each image.
+        shadow: The candidate that is compared with the model; null if there is none.
     """
 
     model_version: str
@@ -130,9 +152,10 @@ class ModelAnswer:
     calibration: dict[str, float]
     provenance: dict[str, Any]
     recorded: Recorded
+    shadow: ShadowAnswer | None
 
     @classmethod
-    def of(cls, classifier: Classifier, settings: Settings) -> "ModelAnswer":
+    def of(cls, classifier: Classifier, settings: Settings, shadow: ShadowModel | None) -> "ModelAnswer":
         """Reads the facts of a model. Leaves out most of its configuration, which contains paths of the trainer."""
         info = classifier.info
         return cls(
@@ -145,6 +168,7 @@ class ModelAnswer:
             calibration=info.calibration.to_dict(),
             provenance={key: value for key, value in info.provenance.items() if key != "image_sketch"},  # 16 kB
             recorded=Recorded.by(settings),
+            shadow=ShadowAnswer.of(shadow, classifier) if shadow else None,
         )
 
 
@@ -179,7 +203,7 @@ class FeedbackAnswer:
 
 @dataclass(frozen=True)
 class ReviewImage:
-    """A recorded image to label; docs/monitoring.md explains the fields of its record.
+    """A recorded image to label; docs/reference/prediction-log.md explains the fields of its record.
 
     Attributes:
         label_id: The last decision about it, which the review must name as `expected`; null if there is none.

@@ -1,4 +1,4 @@
-"""All settings of the service. docs/serving.md lists them in a table."""
+"""All settings of the service. docs/reference/service-settings.md lists them in a table."""
 
 import re
 from ipaddress import ip_network
@@ -135,6 +135,13 @@ class Settings(ServerSettings):
     allow_other_classes: Annotated[
         bool, Field(description="whether a model with other classes can replace the loaded one without a restart")
     ] = False
+    shadow_model: Annotated[
+        str,
+        Field(
+            description="candidate that answers the same images for comparison, when the service is idle: model file "
+            "or registered version; staging: promoted version; empty: none"
+        ),
+    ] = ""
     workers: Annotated[
         int,
         Field(

@@ -153,7 +153,7 @@ def _train(
     validation = Batches(data.load("val"), config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
-        logger.info("No image is mirrored, because no class has a mirrored class, see docs/data.md")
+        logger.info("No image is mirrored, because no class has a mirrored class, see docs/reference/data.md")
     state = open_state(config, device, batches, pack.classes, data.fingerprint, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images of %d classes in batches of %d, validating on %s images, device %s, "

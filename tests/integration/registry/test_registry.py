@@ -34,6 +34,7 @@ from src.mlops.registry.register import register
 from src.mlops.registry.registry import promote, rollback, sync, table
 from src.mlops.training.train import train
 from tests.helpers.once import made_once
+from tests.helpers.recording import store_shadowed
 from tests.helpers.storage_emulator import BUCKET, Cloud
 from tests.helpers.tiny import quick_config, tiny_overrides
 from tests.helpers.versions import LENIENT, commit, git, identify, make_models, make_repository
@@ -336,6 +337,19 @@ class TestPromote:
         with pytest.raises(GateError, match=r"v2.*production.*not worse than production"):
             promote(make("bad"), "production", repository=repository)
         assert state(repository, tmp_path / "store") == before
+
+    def test_production_needs_images_answered_as_a_shadow(
+        self, make: Make, repository: Path, models: Path, tmp_path: Path
+    ) -> None:
+        """Staging does not, because the model that is in staging can be the shadow."""
+        config = make("good", f"gate.shadow_log={tmp_path / 'log'}", "gate.shadow_images=5")
+        register(config, repository)
+        promote(config, "staging", repository=repository)
+        with pytest.raises(GateError, match=r"v1.*production: images answered as a shadow"):
+            promote(config, "production", repository=repository)
+        store_shadowed(str(tmp_path / "log"), Classifier.load(models / "good" / SERVED).version, 5)
+        _, checks = promote(config, "production", repository=repository)
+        assert next(check.found for check in checks if "shadow" in check.name).startswith("5,")
 
     def test_force_is_recorded(self, make: Make, repository: Path, tmp_path: Path) -> None:
         register(make("bad"), repository)

@@ -20,7 +20,6 @@ from src.mlops.errors import CheckpointError, RegistryError
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.locate import BUNDLED
 from src.mlops.serving.app import create_app
-from src.mlops.serving.model_holder import ModelHolder
 from src.mlops.serving.settings import Settings
 from tests.helpers.graphs import with_an_endless_loop
 from tests.helpers.images import encode, make_image
@@ -30,18 +29,18 @@ from tests.helpers.service import ADMIN, PNG, asking, assert_problem, other_mode
 def test_the_model_watch_survives_unexpected_errors(
     swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_file.WATCH_SECONDS", 0.01)
     failed = threading.Event()
 
     def fails_once(*_: object) -> list[object]:
         monkeypatch.undo()
-        monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+        monkeypatch.setattr("src.mlops.serving.model_file.WATCH_SECONDS", 0.01)
         failed.set()
         raise OSError("temporary disk error")
 
     with TestClient(create_app(Settings(model=str(swappable)))) as client:
         first = client.get("/health/ready").json()["model_version"]
-        monkeypatch.setattr(ModelHolder, "_state", fails_once)
+        monkeypatch.setattr("src.mlops.serving.model_holder.stamps", fails_once)
         assert failed.wait(10)
         swappable.write_bytes(other_model(exported))
         while post(client, PNG).json()["model_version"] == first:
@@ -87,7 +86,7 @@ def test_waiting_images_form_batches(checkpoint: Path) -> None:
 
 
 def test_a_changed_model_file_is_loaded(swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_file.WATCH_SECONDS", 0.01)
     with TestClient(create_app(Settings(model=str(swappable)))) as client:
         first = client.get("/health/ready").json()["model_version"]
         refused = sample("mlops_reloads_total", outcome="refused")
@@ -147,7 +146,7 @@ def test_a_model_that_never_finishes_is_rejected(
     swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TestClient(create_app(Settings(model=str(swappable), admin_token=SecretStr("secret")))) as client:
-        monkeypatch.setattr("src.mlops.serving.model_holder.TRIAL_SECONDS", 5.0)
+        monkeypatch.setattr("src.mlops.serving.model_file.TRIAL_SECONDS", 5.0)
         with_an_endless_loop(exported, swappable)
         assert client.post("/admin/reload", headers=ADMIN).status_code == 409
         monkeypatch.undo()
@@ -158,7 +157,7 @@ def test_a_model_that_never_finishes_is_rejected(
 
 
 def test_the_service_stops_during_a_trial(swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_file.WATCH_SECONDS", 0.01)
     with TestClient(create_app(Settings(model=str(swappable)))):
         with_an_endless_loop(exported, swappable)
         while not trials():
@@ -167,8 +166,8 @@ def test_the_service_stops_during_a_trial(swappable: Path, exported: Path, monke
 
 
 def test_a_registered_model_is_retried(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
-    monkeypatch.setattr("src.mlops.serving.model_holder.RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr("src.mlops.serving.model_file.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_file.RETRY_SECONDS", (0.01, 0.02))
     is_reachable = threading.Event()
 
     def locate(_: str) -> Path:
@@ -209,7 +208,7 @@ def failing_trials(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[
             raise left.pop(0)
         return await start(*command, **options)
 
-    monkeypatch.setattr("src.mlops.serving.model_holder._tested", {})
+    monkeypatch.setattr("src.mlops.serving.model_file._tested", {})
     monkeypatch.setattr("asyncio.create_subprocess_exec", fail)
     return left
 
@@ -217,8 +216,8 @@ def failing_trials(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[
 def test_a_first_model_that_failed_is_retried_without_a_change(
     exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
-    monkeypatch.setattr("src.mlops.serving.model_holder.RETRY_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr("src.mlops.serving.model_file.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_file.RETRY_SECONDS", (0.01, 0.02))
     failing_trials(monkeypatch, OSError("too many processes"), CheckpointError("The machine is too busy."))
     with TestClient(create_app(Settings(model=str(exported)))) as client:
         while client.get("/health/ready").status_code == 503:
@@ -231,7 +230,7 @@ def test_a_first_model_that_failed_is_retried_without_a_change(
 def test_a_change_is_not_missed_after_an_unexpected_error(
     swappable: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.mlops.serving.model_holder.WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("src.mlops.serving.model_file.WATCH_SECONDS", 0.01)
     with TestClient(create_app(Settings(model=str(swappable)))) as client:
         first = client.get("/health/ready").json()["model_version"]
         errors = failing_trials(monkeypatch, OSError("too many processes"))

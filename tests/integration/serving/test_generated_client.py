@@ -1,4 +1,4 @@
-"""Tests that a client generated from the OpenAPI document, as docs/serving.md shows, can talk to the service."""
+"""Tests that a client generated from the OpenAPI document, as docs/how-to/serve.md shows, can talk to the service."""
 
 import asyncio
 import importlib
@@ -30,7 +30,7 @@ def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_documented_client_classifies(generated: Path, exported: Path) -> None:
-    document = (ROOT / "docs/serving.md").read_text()
+    document = (ROOT / "docs/how-to/serve.md").read_text()
     for name in ("classify", "ClassifyFilesBody", "File"):
         assert f"import {name}" in document
     package = importlib.import_module(PACKAGE)

@@ -341,7 +341,7 @@ class TestJob:
 
 
 def test_the_documented_training_reads_the_data_that_workflows_measure() -> None:
-    text = (ROOT / "docs/cloud.md").read_text()
+    text = (ROOT / "docs/how-to/deploy.md").read_text()
     trainings = re.findall(r"^uv run inv gcp\.train .*", text, re.MULTILINE)
     assert len(trainings) == 3
     assert all(

@@ -107,6 +107,10 @@ def test_every_field(tmp_path: Path) -> None:
         "latency_ms": pytest.approx(4),
         "image": None,
         "image_probability": None,
+        "shadow_model_version": None,
+        "shadow_predicted_class": None,
+        "shadow_probability": None,
+        "shadow_is_unknown": None,
         "embedding": second["embedding"],
     }
     embedding = np.frombuffer(base64.b64decode(second["embedding"]), "<f2")
@@ -117,7 +121,7 @@ def test_every_field(tmp_path: Path) -> None:
 
 
 def test_the_documentation_lists_every_field(tmp_path: Path) -> None:
-    document = (ROOT / "docs/monitoring.md").read_text()
+    document = (ROOT / "docs/reference/prediction-log.md").read_text()
     kinds = {"time": "text", "flag": "true or false", "integers": "list of integers"}
     [line] = gzip.decompress(write_segment(tmp_path, ["a"]).read_bytes()).splitlines()
     assert tuple(json.loads(line)) == FIELDS

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from PIL import Image
 from pydantic import SecretStr, ValidationError
 from starlette.requests import HTTPConnection
 
-from src.mlops import ROOT
 from src.mlops.data.classes import ClassInfo, ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import CheckpointError, describe
@@ -644,19 +642,6 @@ def test_openapi_examples_have_the_classes_of_the_model(exported: Path, tmp_path
         assert "GTSRB" not in client.get("/model").json()["intended_use"]
 
 
-def test_the_documentation_lists_every_setting() -> None:
-    document = (ROOT / "docs/serving.md").read_text()
-    for line in settings_table():
-        assert line in document, f"missing in docs/serving.md: {line}"
-
-
-def settings_table() -> list[str]:
-    return [
-        f"| `MLOPS_{name.upper()}` | {f'`{field.default}`' if field.default else 'unset'} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-    ]
-
-
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLOPS_MODEL", "some/model.pth")
     monkeypatch.setenv("MLOPS_MAX_UPLOAD_BYTES", "1")
@@ -671,4 +656,3 @@ def test_uvicorn_finds_the_application() -> None:
 
 if __name__ == "__main__":
     SNAPSHOT.write_text(json.dumps(create_app(Settings(model="none")).openapi(), indent=1) + "\n")
-    sys.stdout.write("\n".join(settings_table()) + "\n")

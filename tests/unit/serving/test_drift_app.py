@@ -11,7 +11,6 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 
-from src.mlops import ROOT
 from src.mlops.errors import describe
 from src.mlops.monitoring.records import Model
 from src.mlops.monitoring.report import Report
@@ -228,10 +227,3 @@ class TestSettings:
         described = describe(caught.value)
         assert any(line.startswith(message) for line in described)
         assert "unset" not in str(described)
-
-    def test_are_documented(self) -> None:
-        document = (ROOT / "docs/drift.md").read_text()
-        for name, field in DriftSettings.model_fields.items():
-            default = "required" if field.is_required() else f"`{field.default}`" if field.default else "unset"
-            line = f"| `MLOPS_DRIFT_{name.upper()}` | {default} | {field.description} |"
-            assert line in document, f"missing in docs/drift.md: {line}"

@@ -67,7 +67,10 @@ with TestClient(create_app(Settings(model=sys.argv[1]))) as client:
     assert client.post("/cv_model/", files={"file": ("a.png", PNG)}).status_code == 200
     assert client.post("/cv_model/batch", files=[("files", ("b.jpg", JPEG))]).status_code == 200
     assert client.get("/model").json()["recorded"] == {"fields": [], "image_share": 0.0, "image_days": 0}
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prediction-log")]
+    assert client.get("/model").json()["shadow"] is None
+    assert not [line for line in client.get("/metrics").text.splitlines() if line.startswith("mlops_shadow")]
+    own = ("prediction-log", "shadow")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(own)]
     if len(sys.argv) > 2:
         open(sys.argv[2], "w").close()
     is_observed.clear()
@@ -110,7 +113,7 @@ def test_a_log_that_cannot_be_written_changes_no_answer(checkpoint: Path, tmp_pa
 def test_a_defect_of_the_log_changes_no_answer(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.mlops.monitoring.prediction_log._size", lambda _: 1 / 0)
+    monkeypatch.setattr("src.mlops.monitoring.record.Batch.nbytes", property(lambda _: 1 / 0))
     monkeypatch.setattr("src.mlops.monitoring.writer.json_lines", lambda *_: 1 / 0)
     with recording(checkpoint, tmp_path) as client:
         assert post(client, PNG).status_code == 200
