@@ -1,4 +1,6 @@
-"""Tables in Markdown."""
+"""Tables of results in Markdown."""
+
+from src.mlops.io.markdown import table
 
 
 def markdown_table(head: str, rows: list[list[str]]) -> str:
@@ -8,10 +10,7 @@ def markdown_table(head: str, rows: list[list[str]]) -> str:
         head: Names of the columns, separated by `|`.
         rows: The cells of each row.
     """
-    if not rows:
-        return "*Not measured yet.*\n"
-    lines = [head.split("|"), ["---"] * len(head.split("|")), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return table(head, rows) if rows else "*Not measured yet.*\n"
 
 
 def where(rows: list[dict[str, str]]) -> str:

@@ -3,7 +3,7 @@
 from html import escape
 from typing import NamedTuple
 
-from benchmarks.markdown import markdown_table
+from src.mlops.io.markdown import table as markdown_table
 
 
 class Step(NamedTuple):

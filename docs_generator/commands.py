@@ -10,10 +10,10 @@ import typer
 from invoke.collection import Collection
 from invoke.tasks import Task
 
-from benchmarks.markdown import markdown_table
 from docs_generator.markdown import cell
 from src.mlops import ROOT
 from src.mlops.__main__ import COMMANDS
+from src.mlops.io.markdown import table as markdown_table
 
 GROUPS = {  # order and titles of the groups of tasks
     "": "From images to a served model",

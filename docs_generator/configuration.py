@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import markdown_table
 from docs_generator.markdown import cell
 from src.mlops.config import CONFIG_DIR, Config
+from src.mlops.io.markdown import table as markdown_table
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>[\w-]+|_target_):(?: +(?P<value>[^#]*?))?(?: +# (?P<comment>.*))?$")
 TITLES = {  # folder of `configshydra` → title; the order of the page

@@ -3,8 +3,8 @@
 from functools import cache
 from typing import Any
 
-from benchmarks.markdown import markdown_table
 from docs_generator.markdown import cell
+from src.mlops.io.markdown import table as markdown_table
 from src.mlops.serving.app import create_app
 from src.mlops.serving.settings import Settings
 

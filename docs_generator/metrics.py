@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from benchmarks.markdown import markdown_table
 from docs_generator.markdown import cell
 from src.mlops import ROOT
+from src.mlops.io.markdown import table as markdown_table
 
 SOURCES = ROOT / "src/mlops/serving"
 KINDS = ("Counter", "Gauge", "Histogram")

@@ -2,7 +2,7 @@
 
 from pydantic_settings import BaseSettings
 
-from benchmarks.markdown import markdown_table
+from src.mlops.io.markdown import table as markdown_table
 from src.mlops.serving.settings import DriftSettings, Settings
 
 

@@ -1,4 +1,4 @@
-"""Names and texts in generated Markdown."""
+"""Names, texts and tables in generated Markdown."""
 
 import re
 
@@ -13,3 +13,14 @@ def plain(name: str) -> str:
 def cell(text: str) -> str:
     """Returns Markdown that fits in the cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def table(head: str, rows: list[list[str]]) -> str:
+    """Returns a table.
+
+    Args:
+        head: Names of the columns, separated by `|`.
+        rows: The cells of each row.
+    """
+    columns = head.split("|")
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [columns, ["---"] * len(columns), *rows])
