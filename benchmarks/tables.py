@@ -8,18 +8,17 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable
 
-from scipy.stats import binomtest
-
 from benchmarks import drift_tables
 from benchmarks.environment import DECODE_AND_INFER, UPPER_BOUND, read_results
+from benchmarks.figures import grouped, interval, seeds, spread
 from benchmarks.markdown import markdown_table, where
+from benchmarks.summary import summary
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 
 app = new_app()
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SUMMARISED = {"": "default settings", "experiment=record training.precision=bf16": "`experiment=record` in bf16"}
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _Rows = list[dict[str, str]]
 
@@ -29,56 +28,6 @@ def render(text: str) -> str:
     return _PLACE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
 
 
-def _summary() -> str:
-    accuracy = dict(_groups("accuracy", "overrides"))
-    recipes = dict(_groups("time_to_accuracy", "recipe"))
-    loaders = {(row["loader"], row["repeated"]): row for row in read_results("loader")}
-    rows = []
-    for overrides, label in SUMMARISED.items():
-        if group := accuracy.get(overrides):
-            figure = _spread([float(row["test_accuracy"]) for row in group], percent=True)
-            wrong, images = ", ".join(row["test_wrong"] for row in group), int(group[0]["test_images"])
-            what = f"accuracy on {images:,} test images in %, {label}"
-            command = _command(f"accuracy {group[0]['configuration']}")
-            facts = f"{wrong} misclassified, {_seeds(group)}; 95 % interval {_wilson(group)}"
-            rows.append([what, f"**{figure}**; {facts}", command])
-            error = _spread([float(row["test_calibration_error"]) for row in group], digits=4)
-            rows.append([f"expected calibration error (ECE) on these images, {label}", error, "same command"])
-    if {"default", "baseline"} <= recipes.keys():
-        ours, theirs = recipes["default"], recipes["baseline"]
-        reached = [", ".join(row["seconds_to_99"] or "not reached" for row in group) for group in (ours, theirs)]
-        what = "seconds of training until the validation accuracy is 99 %"
-        tried = f"{reached[1]} in {theirs[0]['epochs']} epochs" if "not" in reached[1] else reached[1]
-        rows.append([what, f"**{reached[0]}**; `experiment=baseline`: {tried}", _command("time_to_accuracy")])
-        epoch = [float(_median(group, "seconds_per_epoch")) for group in (ours, theirs)]
-        figure = f"**{epoch[0]:.1f}**; `experiment=baseline`: {epoch[1]:.0f} ({epoch[1] / epoch[0]:.0f} times as long)"
-        rows.append(["seconds per epoch, including validation", figure, "same command"])
-    if ("packed", "1") in loaders:
-        rate = {name: int(row["images_per_second"]) for (name, repeated), row in loaders.items() if repeated == "1"}
-        best = max(rate["pillow"], rate["pillow, 2 workers"])
-        figure = f"**{rate['packed']:,}**; Pillow and a DataLoader: {best:,} ({rate['packed'] / best:.0f} times slower)"
-        rows.append(["augmented images per second", figure, _command("loader")])
-        share = 100 * rate["packed + training step"] / rate["packed"]
-        rows.append(["fraction of training-step time spent on data loading", f"{share:.1f} %", "same command"])
-    served = [entry for entry in read_results("serving") if entry["model"].endswith("24")]
-    if served:
-        shown_rows = [entry for entry in served if entry["concurrency"] == "32" or UPPER_BOUND in entry["way"]]
-        speed = {entry["way"]: float(entry["images_per_second"]) for entry in shown_rows}
-        others = ", ".join(f"{way} {speed[way]:,.0f}" for way in ("LitServe", "BentoML"))
-        bounds = [way for way in speed if UPPER_BOUND in way]
-        bound = ", ".join(f"{speed[way]:,.0f} ({way.removeprefix(f'{UPPER_BOUND}, ')})" for way in bounds)
-        fastest = max(speed[way] for way in speed if way.startswith("this"))
-        figure = f"**{fastest:,.0f}**; {others}; {UPPER_BOUND}: {bound}"
-        rows.append(["images per second over HTTP with 32 connections", figure, _command("serving")])
-    forms = {row["form"]: row for row in read_results("variants") if row["threads_used"] == "1"}
-    shown = {name.removesuffix(", ONNX Runtime"): row for name, row in forms.items() if name.endswith("ONNX Runtime")}
-    if shown:
-        cells = [f"{row['p50_ms']} {name} ({float(row['megabytes']):.2f} MB)" for name, row in shown.items()]
-        what = "median inference latency per image, one thread, ms (decoding excluded)"
-        rows.append([what, ", ".join(cells).replace("ONNX Runtime", "**float**"), _command("variants")])
-    return markdown_table("measurement|result|command", rows) + where(read_results("accuracy"))
-
-
 def _accuracy() -> str:
     rows = [
         [
@@ -86,11 +35,11 @@ def _accuracy() -> str:
             group[0]["image_size"],
             f"{int(group[0]['parameters']):,}",
             group[0]["mmac"],
-            _spread([float(row["test_accuracy"]) for row in group], percent=True),
-            _wilson(group),
+            spread([float(row["test_accuracy"]) for row in group], percent=True),
+            interval(group),
             ", ".join(row["test_wrong"] for row in group) + f" of {int(group[0]['test_images']):,}",
-            _spread([float(row["val_accuracy"]) for row in group], percent=True),
-            _spread([float(row["test_calibration_error"]) for row in group], digits=4),
+            spread([float(row["val_accuracy"]) for row in group], percent=True),
+            spread([float(row["test_calibration_error"]) for row in group], digits=4),
             *(
                 f"{min(float(row[column]) for row in group if row[column]):g}"  # empty if the training was interrupted
                 for column in ("ms_per_image", "seconds_per_epoch")
@@ -196,7 +145,7 @@ def _label_errors() -> str:
         for ranking in dict.fromkeys(row["ranking"] for row in trials):
             group = [row for row in trials if row["ranking"] == ranking]
             shares = (
-                _spread([float(row[f"found_in_first_{first}"]) for row in group], percent=True, digits=1)
+                spread([float(row[f"found_in_first_{first}"]) for row in group], percent=True, digits=1)
                 for first in (1, 2, 3)
             )
             rows.append([f"single {unit}s" if unit == "image" else f"complete {unit}s", ranking, *shares])
@@ -205,7 +154,7 @@ def _label_errors() -> str:
         notes.append(
             f"With wrong labels of {rows[-1][0]}, `label_errors.csv` lists {listed / len(trial):,.0f} images: "
             f"{100 * right / wrong:.1f} % of the {wrong / len(trial):,.0f} with a wrong label, and "
-            f"{(listed - right) / len(trial):,.0f} others. It takes {_median(trial, 'seconds')} s ({_seeds(trial)})."
+            f"{(listed - right) / len(trial):,.0f} others. It takes {_median(trial, 'seconds')} s ({seeds(trial)})."
         )
     head = "labels that are wrong|ranking|found in the first 1 %, %|found in the first 2 %, %|found in the first 3 %, %"
     return markdown_table(head, rows) + "".join(f"\n{note}\n" for note in notes) + where(results)
@@ -234,7 +183,7 @@ def _serving() -> str:
 
 def _own_data() -> str:
     rows = []
-    for group in _grouped(read_results("own_data"), "data", "overrides").values():
+    for group in grouped(read_results("own_data"), "data", "overrides").values():
         first = group[0]
         label = f"{first['data']}, `{first['overrides']}`" if first["overrides"] else first["data"]
         images = f"{int(first['train_images']) + int(first['val_images']):,}"
@@ -245,8 +194,8 @@ def _own_data() -> str:
                 first["classes"],
                 images,
                 f"{int(first['test_images']):,}",
-                _spread([float(row["test_accuracy"]) for row in group], percent=True),
-                _spread(other, percent=True) if other else "",
+                spread([float(row["test_accuracy"]) for row in group], percent=True),
+                spread(other, percent=True) if other else "",
                 ", ".join(f"{float(row['train_seconds']):.0f}" for row in group),
                 str(len(group)),
             ]
@@ -332,7 +281,7 @@ def _drift_job() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "summary": _summary,
+    "summary": summary,
     "accuracy": _accuracy,
     "time_to_accuracy": _time_to_accuracy,
     "loader": _loader,
@@ -356,45 +305,11 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def _groups(name: str, column: str) -> list[tuple[str, _Rows]]:
-    return [(key[0], rows) for key, rows in _grouped(read_results(name), column).items()]
-
-
-def _grouped(rows: _Rows, *columns: str) -> dict[tuple[str, ...], _Rows]:
-    groups: dict[tuple[str, ...], _Rows] = defaultdict(list)
-    for row in rows:
-        groups[tuple(row[column] for column in columns)].append(row)
-    return groups
-
-
-def _command(benchmark: str) -> str:
-    return f"`uv run python -m benchmarks.{benchmark} …`"
-
-
-def _seeds(rows: _Rows) -> str:
-    seeds = ", ".join(row["seed"] for row in rows)
-    return f"seed{'s' * (len(rows) > 1)} {seeds}"
+    return [(key[0], rows) for key, rows in grouped(read_results(name), column).items()]
 
 
 def _median(rows: _Rows, column: str) -> str:
     return f"{statistics.median(float(row[column]) for row in rows):g}"
-
-
-def _spread(values: list[float], *, percent: bool = False, digits: int = 2) -> str:
-    """Formats the mean, and for several values also the lowest and highest value."""
-    scaled = [100 * value for value in values] if percent else values
-    mean = f"{statistics.mean(scaled):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ({min(scaled):.{digits}f} to {max(scaled):.{digits}f})"
-
-
-def _wilson(group: _Rows) -> str:
-    """Formats the 95 % interval that the number of test images allows for the mean accuracy, in %.
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    images = int(group[0]["test_images"])
-    wrong = round(statistics.mean(int(row["test_wrong"]) for row in group))
-    interval = binomtest(images - wrong, images).proportion_ci(method="wilson")
-    return f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Writes the generated parts of docs/: `python -m docs_generator`.
 
-It replaces all text between `<!-- generated: NAME -->` and `<!-- end -->`, and writes the diagram of the architecture.
+It replaces all text between `<!-- generated: NAME -->` and `<!-- end -->`, and writes the diagrams of the architecture.
 """
 
 import re
@@ -9,12 +9,13 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from docs_generator import architecture, commands, configuration, http_api, metrics, python_api, variables
+from docs_generator import architecture, commands, configuration, http_api, metrics, overview, python_api, variables
 from src.mlops import ROOT
 from src.mlops.io.files import write_atomically
 
 DOCS = ROOT / "docs"
 DIAGRAM = DOCS / "images/architecture.svg"
+OVERVIEW = DOCS / "images/overview.svg"
 _PLACE = re.compile(r"(<!-- generated: ([\w. -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -54,13 +55,14 @@ def _part(name: str) -> str:
 
 
 def main() -> None:
-    """Writes all pages whose generated parts have changed, and the diagram."""
+    """Writes all pages whose generated parts have changed, and the diagrams."""
     for page in documents():
         text = page.read_text(encoding="utf-8")
         if (rendered := render(text)) != text:
             write_atomically(page, rendered.encode())
             sys.stdout.write(f"{page.relative_to(ROOT)}\n")
     write_atomically(DIAGRAM, architecture.diagram().encode())
+    write_atomically(OVERVIEW, overview.overview().encode())
 
 
 if __name__ == "__main__":
