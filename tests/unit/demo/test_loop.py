@@ -65,4 +65,4 @@ class TestReport:
         clear, fog, traffic = measure(story, trained / "processed", exported, exported)
         assert clear.before == clear.after
         assert fog.name == "test images, in the densest fog"
-        assert traffic == Row("traffic in the densest fog", 0.75, 0.75, "8 and 4")
+        assert traffic == Row("traffic in the densest fog, partly the labelled signs", 0.75, 0.75, "8 and 4")
