@@ -36,7 +36,7 @@ class TestScene:
             for number in range(4):
                 (tmp_path / "raw" / kind).mkdir(parents=True, exist_ok=True)
                 make_image(number).save(tmp_path / "raw" / kind / f"{number}.png")
-        with pytest.raises(DataError, match=r"docs/data\.md"):
+        with pytest.raises(DataError, match=r"docs/reference/data\.md"):
             hold_out_scene(tmp_path / "raw", tmp_path)
 
     def test_drawn_signs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
