@@ -92,7 +92,12 @@ def measure(story: Story, processed: Path, first: Path, second: Path) -> list[Ro
     counts = f"{before.sum():,} and {after.sum():,}"
     return [
         *rows,
-        Row("traffic in the densest fog", float(correct[before].mean()), float(correct[after].mean()), counts),
+        Row(
+            "traffic in the densest fog, partly the labelled signs",
+            float(correct[before].mean()),
+            float(correct[after].mean()),
+            counts,
+        ),
     ]
 
 
