@@ -36,7 +36,7 @@ class TestScene:
             for number in range(4):
                 (tmp_path / "raw" / kind).mkdir(parents=True, exist_ok=True)
                 make_image(number).save(tmp_path / "raw" / kind / f"{number}.png")
-        with pytest.raises(DataError, match=r"docs/data\.md"):
+        with pytest.raises(DataError, match=r"docs/reference/data\.md"):
             hold_out_scene(tmp_path / "raw", tmp_path)
 
     def test_drawn_signs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,4 +65,4 @@ class TestReport:
         clear, fog, traffic = measure(story, trained / "processed", exported, exported)
         assert clear.before == clear.after
         assert fog.name == "test images, in the densest fog"
-        assert traffic == Row("traffic in the densest fog", 0.75, 0.75, "8 and 4")
+        assert traffic == Row("traffic in the densest fog, partly the labelled signs", 0.75, 0.75, "8 and 4")
