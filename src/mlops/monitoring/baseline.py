@@ -123,7 +123,10 @@ class Baseline:
                 f"{origin.source} show only {len(rows)}. Choose a longer window."
             )
         if len(rows) < FEW_CLUSTERS:
-            logger.info("The baseline has only %d physical signs, so it can only show a strong drift", len(rows))
+            logger.info(
+                "The baseline of drift detection has only %d independent images, so it can only show a strong drift",
+                len(rows),
+            )
         chosen = observations.take(rows)
         if 2 * (unknown := int(chosen.unknown.sum())) > len(rows):
             logger.warning(
