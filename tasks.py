@@ -39,10 +39,12 @@ PARALLEL = ("-n", "auto", "--dist", "worksteal")  # test durations differ widely
 
 
 class CheckedArgument(Argument):
-    """An argument whose value must be of its kind; invoke itself shows a traceback otherwise."""
+    """An argument whose value must be of its kind; invoke itself shows a traceback, or takes an option for a path."""
 
     def set_value(self, value: Any, cast: bool = True) -> None:
         """Sets the value, or raises ParseError."""
+        if self.positional and str(value).startswith("--"):
+            raise ParseError(f"{value} stands where the {self.name} must be. `inv --help COMMAND` shows the options")
         try:
             super().set_value(value, cast)
         except ValueError as error:

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 
 from src.mlops.cli import new_app, typer_main
 from src.mlops.data.raw_files import EXPLAINED
-from src.mlops.errors import DataError
+from src.mlops.errors import DataError, ImageError
 from src.mlops.inference.batch import predict, predict_to
 from src.mlops.inference.classifier import Classifier
 from src.mlops.inference.engines import Row, local_rows, ray_rows
@@ -64,7 +64,10 @@ def explain(
     model: ModelOption = LATEST,
 ) -> None:
     """Writes an image with its saliency map as an overlay."""
-    explanation = explain_image(Classifier.load(locate_model(model)), image)
+    try:
+        explanation = explain_image(Classifier.load(locate_model(model)), image)
+    except ImageError as error:
+        raise ImageError(f"{image} cannot be used: {error}.") from error
     target = out.expanduser() if out else image.with_name(f"{image.stem}{EXPLAINED}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,14 @@ import pytest
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.locate import locate_model
 from src.mlops.modelfile.store import STORE
+from src.mlops.project import load_project
 from src.mlops.registry import registry
 from tests.helpers.images import make_image
 from tests.helpers.interface import INTERFACE, OPENAPI, RELEASED, interface
 from tests.helpers.service import SNAPSHOT
 from tests.helpers.tiny import quick_config
 
+NAME = "gtsrb"  # of the model in the released files
 FORMATS = sorted(path.name for path in RELEASED.glob("format_*"))
 ADVICE = "docs/reference/compatibility.md: deprecate it for one version before it goes"
 
@@ -28,6 +30,8 @@ def released(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     bundle = RELEASED / request.param / "tags.bundle"
     subprocess.run(["git", "clone", "--quiet", bundle, tmp_path / "repository"], check=True)
     monkeypatch.setenv(STORE[0], str(tmp_path / "store"))
+    project = load_project().model_copy(update={"registry": NAME})
+    monkeypatch.setattr("src.mlops.modelfile.store.load_project", lambda: project)
     return tmp_path
 
 
@@ -42,9 +46,9 @@ def test_model_files_load(released: Path, version: str, file: str) -> None:
 
 def test_versions_are_served_by_name(released: Path) -> None:
     versions = released / "store" / "versions"
-    assert locate_model("gtsrb@v2") == versions / "v2" / "best_model.onnx"
-    assert locate_model("models:/gtsrb@production") == versions / "v1" / "best_model.onnx"
-    assert locate_model("models:/gtsrb@staging") == versions / "v2" / "best_model.onnx"
+    assert locate_model(f"{NAME}@v2") == versions / "v2" / "best_model.onnx"
+    assert locate_model(f"models:/{NAME}@production") == versions / "v1" / "best_model.onnx"
+    assert locate_model(f"models:/{NAME}@staging") == versions / "v2" / "best_model.onnx"
 
 
 def test_stages_are_converted(released: Path) -> None:
@@ -64,13 +68,13 @@ def test_versions_are_fetched_and_rolled_back(released: Path) -> None:
     for words in (
         ("config", "user.name", "A Name"),
         ("config", "user.email", "a@example.org"),
-        ("tag", "--delete", "gtsrb#production#3"),  # the rollback from v2 to v1, which is now repeated
+        ("tag", "--delete", f"{NAME}#production#3"),  # the rollback from v2 to v1, which is now repeated
     ):
         subprocess.run(["git", *words], cwd=repository, check=True, capture_output=True)
     (released / "store" / "stages" / "production" / "00003.json").unlink()
-    assert locate_model("gtsrb@production").parent.name == "v2"
+    assert locate_model(f"{NAME}@production").parent.name == "v2"
     assert registry.rollback(config, "production", repository) == "v1"
-    assert locate_model("gtsrb@production").parent.name == "v1"
+    assert locate_model(f"{NAME}@production").parent.name == "v1"
 
 
 def test_no_setting_choice_variable_task_or_command_is_lost() -> None:

@@ -58,6 +58,13 @@ def test_options_with_numbers(inv: Inv) -> None:
     assert message == "--users must be a whole number, but is 'many'\n"
 
 
+@pytest.mark.parametrize("option", ["--help", "--unknown"])
+def test_an_option_is_not_taken_for_an_image(option: str, inv: Inv) -> None:
+    commands, message = inv("explain", option)
+    assert commands == ""
+    assert message.startswith(f"{option} stands where the image must be. `inv --help COMMAND`")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for one process")
 def test_sigterm_ends_the_command_of_a_task(tmp_path: Path) -> None:
     """As for `inv monitor.demo`, whose command then stops its services."""

@@ -91,7 +91,8 @@ def labelled_images_of(config: Config) -> tuple[list[Path], NDArray[np.int64]]:
     raw_dir = locate_raw(config.data)
     if raw_dir is None:
         raise DataError(
-            "data.raw_dir must be the folder of the raw images, but is null. The packed images are not enough here."
+            "The raw images are needed, not only the prepared data, but data.raw_dir is null. Set it to their folder: "
+            "data.raw_dir=FOLDER."
         )
     arrays = prepare(config.data).load(config.evaluation.split)
     return [raw_dir / path for path in arrays.paths], arrays.labels

@@ -39,3 +39,13 @@ def size_of_epoch(epoch: int, training: TrainingConfig, image_size: int) -> int:
         if epoch < end:
             return max(round(side * image_size), SMALLEST_SIDE) if side <= 1 else round(side)
     return image_size
+
+
+def epochs_at_full_size(epoch: int, training: TrainingConfig) -> int:
+    """Returns how many of the first `epoch` epochs were trained with images of full size.
+
+    Args:
+        epoch: Number of finished epochs.
+        training: `size_schedule` and `epochs` are used.
+    """
+    return max(0, epoch - sum(round(share * training.epochs) for _, share in training.size_schedule))

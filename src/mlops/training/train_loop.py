@@ -31,7 +31,7 @@ from src.mlops.training.metrics import classification_metrics
 from src.mlops.training.optimizer import average_weights, build_optimizer
 from src.mlops.training.profiling import PROFILED_STEPS, profiler
 from src.mlops.training.run_dir import BEST, LAST, saving
-from src.mlops.training.schedules import build_scheduler, size_of_epoch
+from src.mlops.training.schedules import build_scheduler, epochs_at_full_size, size_of_epoch
 
 logger = logging.getLogger(__name__)
 _CHECK_INTERVAL = 20  # steps between two checks of the loss; each check synchronises the GPU
@@ -219,7 +219,9 @@ def run_epochs(
             len(batches),
         )
     while state.epoch < training.epochs:
-        if validation is not None and training.early_stopping and state.epochs_without_gain >= training.early_stopping:
+        # Validation images have full size, so epochs with smaller training images say little about the model.
+        waited = min(state.epochs_without_gain, epochs_at_full_size(state.epoch, training))
+        if validation is not None and training.early_stopping and waited >= training.early_stopping:
             logger.info("No better validation accuracy in %d epochs, stopping early", training.early_stopping)
             break
         started = time.perf_counter()

@@ -34,4 +34,5 @@ def test_command_line(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedImageError) as error:
         open_image(tmp_path / "bad.png")
     failed = run("bad.png")
-    assert (failed.returncode, str(error.value) in failed.stderr) == (1, True)
+    assert failed.returncode == 1
+    assert f"{tmp_path / 'bad.png'} cannot be used: {error.value}." in failed.stderr

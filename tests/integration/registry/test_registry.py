@@ -27,7 +27,7 @@ from src.mlops.io.storage import open_storage
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.modelfile.locate import locate_model
 from src.mlops.modelfile.onnx_export import export
-from src.mlops.modelfile.store import SERVED, STORE, versions
+from src.mlops.modelfile.store import SERVED, STORE, model_name, versions
 from src.mlops.registry import register as registration
 from src.mlops.registry import registry, tags
 from src.mlops.registry.register import register
@@ -942,9 +942,9 @@ class TestWandb:
         monkeypatch.setitem(sys.modules, "wandb", _fake_wandb(calls))
         config = make("good", "tracking=wandb")
         register(config, repository)
-        assert calls == [("file", "best_model.onnx"), ("file", "best_model.pth"), ("log", ["gtsrb-v1"])]
+        assert calls == [("file", "best_model.onnx"), ("file", "best_model.pth"), ("log", [f"{model_name()}-v1"])]
         promote(config, "staging", repository=repository)
-        assert calls[3:] == [("artifact", "gtsrb-signs/gtsrb:gtsrb-v1"), ("saved", ["staging"])]
+        assert calls[3:] == [("artifact", f"gtsrb-signs/{model_name()}:{model_name()}-v1"), ("saved", ["staging"])]
 
     def test_a_failure_of_wandb_is_only_logged(
         self, make: Make, repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -94,6 +94,13 @@ def test_early_stopping(make_config: MakeConfig, tmp_path: Path) -> None:
     assert " 2 epochs" in (tmp_path / "run/train.log").read_text()
 
 
+def test_early_stopping_waits_for_images_of_full_size(make_config: MakeConfig, tmp_path: Path) -> None:
+    sizes = ["data.image_size=32", "training.size_schedule=[[24, 0.5]]"]
+    train(make_config(*sizes, "training.epochs=8", "training.early_stopping=1", "training.optimizer.lr=1e-12"))
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert len(rows) - 1 == 5  # four epochs with small images, and one
+
+
 def test_ctrl_c_keeps_the_checkpoint_and_the_run_can_be_resumed(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

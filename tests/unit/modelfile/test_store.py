@@ -33,10 +33,10 @@ def promote(storage: Storage, version: str) -> None:
 
 
 def test_the_name_of_the_model_comes_from_the_project(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    screws = load_project().model_copy(update={"registry": "screws"})
-    monkeypatch.setattr("src.mlops.modelfile.store.load_project", lambda: screws)
-    assert fetch("models:/screws@production") == store / "versions" / "v2" / "best_model.onnx"
-    with pytest.raises(RegistryError, match=r"models:/screws@production or screws@v3"):
+    another = load_project().model_copy(update={"registry": "another"})
+    monkeypatch.setattr("src.mlops.modelfile.store.load_project", lambda: another)
+    assert fetch("models:/another@production") == store / "versions" / "v2" / "best_model.onnx"
+    with pytest.raises(RegistryError, match=r"models:/another@production or another@v3"):
         fetch("gtsrb@production")
 
 

@@ -26,7 +26,7 @@ from src.mlops.errors import CheckpointError, describe
 from src.mlops.inference.classifier import Classifier
 from src.mlops.model import build_model
 from src.mlops.modelfile.checkpoint import read_plain, write_content
-from src.mlops.project import Project
+from src.mlops.project import Project, load_project
 from src.mlops.serving.app import create_app
 from src.mlops.serving.logs import start_logging
 from src.mlops.serving.rate_limit import RateLimit
@@ -651,7 +651,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_uvicorn_finds_the_application() -> None:
     from uvicorn.importer import import_from_string
 
-    assert import_from_string("src.mlops.api:app").title == "German traffic signs"
+    assert import_from_string("src.mlops.api:app").title == load_project().title
 
 
 if __name__ == "__main__":
