@@ -55,7 +55,9 @@ def assign_splits(table: pd.DataFrame, findings: Findings, settings: SplitConfig
             chosen = hold_out(candidates, test_size=settings.test_size, seed=settings.seed)
         split[chosen.index[chosen]] = name
         if name == "test":
-            logger.info("There are no test images with labels, so %d images were held out for testing", chosen.sum())
+            reason = "" if stable else "There are no test images with labels, so "
+            images = "of the collected images" if stable else "images"
+            logger.info("%s%d %s were held out for testing", reason, chosen.sum(), images)
         elif not stable and candidates.loc[chosen, "group"].nunique() >= FEWEST_GROUPS:
             reference = hold_out(candidates[chosen], test_size=REFERENCE_SHARE, seed=settings.seed)
             split[reference.index[reference]] = REFERENCE

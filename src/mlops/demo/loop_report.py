@@ -142,6 +142,6 @@ def draw(story: Story, path: Path) -> None:
         axes.annotate(
             event.text, (place, bottom), (4, 4), textcoords="offset points", rotation=90, va="bottom", fontsize=9
         )
-    axes.set(xlabel="time, s", ylabel=f"accuracy of {_EACH} images, %", ylim=(bottom, 101), xlim=(0, seconds[-1]))
+    axes.set(xlabel="time, s", ylabel=f"accuracy of {_EACH} images, %", ylim=(bottom, 101), xlim=(0, 1.04 * seconds[-1]))
     axes.set_title("Accuracy of the traffic; grey: density of the fog", fontsize=10)
     save_figure(figure, path)

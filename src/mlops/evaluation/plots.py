@@ -71,6 +71,7 @@ def draw_confusion_matrix(predictions: pd.DataFrame, results: dict[str, Any], cl
         title=f"{results['errors']} of {results['images']} {results['split']} images misclassified "
         f"(accuracy {100 * results['Accuracy']:.2f} %){some}",
         xlabel="predicted class",
+        ylabel="true class",
         xticks=range(len(shown)),
         yticks=range(len(shown)),
     )

@@ -124,7 +124,7 @@ class Baseline:
             )
         if len(rows) < FEW_CLUSTERS:
             logger.info(
-                "The baseline of drift detection has only %d independent images, so it can only show a strong drift",
+                "The baseline of drift detection has only %d independent images, so only strong drift will be found",
                 len(rows),
             )
         chosen = observations.take(rows)

@@ -26,6 +26,9 @@ from src.mlops.monitoring.window import ALL, read_window
 
 logger = logging.getLogger(__name__)
 TABLE = "labels.csv"
+_NO_RECORD = (
+    "are outside the window, or so new that the service is still writing their file (MLOPS_LOG_SEGMENT_SECONDS)"
+)
 _COLUMNS = ("path", "label", "class_id", "group", "time", "request_id", "source")
 
 
@@ -67,7 +70,7 @@ def export(
     storage = open_storage(log)
     standing = {key: label for key, history in Labels(storage).all().items() if (label := standing_label(history))}
     frame = read_window(log, window)
-    left_out = Counter({"not in the window": len(standing.keys() - set(frame["record_id"]))})
+    left_out = Counter({_NO_RECORD: len(standing.keys() - set(frame["record_id"]))})
     group = _groups(frame, standing, cluster_seconds)
     rows = [
         (record_id, request_id, time, image, name)

@@ -154,7 +154,7 @@ def _mistakes(candidate: NDArray[np.bool_], production: NDArray[np.bool_], p_val
     lost, won = int((production & ~candidate).sum()), int((candidate & ~production).sum())
     return (
         f"{(~candidate).sum()} of {len(candidate)} misclassified, production {(~production).sum()}; "
-        f"{lost} lost, {won} won, p = {p_value:.3g}"
+        f"{lost} right only in production, {won} only in the candidate, p = {p_value:.3g}"
     )
 
 
@@ -184,7 +184,7 @@ def _unseen(model: Classifier, pack: Pack, arrays: SplitArrays) -> Check:
         found = f"{common.seen} of {common.compared} compared"
         found += "; use other images, such as evaluation.split=test" if common.is_large else ""
     passed = not found.startswith("not known") and not common.is_large
-    return Check("images that the model was trained on", found, f"<= {FEW:.0%}", passed)
+    return Check("compared images that the model was trained on", found, f"<= {FEW:.0%}", passed)
 
 
 def _collected_unseen(model: Classifier, pack: Pack, arrays: SplitArrays) -> Check:

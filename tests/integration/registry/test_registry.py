@@ -326,7 +326,9 @@ class TestPromote:
         register(make("equal"), commit(repository))
         _, checks = promote(make("equal"), "staging", repository=repository)
         assert checks[0].name == "not worse than production"
-        assert checks[0].found == "0 of 12 misclassified, production 0; 0 lost, 0 won, p = 1"
+        wrong, difference = checks[0].found.split("; ")
+        assert wrong == "0 of 12 misclassified, production 0"
+        assert difference == "0 right only in production, 0 only in the candidate, p = 1"
         assert all(check.passed for check in checks)
 
     def test_a_worse_model_fails_the_gate(self, make: Make, repository: Path, tmp_path: Path) -> None:
@@ -421,7 +423,7 @@ class TestPromote:
 
     def test_rejects_images_of_the_training(self, make: Make, repository: Path) -> None:
         register(make("good"), repository)
-        with pytest.raises(GateError, match="staging: images that the model was trained on"):
+        with pytest.raises(GateError, match="staging: compared images that the model was trained on"):
             promote(make("good", "evaluation.split=train"), "staging", repository=repository)
 
     def test_rejects_images_of_the_training_under_another_split_seed(
@@ -435,7 +437,7 @@ class TestPromote:
         evaluate(config)
         register(config, repository)
         other = [*own, f"data.processed_dir={tmp_path}/other", "data.split.seed=3", "evaluation.split=val"]
-        with pytest.raises(GateError, match="staging: images that the model was trained on, "):
+        with pytest.raises(GateError, match="staging: compared images that the model was trained on, "):
             promote(make("good", *other), "staging", repository=repository)
         assert "16 of 16" in capsys.readouterr().err
         _, checks = promote(make("good", *other, "evaluation.split=test"), "staging", None, repository, force=True)
@@ -455,10 +457,10 @@ class TestPromote:
         other = [] if same_data else [f"data.processed_dir={tmp_path}/other", "data.split.seed=3"]
         evaluate(make("good", *own))
         register(make("good", *own), repository)
-        failed = "" if same_data else "images that the model was trained on, "
+        failed = "" if same_data else "compared images that the model was trained on, "
         with pytest.raises(GateError, match=f"staging: {failed}accuracy under corruptions"):
             promote(make("good", *own, *other), "staging", repository=repository)
-        with pytest.raises(GateError, match="staging: images that the model was trained on"):
+        with pytest.raises(GateError, match="staging: compared images that the model was trained on"):
             promote(make("good", *own, *other, "evaluation.split=train"), "staging", repository=repository)
 
     def test_unknown_versions(self, make: Make, repository: Path, tmp_path: Path) -> None:

@@ -26,13 +26,17 @@ def collected(data: DataConfig) -> Pack:
     return pack
 
 
-def test_the_classes_are_those_of_the_data_and_groups_stay_together(data: DataConfig, tmp_path: Path) -> None:
+def test_the_classes_are_those_of_the_data_and_groups_stay_together(
+    data: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pack = prepare(data)
     names = [pack.classes[1].name, pack.classes[3].name]
     write_collected(tmp_path / "collected", names)
+    caplog.set_level("INFO")
     found = collected(data)
     assert found.classes == pack.classes
     index = found.index()
+    assert f"{(index['split'] == 'test').sum()} of the collected images were held out for testing" in caplog.text
     assert set(index["class_id"]) == {1, 3}
     assert set(index["split"]) == {"train", "val", "test"}
     assert (index.groupby("track_id")["split"].nunique() == 1).all()

@@ -339,6 +339,13 @@ class TestExport:
             record(tmp_path / "log", [Sent(stored=1)])
         assert not (tmp_path / "out").exists()
 
+    def test_labels_of_records_that_are_still_being_written(self, tmp_path: Path) -> None:
+        label(tmp_path, record(tmp_path, [Sent(stored=1)])[0], STOP)
+        [segment] = (tmp_path / "records").rglob("*.jsonl.gz")
+        segment.rename(f"{segment}.part")
+        with pytest.raises(DataError, match="1 are outside the window, or so new that the service is still writing"):
+            export(str(tmp_path), tmp_path / "out")
+
     def test_an_existing_folder_is_not_overwritten(self, tmp_path: Path) -> None:
         sent = [Sent(stored=1)]
         label_first(tmp_path / "log", sent, record(tmp_path / "log", sent), 1)
