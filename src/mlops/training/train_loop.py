@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.mlops.config import Config
+from src.mlops.config import Config, TrainingConfig
 from src.mlops.data.augment import augment
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
@@ -194,6 +194,13 @@ class State:
             )
 
 
+def _is_over(state: State, training: TrainingConfig) -> bool:
+    """Returns whether early stopping ends the training."""
+    # Validation images have full size, so epochs with smaller training images say little about the model.
+    waited = min(state.epochs_without_gain, epochs_at_full_size(state.epoch, training))
+    return 0 < training.early_stopping <= waited
+
+
 def run_epochs(
     config: Config,
     state: State,
@@ -219,9 +226,7 @@ def run_epochs(
             len(batches),
         )
     while state.epoch < training.epochs:
-        # Validation images have full size, so epochs with smaller training images say little about the model.
-        waited = min(state.epochs_without_gain, epochs_at_full_size(state.epoch, training))
-        if validation is not None and training.early_stopping and waited >= training.early_stopping:
+        if validation is not None and _is_over(state, training):
             logger.info("No better validation accuracy in %d epochs, stopping early", training.early_stopping)
             break
         started = time.perf_counter()
