@@ -61,6 +61,8 @@ def axe(page: Page) -> list[str]:
     module = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="the group browser is not installed: uv sync --group browser"
     )
+    # A card that fades in has less contrast.
+    page.wait_for_function("!document.querySelector('[aria-busy=true]') && document.getAnimations().length === 0")
     found = module.Axe().run(page).response["violations"]
     return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in found]
 
