@@ -62,7 +62,8 @@ def axe(page: Page) -> list[str]:
         "axe_playwright_python.sync_playwright", reason="the group browser is not installed: uv sync --group browser"
     )
     # A card that fades in has less contrast.
-    page.wait_for_function("!document.querySelector('[aria-busy=true]') && document.getAnimations().length === 0")
+    page.locator("[aria-busy=true]").first.wait_for(state="detached")
+    page.evaluate("() => Promise.all(document.getAnimations().map(one => one.finished))")
     found = module.Axe().run(page).response["violations"]
     return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in found]
 
