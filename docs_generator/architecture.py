@@ -3,6 +3,7 @@
 from html import escape
 from typing import NamedTuple
 
+from docs_generator.svg import FONT, svg
 from src.mlops.io.markdown import table as markdown_table
 
 
@@ -78,25 +79,22 @@ def table() -> str:
 
 WIDTH, BOX, GAP, TOP = 440, 58, 34, 12  # px
 LEFT, RIGHT = 62, 404  # edges of the boxes; the line back to the first box is on the right
-FONT = "font-family='system-ui, sans-serif'"
 
 
 def diagram() -> str:
     """Returns the diagram as SVG: one box per step, from top to bottom, and the way back of labelled images.
 
-    It is narrow, so that a phone shows it without scrolling, and has a background, so that it is legible in dark mode.
+    It is narrow, so that a phone shows it without scrolling.
     """
-    height = TOP + len(STEPS) * (BOX + GAP)
-    shapes = [f"<rect width='{WIDTH}' height='{height}' rx='10' fill='#ffffff'/>", *_stages(), *_way_back()]
+    shapes = [*_stages(), *_way_back()]
     for number, step in enumerate(STEPS, start=1):
         shapes += _box(number, step)
-    described = "; ".join(f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1))
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' width='{WIDTH}' height='{height}'"
-        f" role='img'>\n<title>The way of the data: {escape(described)}; back to 1.</title>\n"
-        "<defs><marker id='head' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7' orient='auto'>"
-        "<path d='M0 0L8 4L0 8z' fill='#444'/></marker></defs>\n" + "\n".join(shapes) + "\n</svg>\n"
-    )
+    return svg(WIDTH, TOP + len(STEPS) * (BOX + GAP), f"The way of the data: {way()}", shapes)
+
+
+def way() -> str:
+    """Returns all steps as one text."""
+    return "; ".join(f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1)) + "; back to 1."
 
 
 def _top(number: int) -> int:

@@ -3,21 +3,20 @@
 from html import escape
 from textwrap import wrap
 
-from docs_generator.architecture import STAGES, STEPS, Step
+from docs_generator.architecture import STAGES, STEPS, Step, way
+from docs_generator.svg import FONT, svg
 
 COLUMN, GAP, MARGIN = 200, 24, 14  # px
 WIDTH = 2 * MARGIN + len(STAGES) * (COLUMN + GAP) - GAP
 HEAD, LINE, PADDING = 44, 21, 12
 LINES = 3  # of a step: two of its title, and its command
-FONT = "font-family='system-ui, sans-serif'"
 
 
 def overview() -> str:
-    """Returns the image as SVG, with a background so that it is legible in dark mode."""
+    """Returns the image as SVG."""
     columns = [[numbered for numbered in enumerate(STEPS, start=1) if numbered[1].stage == stage] for stage in STAGES]
     bottom = MARGIN + HEAD + max(map(len, columns)) * (LINES * LINE + PADDING) + PADDING
-    height = bottom + 52
-    shapes = [f"<rect width='{WIDTH}' height='{height}' rx='10' fill='#ffffff'/>"]
+    shapes: list[str] = []
     for place, (stage, steps) in enumerate(zip(STAGES, columns, strict=True)):
         shapes += _column(MARGIN + place * (COLUMN + GAP), bottom, stage, steps)
     for place in range(1, len(STAGES)):
@@ -26,13 +25,7 @@ def overview() -> str:
     first, last = MARGIN + COLUMN // 2, WIDTH - MARGIN - COLUMN // 2
     shapes.append(_arrow(f"M{last} {bottom + 2}V{bottom + 26}H{first}V{bottom + 4}", "stroke-dasharray='6 5'"))
     shapes.append(_text(WIDTH // 2, bottom + 46, "retrain with labelled images", "#222", "text-anchor='middle'"))
-    described = "; ".join(f"{number}. {step.title}" for number, step in enumerate(STEPS, start=1))
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' width='{WIDTH}' height='{height}'"
-        f" role='img'>\n<title>{escape(described)}; back to 1.</title>\n"
-        "<defs><marker id='head' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='7' markerHeight='7' orient='auto'>"
-        "<path d='M0 0L8 4L0 8z' fill='#444'/></marker></defs>\n" + "\n".join(shapes) + "\n</svg>\n"
-    )
+    return svg(WIDTH, bottom + 52, way(), shapes)
 
 
 def _column(left: int, bottom: int, stage: str, steps: list[tuple[int, Step]]) -> list[str]:
