@@ -1,6 +1,8 @@
 """Tiny raw data, and settings for training in a few seconds."""
 
 import csv
+import io
+import zipfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -50,6 +52,15 @@ def write_collected(folder: Path, labels: Sequence[str], groups: int = 3) -> Pat
             make_image(len(label) % 4, seed).save(folder / "images" / f"{number}.png")
             table.writerow([f"images/{number}.png", label, 0, f"{label}-{group}"])
     return folder
+
+
+def zipped(folder: Path) -> bytes:
+    """Returns an archive of a folder, as people make it: with entries for folders."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder))
+    return buffer.getvalue()
 
 
 @cache

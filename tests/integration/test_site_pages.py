@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.browser import Open, axe, chromium, expect, launched, opener
+from tests.helpers.browser import Open, axe, chromium, expect
 from tests.helpers.site import build
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    pass
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no browser is installed: apt-get install chromium")
 # The start page, and pages of each kind.
@@ -47,17 +47,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Open:
-    return opener(browser)
 
 
 @pytest.mark.parametrize("page", PAGES)

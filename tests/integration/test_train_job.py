@@ -1,14 +1,12 @@
 """Runs the entry point of the training container with an emulated bucket for data and model."""
 
 import hashlib
-import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +21,9 @@ from src.mlops.modelfile.metadata import ModelInfo
 from src.mlops.training.job import SUMS, Cluster, Job, fetch, read_cluster, read_environment, run
 from tests.helpers.images import make_image
 from tests.helpers.storage_emulator import BUCKET, Cloud
-from tests.helpers.tiny import tiny_overrides, write_collected
+from tests.helpers.tiny import tiny_overrides, write_collected, zipped
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def zipped(folder: Path) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for path in sorted(folder.rglob("*")):
-            file.write(path, path.relative_to(folder))
-    return buffer.getvalue()
 
 
 def overrides(tmp_path: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """Models of training jobs are registered once, whatever fails, is killed or happens at the same time."""
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -9,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from src.mlops.registry.gate import Check
 from tests.helpers.gcloud_record import Double
 from tests.helpers.once import made_once
 from tests.helpers.storage_emulator import BUCKET, Cloud
-from tests.helpers.tiny import quick_config, tiny_overrides, write_collected
+from tests.helpers.tiny import quick_config, tiny_overrides, write_collected, zipped
 from tests.helpers.versions import LENIENT, commit, git, identify, make_models, make_repository
 
 MODELS = "gtsrb/models"
@@ -89,14 +87,6 @@ def start(gcloud: Double, cloud: Cloud, models: Path, tmp_path: Path) -> Start:
             put_model(cloud, name, models / model)
 
     return submit
-
-
-def zipped(folder: Path) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for path in sorted(folder.rglob("*")):
-            file.write(path, path.relative_to(folder))
-    return buffer.getvalue()
 
 
 def put_model(cloud: Cloud, name: str, folder: Path) -> None:

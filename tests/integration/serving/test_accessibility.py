@@ -8,29 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.browser import Open, axe, chromium, launched, opener, service
+from tests.helpers.browser import Open, axe, chromium, service
 from tests.integration.serving.test_page import one_image_is_answered
 from tests.integration.serving.test_review_page import SENT, reviewed, sign_in
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    pass
 
 pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="no browser is installed: apt-get install chromium"),
     pytest.mark.parametrize("scheme", ["light", "dark"]),
 ]
 PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Open:
-    return opener(browser)
 
 
 @pytest.fixture(scope="module")

@@ -30,12 +30,12 @@ from src.mlops.io.service_process import running
 from src.mlops.modelfile.locate import BUNDLED
 from src.mlops.project import Project
 from src.mlops.serving.settings import Settings
-from tests.helpers.browser import Open, chromium, expect, launched, opener, service
+from tests.helpers.browser import Open, chromium, expect, launched, service
 from tests.helpers.graphs import with_classes
 from tests.helpers.images import encode
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, FilePayload, Page, Route
+    from playwright.sync_api import FilePayload, Page, Route
 
 
 STOP, PRIORITY_ROAD, ROAD_WORKS = 14, 12, 25
@@ -100,20 +100,9 @@ def renamed_service(folder: Path, project: Project, names: list[str], **settings
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with service() as found:
         yield found
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Open:
-    return opener(browser)
 
 
 def choose(page: Page, *files: FilePayload) -> None:

@@ -19,27 +19,16 @@ from src.mlops import ROOT
 from src.mlops.io.storage import Folder
 from src.mlops.monitoring.erase import erase
 from src.mlops.monitoring.labels import Label, Labels
-from tests.helpers.browser import Open, chromium, expect, launched, opener, service
+from tests.helpers.browser import Open, chromium, expect, launched, service
 from tests.helpers.recording import wait_until
 from tests.integration.serving.test_page import COLOURS, PRIORITY_ROAD, ROAD_WORKS, STOP, encoded, luminance, sign, wall
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no browser is installed: apt-get install chromium")
 TOKEN = "the token of a test"
 SENT = {"stop": encoded(sign(STOP)), "priority": encoded(sign(PRIORITY_ROAD)), "wall": wall()["buffer"]}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as found:
-        yield found
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Open:
-    return opener(browser)
 
 
 @contextmanager
