@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.mlops.data.layouts import RawData, read_layout
+from src.mlops.data.layouts import read_layout
 from src.mlops.data.splits import hold_out
 from src.mlops.data.synthetic.generate import generate
 from src.mlops.demo.traffic import in_fog
@@ -55,7 +55,7 @@ def hold_out_scene(raw_dir: Path, work: Path) -> Scene:
     Raises:
         DataError: The folder cannot be read, or its images do not say which of them show the same sign.
     """
-    raw: RawData = read_layout(raw_dir)
+    raw = read_layout(raw_dir)
     if (raw.train["track_id"] == raw.train["path"]).all():
         raise DataError(
             f"Nothing says which images in {raw_dir} show the same object, so the camera would see objects of the "
@@ -77,4 +77,4 @@ def _scene(folder: Path, table: pd.DataFrame, settings: list[str], processed: Pa
         [frames.iloc[np.unique(np.linspace(0, len(frames) - 1, _FRAMES).astype(int))] for frames in passed]
     )
     images = in_fog([open_image(folder / path) for path in seen["path"]])
-    return Scene(images, [int(class_id) for class_id in seen["class_id"]], len(passed), settings, processed)
+    return Scene(images, seen["class_id"].tolist(), len(passed), settings, processed)

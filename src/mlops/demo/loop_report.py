@@ -15,10 +15,10 @@ from src.mlops.data.packing import open_pack
 from src.mlops.demo.services import say
 from src.mlops.demo.traffic import Answer
 from src.mlops.evaluation.corruptions import SEVERITIES, corrupt
+from src.mlops.evaluation.robustness import predicted_classes
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.figures import save_figure
 
-_BATCH = 64
 _MOST = 4000  # test images
 _EACH = 150  # images in one point of the figure
 
@@ -83,7 +83,7 @@ def measure(story: Story, processed: Path, first: Path, second: Path) -> list[Ro
     models = [Classifier.load(file) for file in (first, second)]
     rows = []
     for name, images in {"clear": clear, "in the densest fog": corrupt(clear, "fog", max(SEVERITIES))}.items():
-        before, after = (float((_classes(model, images) == labels).mean()) for model in models)
+        before, after = (float((predicted_classes(model, images) == labels).mean()) for model in models)
         rows.append(Row(f"test images, {name}", before, after, f"{len(labels):,}"))
     fog = np.array([answer.severity == max(SEVERITIES) for answer in story.answers])
     own = np.array([answer.model_version == models[1].version for answer in story.answers])
@@ -119,18 +119,14 @@ def _cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return [(row.name, f"{row.before:.1%}", f"{row.after:.1%}", row.images) for row in rows]
 
 
-def _classes(model: Classifier, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    batches = (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
-    return np.concatenate([model.run(batch).probabilities.argmax(axis=1) for batch in batches])
-
-
 def draw(story: Story, path: Path) -> None:
     """Draws the accuracy of the traffic over time, the fog, and what happened."""
     start = story.answers[0].time
     seconds = np.array([answer.time for answer in story.answers]) - start
     severity = np.array([answer.severity for answer in story.answers])
     parts = np.array_split(np.arange(len(seconds)), max(len(seconds) // _EACH, 1))
-    accuracy = [100 * float(story.correct()[part].mean()) for part in parts]
+    correct = story.correct()
+    accuracy = [100 * float(correct[part].mean()) for part in parts]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(seconds, 0, 100 * severity / max(SEVERITIES), step="post", color="#b8bcc2", alpha=0.45, lw=0)

@@ -124,7 +124,7 @@ def running_services(
     Raises:
         ServiceError: A service does not start, or a program is not installed.
     """
-    programs = {name: _find(*names) for name, names in PROGRAMS.items()} if alerts else {}
+    programs = {name: _require(*names) for name, names in PROGRAMS.items()} if alerts else {}
     with ExitStack() as stack:
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="mlops-demo-", ignore_cleanup_errors=True))
@@ -136,7 +136,7 @@ def running_services(
             return stack.enter_context(running(command, ready, variables, repository))
 
         recorded = {"MLOPS_MODEL": model, "MLOPS_LOG_URL": log, "MLOPS_LOG_SEGMENT_SECONDS": str(_SEGMENT_SECONDS)}
-        service = python("api", "/health/ready", recorded | {**(settings or {})})
+        service = python("api", "/health/ready", recorded | dict(settings or {}))
         compared = {"MLOPS_DRIFT_LOG_URL": log, "MLOPS_DRIFT_MODEL": model, "MLOPS_DRIFT_TOKEN": token}
         drift = python("drift_api", "/health/live", compared)
         drift.headers["Authorization"] = f"Bearer {token}"
@@ -156,7 +156,7 @@ def running_services(
 
 def has_alerts() -> bool:
     """Returns whether Prometheus and Alertmanager are installed."""
-    return all(any(map(shutil.which, names)) for names in PROGRAMS.values())
+    return all(_find(*names) for names in PROGRAMS.values())
 
 
 def shorten(text: str) -> str:
@@ -189,8 +189,12 @@ def reported() -> Iterator[None]:
         raise ServiceError(str(error)) from error
 
 
-def _find(*names: str) -> str:
-    found = next(filter(None, map(shutil.which, names)), None)
+def _find(*names: str) -> str | None:
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def _require(*names: str) -> str:
+    found = _find(*names)
     if found is None:
         raise ServiceError(
             f"The program {names[0]} was not found. Install it, for example with `apt-get install "

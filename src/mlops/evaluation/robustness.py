@@ -46,14 +46,14 @@ def robustness(config: Config) -> dict[str, Any]:
     chosen = np.random.default_rng(0).permutation(len(arrays.rows))[:IMAGES]
     images, labels = arrays.images[arrays.rows[chosen]], arrays.labels[chosen]
 
-    clean = _classes(classifier, images)
+    clean = predicted_classes(classifier, images)
     accuracy: dict[str, list[float]] = {}
     right = np.zeros(len(labels))
     with progress_bar("classifying corrupted images", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
         for name in CORRUPTIONS:
             accuracy[name] = []
             for severity in SEVERITIES:
-                correct = _classes(classifier, corrupt(images, name, severity)) == labels
+                correct = predicted_classes(classifier, corrupt(images, name, severity)) == labels
                 right += correct
                 accuracy[name].append(float(correct.mean()))
                 bar.update()
@@ -87,7 +87,16 @@ def robustness(config: Config) -> dict[str, Any]:
     return results
 
 
-def _classes(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def predicted_classes(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Classifies many images in small batches.
+
+    Args:
+        classifier: The model.
+        images: uint8 [N, S, S, 3], where S is the image size of the model.
+
+    Returns:
+        The predicted class of each image, int64 [N].
+    """
     batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
     return np.concatenate([classifier.run(batch).probabilities.argmax(axis=1) for batch in batches])
 
@@ -107,12 +116,12 @@ def _behaviour(
         that class when mirrored; None if there is no such image.
     """
     changed = [np.clip(images * factor, 0, 255).astype(np.uint8) for factor in (0.9, 1.1)]
-    same = [_classes(classifier, brighter) == clean for brighter in changed]
+    same = [predicted_classes(classifier, brighter) == clean for brighter in changed]
     mirrors = np.array(classes.mirrors)
     chosen = (mirrors[labels] >= 0) & (mirrors[labels] != labels) & (clean == labels)
     if not chosen.any():
         logger.info("Mirrored images are not tested, because no image shows a class that has another one as its mirror")
-    mirrored = _classes(classifier, images[chosen][:, :, ::-1]) if chosen.any() else np.empty(0, np.int64)
+    mirrored = predicted_classes(classifier, images[chosen][:, :, ::-1]) if chosen.any() else np.empty(0, np.int64)
     expected = mirrors[labels[chosen]]
     return {
         "invariance": float(np.mean(same)),
