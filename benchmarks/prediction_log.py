@@ -10,22 +10,29 @@ time in which the log writes its last records. Writes benchmarks/results/predict
 
 import re
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmarks.environment import Overrides, Row, write_results
-from benchmarks.pairs import CONNECTIONS, Service, alternate, answered, cpu_seconds, get, write_load
-from benchmarks.serving import Server, load, median_png, require_wrk, started
-from src.mlops import ROOT
+from benchmarks.pairs import (
+    CONNECTIONS,
+    Service,
+    answered,
+    at_both_loads,
+    cpu_seconds,
+    get,
+    median,
+    with_and_without,
+)
+from benchmarks.serving import load, median_png, require_wrk
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
-from src.mlops.modelfile.locate import BUNDLED
 
 app = new_app()
 PAIRS, SECONDS = 7, 10
@@ -65,34 +72,18 @@ def main(
     """Measures the service with and without the log."""
     require_wrk()
     png = median_png(load_config(overrides))
-    command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}", "--workers", "1"]
     with tempfile.TemporaryDirectory() as folder:
-        full = write_load(folder, "full", png)
-        logging = {"MLOPS_LOG_URL": str(Path(folder, "log")), "MLOPS_LOG_FLUSH_SECONDS": str(FLUSH_SECONDS)}
-        model = ROOT / BUNDLED
-        with (
-            started(Server("with the log", "", command, logging), model, full) as (port, process, _),
-            started(Server("without the log", "", command), model, full) as (other_port, other, _),
-        ):
-            services = {True: Service(port, process), False: Service(other_port, other)}
-            rates = [_run(services[False], full, seconds).rate for _ in range(2)]
-            half = write_load(folder, "half", png, max(rates) / 2)
-            rows = [
-                _row(name, _pairs(services, form, pairs, seconds), seconds)
-                for name, form in (("half", half), ("maximum", full))
-            ]
-    write_results("prediction_log", rows, ("load",))
+        settings = {"MLOPS_LOG_URL": folder, "MLOPS_LOG_FLUSH_SECONDS": str(FLUSH_SECONDS)}
+        with with_and_without("the log", settings, png) as services:
+            found = at_both_loads(services, png, pairs, partial(_run, seconds=seconds), _describe)
+    write_results("prediction_log", [_row(load, runs, seconds) for load, runs in found.items()], ("load",))
 
 
-def _pairs(services: dict[bool, Service], form: Path, pairs: int, seconds: int) -> list[dict[bool, Run]]:
-    found = alternate(pairs, lambda is_on: _run(services[is_on], form, seconds))
-    for pair in found:
-        on, off = pair[True], pair[False]
-        sys.stderr.write(
-            f"with the log: {on.rate:.0f}/s, {on.cpu_ms:.3f} ms of CPU per image, {on.lost} records lost, "
-            f"{on.missing} missing; without: {off.rate:.0f}/s, {off.cpu_ms:.3f} ms\n"
-        )
-    return found
+def _describe(on: Run, off: Run) -> str:
+    return (
+        f"with the log: {on.rate:.0f}/s, {on.cpu_ms:.3f} ms of CPU per image, {on.lost} records lost, "
+        f"{on.missing} missing; without: {off.rate:.0f}/s, {off.cpu_ms:.3f} ms"
+    )
 
 
 def _run(service: Service, form: Path, seconds: int) -> Run:
@@ -121,9 +112,6 @@ def _row(name: str, pairs: list[dict[bool, Run]], seconds: int) -> Row:
     on, off = ([pair[is_on] for pair in pairs] for is_on in (True, False))
     cpu = [pair[True].cpu_ms / pair[False].cpu_ms for pair in pairs]
     rate = [pair[True].rate / pair[False].rate for pair in pairs]
-
-    def median(runs: list[Run], figure: str) -> float:
-        return round(float(statistics.median(getattr(run, figure) for run in runs)), 3)
 
     return {
         "load": name,

@@ -11,10 +11,10 @@ Writes benchmarks/results/shadow.csv, with one row per load.
 import json
 import re
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +22,17 @@ import onnx
 import typer
 
 from benchmarks.environment import Overrides, Row, write_results
-from benchmarks.pairs import CONNECTIONS, Service, alternate, answered, cpu_seconds, get, write_load
-from benchmarks.serving import Server, load, median_png, require_wrk, started
+from benchmarks.pairs import (
+    CONNECTIONS,
+    Service,
+    answered,
+    at_both_loads,
+    cpu_seconds,
+    get,
+    median,
+    with_and_without,
+)
+from benchmarks.serving import load, median_png, require_wrk
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
@@ -69,25 +78,13 @@ def main(
     """Measures the service with and without a shadow."""
     require_wrk()
     png = median_png(load_config(overrides))
-    command = [sys.executable, "-m", "src.mlops.api", "--port", "{port}", "--workers", "1"]
     with tempfile.TemporaryDirectory() as folder:
-        full = write_load(folder, "full", png)
-        shadow = {"MLOPS_SHADOW_MODEL": str(_candidate(Path(folder)))}
-        model = ROOT / BUNDLED
-        with (
-            started(Server("with a shadow", "", command, shadow), model, full) as (port, process, _),
-            started(Server("without a shadow", "", command), model, full) as (other_port, other, _),
-        ):
-            services = {True: Service(port, process), False: Service(other_port, other)}
+        settings = {"MLOPS_SHADOW_MODEL": str(_candidate(Path(folder)))}
+        with with_and_without("a shadow", settings, png) as services:
             while json.loads(get(services[True], "/model"))["shadow"]["state"] != "answering":
                 time.sleep(0.1)
-            rates = [_run(services[False], full, seconds).rate for _ in range(2)]
-            half = write_load(folder, "half", png, max(rates) / 2)
-            rows = [
-                _row(name, _pairs(services, form, pairs, seconds), seconds)
-                for name, form in (("half", half), ("maximum", full))
-            ]
-    write_results("shadow", rows, ("load",))
+            found = at_both_loads(services, png, pairs, partial(_run, seconds=seconds), _describe)
+    write_results("shadow", [_row(load, runs, seconds) for load, runs in found.items()], ("load",))
 
 
 def _candidate(folder: Path) -> Path:
@@ -101,15 +98,11 @@ def _candidate(folder: Path) -> Path:
     return path
 
 
-def _pairs(services: dict[bool, Service], form: Path, pairs: int, seconds: int) -> list[dict[bool, Run]]:
-    found = alternate(pairs, lambda is_on: _run(services[is_on], form, seconds))
-    for pair in found:
-        on, off = pair[True], pair[False]
-        sys.stderr.write(
-            f"with a shadow: {on.rate:.0f}/s, 99th percentile {on.p99_ms:.1f} ms, {on.shadowed} answered, "
-            f"{on.dropped} dropped; without: {off.rate:.0f}/s, {off.p99_ms:.1f} ms\n"
-        )
-    return found
+def _describe(on: Run, off: Run) -> str:
+    return (
+        f"with a shadow: {on.rate:.0f}/s, 99th percentile {on.p99_ms:.1f} ms, {on.shadowed} answered, "
+        f"{on.dropped} dropped; without: {off.rate:.0f}/s, {off.p99_ms:.1f} ms"
+    )
 
 
 def _run(service: Service, form: Path, seconds: int) -> Run:
@@ -143,9 +136,6 @@ def _row(name: str, pairs: list[dict[bool, Run]], seconds: int) -> Row:
         figure: [getattr(pair[True], figure) / getattr(pair[False], figure) for pair in pairs]
         for figure in ("rate", "p99_ms", "cpu_ms")
     }
-
-    def median(runs: list[Run], figure: str) -> float:
-        return round(float(statistics.median(getattr(run, figure) for run in runs)), 3)
 
     return {
         "load": name,
