@@ -22,7 +22,9 @@ from benchmarks.environment import Row, write_results
 from benchmarks.serving import KIND, Server, form_body, require_wrk, resident_mb, started
 from src.mlops import ROOT
 from src.mlops.cli import new_app, typer_main
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.data.synthetic.drawing import draw_sign
 from src.mlops.modelfile.locate import BUNDLED
 
 app = new_app()
@@ -57,7 +59,7 @@ def main(minutes: Annotated[float, typer.Option(help="Duration of the test.")] =
 
 def _script(folder: Path) -> Path:
     """Writes the requests and a Lua script that alternates between them. `body` is the request for the start check."""
-    [frame] = photograph_track(14, np.random.default_rng(0), 1)
+    [frame] = photograph_track(draw_sign(SIGNS[14]), np.random.default_rng(0), 1)
     kinds = [_encoded(frame.image, kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF")]
     large = _encoded(frame.image.resize((1600, 1600)), "JPEG")
     single = [form_body("file", [content]) for content in [*kinds, large, kinds[0][:-200], b"text"]]

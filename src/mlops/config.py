@@ -95,6 +95,7 @@ class SyntheticConfig(_Section):
     frames_per_track: Count
     test_tracks_per_class: Count
     seed: Seed
+    signs: Literal["gtsrb", "germany"] = "gtsrb"  # checkpoints of earlier releases have none
 
 
 class DataConfig(_Section):

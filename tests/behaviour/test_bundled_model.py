@@ -41,7 +41,7 @@ class TestBundled:
 
     def test_recognises_synthetic_signs(self) -> None:
         rng = np.random.default_rng(5)
-        signs = [photograph(draw_sign(class_id), rng, 64) for class_id in range(43)]
+        signs = [photograph(draw_sign(SIGNS[class_id]), rng, 64) for class_id in range(43)]
         answers = Classifier.load(ROOT / BUNDLED).classify(signs)
         right = [answer.predicted_class == class_id for class_id, answer in enumerate(answers)]
         assert sum(right) >= 38
@@ -63,7 +63,7 @@ LABELS = np.repeat(np.arange(len(SIGNS)), 10)  # classes of the synthetic images
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
     rng = np.random.default_rng(7)
-    return [photograph(draw_sign(int(label)), rng, 64) for label in LABELS]
+    return [photograph(draw_sign(SIGNS[label]), rng, 64) for label in LABELS]
 
 
 @pytest.fixture(scope="module")

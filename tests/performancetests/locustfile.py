@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # locust can be started in a
 
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.data.synthetic.drawing import draw_sign
 from src.mlops.io.files import find_files, warn_about_special
 from src.mlops.preprocessing import image_suffixes
 
@@ -30,7 +31,7 @@ HEADERS = json.loads(os.environ.get("TARGET_HEADERS", "{}")) | ({"X-API-Key": KE
 
 def drawn(class_id: int) -> bytes:
     """Returns a rendered sign as PNG."""
-    [frame] = photograph_track(class_id, np.random.default_rng(class_id), 1)
+    [frame] = photograph_track(draw_sign(SIGNS[class_id]), np.random.default_rng(class_id), 1)
     file = io.BytesIO()
     frame.image.save(file, "PNG")
     return file.getvalue()

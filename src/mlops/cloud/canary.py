@@ -15,6 +15,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fi
 from src.mlops.config import CanaryConfig
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.data.synthetic.drawing import draw_sign
 from src.mlops.errors import ServiceError
 
 logger = logging.getLogger("src.mlops.cloud.canary")
@@ -161,7 +162,7 @@ def _send(client: httpx.Client, meters: Mapping[str, Meter], number: int) -> Non
 
 
 def _image(class_id: int) -> bytes:
-    [frame] = photograph_track(class_id, np.random.default_rng(class_id), 1)
+    [frame] = photograph_track(draw_sign(SIGNS[class_id]), np.random.default_rng(class_id), 1)
     file = io.BytesIO()
     frame.image.save(file, "PNG")
     return file.getvalue()

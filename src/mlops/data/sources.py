@@ -11,7 +11,7 @@ from tenacity import before_sleep_log, retry, retry_if_exception_type, stop_afte
 
 from src.mlops.config import DataConfig, SyntheticConfig
 from src.mlops.data.archives import extract, fetch_archives, unpack_archive, unpack_archives
-from src.mlops.data.synthetic.generate import generate
+from src.mlops.data.synthetic.generate import drawing_version, generate
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.io import files
 from src.mlops.io.files import exclusive
@@ -73,9 +73,12 @@ def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
     """Renders the synthetic images unless they already exist.
 
     Returns:
-        The folder of the images. Its name contains the settings, so images of different settings are never mixed.
+        The folder of the images. Its name contains the settings and the version of the drawings, so images of different
+        ones are never mixed.
     """
-    name = "{tracks_per_class}x{frames_per_track}_{test_tracks_per_class}_seed{seed}".format(**settings.model_dump())
+    name = "{signs}_{tracks_per_class}x{frames_per_track}_{test_tracks_per_class}_seed{seed}_{version}".format(
+        **settings.model_dump(), version=drawing_version()
+    )
     folder = raw_dir / name
     if folder.is_dir():
         return folder

@@ -14,6 +14,7 @@ from PIL import Image
 
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.data.synthetic.drawing import draw_sign
 from src.mlops.errors import DataError
 from src.mlops.evaluation.corruptions import SEVERITIES, corrupt
 from src.mlops.io.files import find_files, warn_about_special
@@ -57,7 +58,7 @@ def in_fog(images: Sequence[Image.Image]) -> dict[int, list[bytes]]:
 
 def _draw() -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [frame.image for sign in SIGNS for frame in photograph_track(sign.class_id, rng, _FRAMES)]
+    return [frame.image for sign in SIGNS for frame in photograph_track(draw_sign(sign), rng, _FRAMES)]
 
 
 def _read(folder: str) -> list[Image.Image]:

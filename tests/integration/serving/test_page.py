@@ -78,7 +78,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 @cache
 def sign(class_id: int, seed: int = 1, side: int = 120) -> Image.Image:
-    return photograph(draw_sign(class_id, 512), np.random.default_rng(seed), side)
+    return photograph(draw_sign(SIGNS[class_id], size=512), np.random.default_rng(seed), side)
 
 
 def file(name: str, content: Image.Image | bytes, kind: str = "image/png") -> FilePayload:

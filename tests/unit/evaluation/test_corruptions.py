@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.drawing import draw_sign
 from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
@@ -10,7 +11,7 @@ from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 class TestCorruptions:
     @pytest.fixture
     def images(self) -> np.ndarray:
-        signs = [draw_sign(class_id, 48).convert("RGB") for class_id in (1, 14, 25, 33)]
+        signs = [draw_sign(SIGNS[class_id], size=48).convert("RGB") for class_id in (1, 14, 25, 33)]
         return np.stack([np.asarray(sign) for sign in signs])
 
     @pytest.mark.parametrize("name", list(CORRUPTIONS))

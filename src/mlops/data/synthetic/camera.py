@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from src.mlops.data.synthetic.drawing import draw_sign
-
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]  # [3, 3], a homography
 
@@ -66,21 +64,18 @@ def photograph(drawing: Image.Image, rng: np.random.Generator, size: int) -> Ima
     return _shoot(_scene(drawing, rng), rng, size).image
 
 
-def photograph_track(class_id: int, rng: np.random.Generator, frames: int) -> Iterator[Frame]:
+def photograph_track(drawing: Image.Image, rng: np.random.Generator, frames: int) -> Iterator[Frame]:
     """Renders one physical sign while the car approaches it.
 
     Args:
-        class_id: The benchmark's class, 0 to 42.
+        drawing: Square RGBA image of a sign, transparent outside of its outline.
         rng: Source of every random choice.
         frames: Number of frames, the farthest first.
 
     Yields:
         Frames that grow from about 25 to about 75 pixels.
-
-    Raises:
-        DataError: The class does not exist.
     """
-    scene = _scene(draw_sign(class_id), rng)
+    scene = _scene(drawing, rng)
     # At constant speed the distance decreases linearly, and the size is its inverse.
     for nearness in np.linspace(1 / rng.uniform(18, 32), 1 / rng.uniform(48, 110), frames):
         yield _shoot(scene, rng, round(1 / nearness))

@@ -1,5 +1,6 @@
 """Writes synthetic images as a data set in the Kaggle layout."""
 
+import hashlib
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -9,14 +10,26 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from src.mlops.data.classes import CLASSES_FILE, ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, write_csv
 from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.data.synthetic.drawing import draw_sign, drawings, german_signs
 from src.mlops.errors import DataError
 from src.mlops.io.progress import progress_bar
 
 # Number of the first test track. It is fixed, so more training tracks do not change the test images.
 _FIRST_TEST_TRACK = 100_000
+SIGN_LISTS = ("gtsrb", "germany")
+
+
+def drawing_version() -> str:
+    """Returns a hash of the code and the descriptions that images are rendered from."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*")):
+        if path.suffix in {".py", ".yaml", ".svg"}:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class _Job(NamedTuple):
@@ -27,13 +40,33 @@ class _Job(NamedTuple):
     paths: list[str]
 
 
+def signs_named(name: str) -> ClassList:
+    """Returns the classes of `gtsrb` or, with further signs, `germany`.
+
+    Raises:
+        DataError: There is no such list of signs.
+    """
+    if name not in SIGN_LISTS:
+        raise DataError(f"Signs must be {' or '.join(SIGN_LISTS)}, but are {name!r}.")
+    return SIGNS if name == "gtsrb" else german_signs()
+
+
 def generate(
-    folder: Path, *, tracks_per_class: int, frames_per_track: int, test_tracks_per_class: int, seed: int
+    folder: Path,
+    *,
+    tracks_per_class: int,
+    frames_per_track: int,
+    test_tracks_per_class: int,
+    seed: int,
+    signs: str = "gtsrb",
 ) -> None:
     """Writes a data set of rendered signs in the Kaggle layout; equal arguments give equal bytes.
 
+    Each track shows one of the versions of the sign that stand on the roads.
+
     Args:
         folder: Folder to write to. It must be empty or not exist, and is filled only when all images are complete.
+        signs: `gtsrb` or, with further signs, `germany`.
         tracks_per_class: Physical signs of each class in `Train/`.
         frames_per_track: Images of each physical sign.
         test_tracks_per_class: Physical signs of each class in `Test/`; 0 leaves the test set empty.
@@ -53,46 +86,51 @@ def generate(
             f"({frames_per_track}) must be at least 1, and test_tracks_per_class ({test_tracks_per_class}) and seed "
             f"({seed}) must be at least 0."
         )
+    classes = signs_named(signs)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         root = Path(temporary) / folder.name
-        for class_id in range(len(SIGNS)):
+        for class_id in range(len(classes)):
             (root / "Train" / str(class_id)).mkdir(parents=True)
         (root / "Test").mkdir()
-        jobs = _jobs(tracks_per_class, frames_per_track, test_tracks_per_class, seed)
-        table = pd.DataFrame(_write_tracks(root, jobs, seed), columns=COLUMNS)
+        jobs = _jobs(len(classes), tracks_per_class, frames_per_track, test_tracks_per_class, seed)
+        table = pd.DataFrame(_write_tracks(root, classes, jobs, seed), columns=COLUMNS)
         is_test = table["path"].str.startswith("Test/")
         write_csv(table[~is_test], root / "Train.csv")
         write_csv(table[is_test].sort_values("path"), root / "Test.csv")
+        if classes != SIGNS:  # the layout implies those
+            classes.write(root / CLASSES_FILE)
         if folder.exists():
             folder.rmdir()  # it is empty; some systems cannot rename a folder onto an existing one
         root.rename(folder)
 
 
-def _jobs(tracks: int, frames: int, test_tracks: int, seed: int) -> list[_Job]:
+def _jobs(classes: int, tracks: int, frames: int, test_tracks: int, seed: int) -> list[_Job]:
     # Test images are numbered in random order, so their names do not reveal the class.
-    shuffle = np.random.default_rng(np.random.SeedSequence([seed, len(SIGNS)]))
-    test_numbers = shuffle.permutation(len(SIGNS) * test_tracks * frames).reshape(len(SIGNS), test_tracks, frames)
+    shuffle = np.random.default_rng(np.random.SeedSequence([seed, classes]))
+    test_numbers = shuffle.permutation(classes * test_tracks * frames).reshape(classes, test_tracks, frames)
     train_jobs = [
         _Job(c, track, [f"Train/{c}/{c:05d}_{track:05d}_{frame:05d}.png" for frame in range(frames)])
-        for c in range(len(SIGNS))
+        for c in range(classes)
         for track in range(tracks)
     ]
     test_jobs = [
         _Job(c, _FIRST_TEST_TRACK + track, [f"Test/{number:05d}.png" for number in test_numbers[c, track]])
-        for c in range(len(SIGNS))
+        for c in range(classes)
         for track in range(test_tracks)
     ]
     return train_jobs + test_jobs
 
 
-def _write_tracks(root: Path, jobs: list[_Job], seed: int) -> list[tuple[str | int, ...]]:
+def _write_tracks(root: Path, classes: ClassList, jobs: list[_Job], seed: int) -> list[tuple[str | int, ...]]:
     """Writes the images of all tracks and returns the table's rows with the columns `COLUMNS`."""
 
     def write(job: _Job) -> list[tuple[str | int, ...]]:
         rng = np.random.default_rng(np.random.SeedSequence([seed, job.class_id, job.track]))
         rows: list[tuple[str | int, ...]] = []
-        for path, frame in zip(job.paths, photograph_track(job.class_id, rng, len(job.paths)), strict=True):
+        sign = classes[job.class_id]
+        drawing = draw_sign(sign, int(rng.integers(drawings().versions(sign.number))))
+        for path, frame in zip(job.paths, photograph_track(drawing, rng, len(job.paths)), strict=True):
             frame.image.save(root / path)
             rows.append((path, job.class_id, job.track, *frame.image.size, *frame.roi))
         return rows
