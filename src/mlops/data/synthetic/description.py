@@ -18,7 +18,7 @@ from src.mlops.errors import DataError
 PALETTE = {
     "white": "#f4f4f2",
     "black": "#161618",
-    "grey": "#8a8c8e",
+    "grey": "#747678",
     "red": "#c1141e",
     "blue": "#0c54a6",
     "yellow": "#f6b40e",
