@@ -4,17 +4,20 @@
 docs/how-to/add-a-sign.md explains how to add a sign.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import DataError
+from src.mlops.errors import describe as explain
 
-# The colours of the signs: RAL 9016, 9017, 7042, 3020, 5017, 1023, 6024 and 8002, slightly faded.
+# The colours of the signs: RAL 9016, 9017, 7042, 3020, 5017, 1023, 6024 and 8002, slightly faded. Each name is also a
+# colour of CSS, so browsers and vector editors show the shapes in similar colours.
 PALETTE = {
     "white": "#f4f4f2",
     "black": "#161618",
@@ -22,17 +25,29 @@ PALETTE = {
     "red": "#c1141e",
     "blue": "#0c54a6",
     "yellow": "#f6b40e",
+    "wheat": "#ead7a0",  # yellow that the sun has bleached
     "green": "#008e60",
     "brown": "#7a4a28",
 }
 GLYPHS = "glyphs.yaml"
-_FILES = ("gtsrb.yaml", "germany.yaml")
+_GTSRB, _FURTHER = "gtsrb.yaml", "germany.yaml"
 _Model = TypeVar("_Model", bound=BaseModel)
+_ONLY_SHAPE, _ONLY_TEXT = {"scale"}, {"font", "height", "spacing"}
+
+
+def _require_text(value: object) -> object:
+    """Rejects what YAML takes for a number, a date or a Boolean: it reads 325.10 as 325.1, and 010 as 8."""
+    if value is None or isinstance(value, str | list | dict):
+        return value
+    raise ValueError(f"the value must be in quotes, because without them YAML reads it as {value!r}")
+
+
+Text = Annotated[str, BeforeValidator(_require_text)]
 Coordinate = Annotated[float, Field(ge=-100, le=200)]
 
 
 class _Description(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Layer(_Description):
@@ -52,9 +67,9 @@ class Layer(_Description):
         mirror: Mirror it horizontally.
     """
 
-    shape: str | None = None
-    text: str | None = Field(None, min_length=1, max_length=16)
-    font: str = "wide"
+    shape: Annotated[Text | None, Field(min_length=1)] = None
+    text: Annotated[Text | None, Field(min_length=1, max_length=16)] = None
+    font: Text = "wide"
     height: Annotated[float, Field(gt=0, le=100)] = 38.0
     spacing: Annotated[float, Field(ge=-50, le=100)] = 14.0
     colour: str = "black"
@@ -73,6 +88,9 @@ class Layer(_Description):
     def _consistent(self) -> Self:
         if (self.shape is None) == (self.text is None):
             raise ValueError("a layer needs either shape or text")
+        kind, unused = ("text", _ONLY_SHAPE) if self.text else ("shape", _ONLY_TEXT)
+        if wrong := sorted(unused & self.model_fields_set):
+            raise ValueError(f"a layer with {kind} cannot have {wrong[0]}")
         if self.colour not in PALETTE:
             raise ValueError(f"colour must be one of {', '.join(PALETTE)}, but is {self.colour!r}")
         return self
@@ -86,19 +104,21 @@ class Description(_Description):
         name: Name of the class. None for the signs of GTSRB, whose names are in `data/gtsrb.py`.
         drawings: The versions of the sign, newest first; each is a list of layers, the lowest first.
         mirrored: Number of the sign of which this one is the mirror image, instead of drawings.
-        symmetric: Whether the mirror image of the sign is the same sign.
+        symmetric: Whether the mirror image of the sign is the same sign. False for those of GTSRB, as for `name`.
     """
 
-    number: str = Field(min_length=1)
-    name: str | None = None
+    number: Annotated[Text, Field(pattern=r"^\S+$")]
+    name: Text | None = None
     drawings: list[Annotated[list[Layer], Field(min_length=1)]] = []
-    mirrored: str | None = None
+    mirrored: Text | None = None
     symmetric: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if bool(self.drawings) == bool(self.mirrored):
             raise ValueError("a sign needs either drawings or mirrored")
+        if self.mirrored and self.symmetric:
+            raise ValueError("a sign cannot be symmetric and the mirror image of another one")
         return self
 
 
@@ -111,7 +131,7 @@ class Glyph(_Description):
     """
 
     width: Annotated[float, Field(ge=0, le=200)]
-    path: str
+    path: Annotated[str, Field(pattern=r"^[MLHVCSQTAZmlhvcsqtaz0-9 .,+-]*$")]
 
 
 class Font(_Description):
@@ -123,7 +143,7 @@ class Font(_Description):
     """
 
     stroke: Annotated[float, Field(gt=0, le=50)]
-    glyphs: dict[str, Glyph]
+    glyphs: dict[Text, Glyph]
 
 
 def read_descriptions(folder: Path) -> dict[str, Description]:
@@ -136,23 +156,26 @@ def read_descriptions(folder: Path) -> dict[str, Description]:
         The descriptions by number, in the order of the files.
 
     Raises:
-        DataError: A file is missing or malformed, a number is described twice, or a sign mirrors an unknown one.
+        DataError: A file is missing or malformed, a number is described twice, a sign of GTSRB is missing or described
+            in the wrong file, or a mirrored sign is not valid.
     """
     found: dict[str, Description] = {}
-    for path in (folder / name for name in _FILES):
-        entries = _read(path)
-        if not isinstance(entries, list):
-            raise DataError(f"{path} must be a list with one entry for each sign.")
-        descriptions = [_parse(Description, entry, path) for entry in entries]
-        counts = Counter([*found, *(description.number for description in descriptions)])
-        if repeated := [number for number, count in counts.items() if count > 1]:
-            raise DataError(f"{path} describes sign {repeated[0]} again. Keep one entry and add its drawings there.")
-        found |= {description.number: description for description in descriptions}
-    for description in found.values():
-        if description.mirrored and not (description.mirrored in found and found[description.mirrored].drawings):
-            raise DataError(
-                f"Sign {description.number} in {folder} mirrors sign {description.mirrored}, which has no drawings."
-            )
+    names = {sign.number: sign.name for sign in SIGNS}
+    for path in (folder / _GTSRB, folder / _FURTHER):
+        for one in _read_list(path):
+            if one.number in found:
+                raise DataError(f"{path}: sign {one.number} is described again. Keep one entry, with all its drawings.")
+            if path.name == _GTSRB and (one.number not in names or one.name or one.symmetric):
+                raise DataError(
+                    f"{path}: sign {one.number} must be one of GTSRB, without name and symmetric, which stand in "
+                    f"src/mlops/data/gtsrb.py. Describe further signs in {_FURTHER}."
+                )
+            if path.name == _FURTHER and not one.name:
+                raise DataError(f"{path}: sign {one.number} needs a name.")
+            found[one.number] = one
+    if missing := [number for number in names if number not in found]:
+        raise DataError(f"{folder / _GTSRB} must describe all signs of GTSRB, but sign {missing[0]} is missing.")
+    _check_mirrored(found, folder)
     return found
 
 
@@ -166,21 +189,70 @@ def read_fonts(folder: Path) -> dict[str, Font]:
     fonts = _read(path)
     if not isinstance(fonts, dict):
         raise DataError(f"{path} must have a key for each font.")
-    return {str(name): _parse(Font, font, path) for name, font in fonts.items()}
+    return {str(name): _parse(Font, font, f"{path}: the font {name!r}") for name, font in fonts.items()}
+
+
+def _read_list(path: Path) -> list[Description]:
+    entries = _read(path)
+    if not isinstance(entries, list):
+        raise DataError(f"{path} must be a list with one entry for each sign.")
+    found = []
+    for place, entry in enumerate(entries, 1):
+        if not isinstance(entry, Mapping):
+            raise DataError(f"{path}: entry {place} must have the keys number, name and drawings, but is {entry!r}.")
+        number = entry.get("number")
+        found.append(_parse(Description, entry, f"{path}: " + (f"sign {number}" if number else f"entry {place}")))
+    return found
+
+
+def _check_mirrored(found: Mapping[str, Description], folder: Path) -> None:
+    mirrors: dict[str, str] = {}
+    for number, one in found.items():
+        if not one.mirrored:
+            continue
+        original = found.get(one.mirrored)
+        where = f"{folder}: sign {number} mirrors sign {one.mirrored}"
+        if original is None or not original.drawings:
+            raise DataError(f"{where}, which {'has no drawings' if original else 'is not described'}.")
+        if original.symmetric:
+            raise DataError(f"{where}, which is symmetric. Remove one of the two.")
+        if one.mirrored in mirrors:
+            raise DataError(f"{where}, but so does sign {mirrors[one.mirrored]}. Only one of them can.")
+        mirrors[one.mirrored] = number
+
+
+class _Loader(yaml.SafeLoader):
+    """Rejects a key that occurs twice, of which YAML would silently use the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} occurs twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - based on SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise DataError(f"Cannot read {path}: {line}{error.problem}.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"Cannot read the descriptions of signs in {path}: {error}.") from error
+        raise DataError(f"Cannot read {path}: {error}.") from error
 
 
-def _parse(model: type[_Model], values: object, path: Path) -> _Model:
+def _parse(model: type[_Model], values: object, what: str) -> _Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = values.get("number") or values.get("name") if isinstance(values, Mapping) else None
-        where = " -> ".join(map(str, first["loc"]))
-        raise DataError(f"{path}: the entry {name or values!r} is not valid: {where}: {first['msg']}.") from error
+        faults = "; ".join(map(_in_words, explain(error)))
+        raise DataError(f"{what} is not valid: {faults}.") from error
+
+
+def _in_words(fault: str) -> str:
+    """Replaces a place such as `drawings.0.1.scale` by words."""
+    fault = re.sub(r"^drawings\.(\d+)\.(\d+)(\.\w+)?", r"layer \2 of version \1\3", fault)
+    return re.sub(r"^(layer \d+ of version \d+)\.", r"\1: ", fault)

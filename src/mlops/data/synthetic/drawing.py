@@ -7,6 +7,7 @@ corner, (100, 100) the bottom right one.
 
 import functools
 import io
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,7 +22,9 @@ from src.mlops.errors import DataError
 
 SIGNS_FOLDER = Path(__file__).parent / "signs"
 MAX_SIDE = 2048  # px
-_SVG = "{http://www.w3.org/2000/svg}svg"
+_SVG = "{http://www.w3.org/2000/svg}"
+_ELEMENTS = ("g", "path", "circle", "ellipse", "rect", "line", "polyline", "polygon", "use", "defs")
+_PAINTS = (*PALETTE, "none", "currentColor")
 _VIEW_BOX = "0 0 100 100"
 # `fill="red"` in a shape means the red of the palette.
 _STYLE = "".join(f'[{use}="{name}"]{{{use}:{value}}}' for name, value in PALETTE.items() for use in ("fill", "stroke"))
@@ -51,18 +54,7 @@ def german_signs() -> ClassList:
     Raises:
         DataError: The descriptions are malformed.
     """
-    descriptions = drawings().descriptions
-    numbers = [*(sign.number for sign in SIGNS), *(number for number, one in descriptions.items() if one.name)]
-    ids = {number: class_id for class_id, number in enumerate(numbers)}
-    mirrors = {ids[one.mirrored]: ids[number] for number, one in descriptions.items() if one.mirrored}
-    mirrors |= {mirrored: original for original, mirrored in mirrors.items()}
-    classes = [replace(sign, mirror=mirrors.get(sign.class_id, sign.mirror)) for sign in SIGNS]
-    for number, one in descriptions.items():
-        if one.name:
-            class_id = ids[number]
-            mirror = class_id if one.symmetric else mirrors.get(class_id)
-            classes.append(ClassInfo(class_id, one.name, number, drawings().outline(number), mirror))
-    return ClassList(classes)
+    return drawings().classes
 
 
 @functools.cache
@@ -75,6 +67,7 @@ class Drawings:
     """The drawings of all described signs.
 
     Attributes:
+        classes: The classes of GTSRB, with their ids, and further German signs.
         descriptions: The descriptions by number.
     """
 
@@ -85,14 +78,20 @@ class Drawings:
             folder: Folder with the descriptions and `shapes/*.svg`, such as `SIGNS_FOLDER`.
 
         Raises:
-            DataError: A file is missing or malformed, or a sign has a shape, font or character that does not exist.
+            DataError: A file is missing or malformed, a sign has a shape, font or character that does not exist, or
+                two signs have the same name.
         """
+        self._folder = folder
         self.descriptions = read_descriptions(folder)
         self._fonts = read_fonts(folder)
         self._shapes = {path.stem: _shape(path) for path in sorted((folder / "shapes").glob("*.svg"))}
         for description in self.descriptions.values():
             for layer in (layer for drawing in description.drawings for layer in drawing):
-                self._require_known(layer, f"Sign {description.number} in {folder}")
+                self._require_known(layer, f"{folder}: sign {description.number}")
+        try:
+            self.classes = _classes(self.descriptions)
+        except ValueError as error:
+            raise DataError(f"The signs in {folder} are not a valid class list: {error}.") from error
 
     def versions(self, number: str | None) -> int:
         """Returns the number of versions of a sign that stand on the roads.
@@ -102,28 +101,26 @@ class Drawings:
         """
         return len(self._original(number)[0].drawings)
 
-    def outline(self, number: str) -> str | None:
-        """Returns the name of the lowest shape of a sign, which signs with the same outline and colour share."""
-        return self._original(number)[0].drawings[0][0].shape
-
     def draw(self, number: str | None, version: int = 0, size: int = 128) -> Image.Image:
         """Draws one sign, see `draw_sign`. The image is shared; it must be copied before painting on it."""
         original, mirrored = self._original(number)
         if not 8 <= size <= MAX_SIDE:
             raise DataError(f"Cannot draw sign {number} with {size} px: the side must be 8 to {MAX_SIDE} px.")
         if not 0 <= version < len(original.drawings):
-            raise DataError(
-                f"Sign {number} has no version {version}: versions are numbered from 0 to {len(original.drawings) - 1}."
-            )
+            raise DataError(f"Sign {number} has no version {version}: the last one is {len(original.drawings) - 1}.")
         image = _render(self._svg(original.drawings[version]), size)
+        if image.getbbox() is None:
+            raise DataError(f"Version {version} of sign {number} is empty. Correct its shapes in {self._folder}.")
         return ImageOps.mirror(image) if mirrored else image
 
     def _original(self, number: str | None) -> tuple[Description, bool]:
         """Returns the description that has the drawings, and whether they must be mirrored."""
-        description = self.descriptions.get(number or "")
+        if number is None:
+            raise DataError("Cannot draw a class without a number in the sign catalogue.")
+        description = self.descriptions.get(number)
         if description is None:
             raise DataError(
-                f"Cannot draw the sign with the number {number!r}, because no file in {SIGNS_FOLDER} describes it. "
+                f"Cannot draw sign {number}, because no file in {self._folder} describes it. "
                 "docs/how-to/add-a-sign.md explains how to add a sign."
             )
         if description.mirrored:
@@ -133,8 +130,12 @@ class Drawings:
     def _require_known(self, layer: Layer, where: str) -> None:
         if layer.shape and layer.shape not in self._shapes:
             raise DataError(f"{where} has the shape {layer.shape!r}, but there is no shapes/{layer.shape}.svg.")
+        if layer.shape and "colour" in layer.model_fields_set and "currentColor" not in self._shapes[layer.shape]:
+            raise DataError(
+                f"{where} colours the shape {layer.shape!r}, but nothing in shapes/{layer.shape}.svg is currentColor."
+            )
         if layer.text and layer.font not in self._fonts:
-            raise DataError(f"{where} has the font {layer.font!r}; {GLYPHS} has {', '.join(self._fonts)}.")
+            raise DataError(f"{where} has the font {layer.font!r}, but {GLYPHS} only has {', '.join(self._fonts)}.")
         if missing := [character for character in layer.text or "" if character not in self._fonts[layer.font].glyphs]:
             raise DataError(
                 f"{where} has the text {layer.text!r}, but the font {layer.font!r} has no glyph for {missing[0]!r}. "
@@ -167,12 +168,50 @@ def _render(svg: str, size: int) -> Image.Image:
     return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg, width=size, height=size))).convert("RGBA")
 
 
+def _classes(descriptions: Mapping[str, Description]) -> ClassList:
+    further = [one for one in descriptions.values() if one.name]
+    numbers = [*(sign.number for sign in SIGNS), *(one.number for one in further)]
+    ids = {number: class_id for class_id, number in enumerate(numbers)}
+    mirrors = {ids[one.mirrored]: ids[number] for number, one in descriptions.items() if one.mirrored}
+    mirrors |= {mirrored: original for original, mirrored in mirrors.items()}
+    classes = [replace(sign, mirror=mirrors.get(sign.class_id, sign.mirror)) for sign in SIGNS]
+    for class_id, one in enumerate(further, len(SIGNS)):
+        mirror = class_id if one.symmetric else mirrors.get(class_id)
+        original = descriptions[one.mirrored or one.number]
+        # Signs with the same outline and colour share their lowest shape.
+        classes.append(ClassInfo(class_id, one.name or "", one.number, original.drawings[0][0].shape, mirror))
+    return ClassList(classes)
+
+
 def _shape(path: Path) -> str:
-    """Returns the elements of an SVG file without the `svg` element around them."""
+    """Returns the elements of an SVG file without the `svg` element around them.
+
+    They become a part of a larger SVG, so nothing is allowed that would affect or depend on what is outside of them.
+    """
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314 - a file of this repository
     except (OSError, ElementTree.ParseError) as error:
         raise DataError(f"Cannot read the shape {path}: {error}.") from error
-    if root.tag != _SVG or root.get("viewBox") != _VIEW_BOX:
+    if root.tag != f"{_SVG}svg" or root.get("viewBox") != _VIEW_BOX:
         raise DataError(f'{path} must be an SVG file with viewBox="{_VIEW_BOX}".')
+    if others := sorted({*root.keys()} - {"viewBox"}):
+        raise DataError(f"{path}: the element svg can only have viewBox. Move {others[0]} to a g in it.")
+    for element in root.iterfind(".//*"):
+        _check_element(element, path)
+    if not len(root):
+        raise DataError(f"{path} is empty.")
     return "".join(ElementTree.tostring(element, encoding="unicode") for element in root)
+
+
+def _check_element(element: ElementTree.Element, path: Path) -> None:
+    name = element.tag.removeprefix(_SVG)
+    if name not in _ELEMENTS:
+        raise DataError(f"{path} can only have {', '.join(_ELEMENTS)}, but has {name}.")
+    if {"style", "class"} & {*element.keys()}:
+        raise DataError(f"{path}: {name} must have attributes such as fill instead of style or class.")
+    for label in (element.get("id"), element.get("href", f"#{path.stem}").removeprefix("#")):
+        if label is not None and not label.startswith(path.stem):
+            raise DataError(f"{path}: the id {label!r} must start with {path.stem!r}, so that it is unique in a sign.")
+    for use in ("fill", "stroke"):
+        if element.get(use, "none") not in _PAINTS:
+            raise DataError(f"{path}: {use} must be one of {', '.join(_PAINTS)}, but is {element.get(use)!r}.")
