@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.errors import DataError
+from src.mlops.errors import DataError, shorten
 from src.mlops.errors import describe as explain
 
 # The colours of the signs: RAL 9016, 9017, 7042, 3020, 5017, 1023, 6024 and 8002, slightly faded. Each name is also a
@@ -39,7 +39,13 @@ def _require_text(value: object) -> object:
     """Rejects what YAML takes for a number, a date or a Boolean: it reads 325.10 as 325.1, and 010 as 8."""
     if value is None or isinstance(value, str | list | dict):
         return value
-    raise ValueError(f"the value must be in quotes, because without them YAML reads it as {value!r}")
+    raise ValueError(f"the value must be in quotes, because without them YAML reads it as {value}")
+
+
+def _require_layers(value: object) -> object:
+    if isinstance(value, list) and value:
+        return value
+    raise ValueError(f"a drawing must be a list of layers, such as [red_circle, car], but is {shorten(value)}")
 
 
 Text = Annotated[str, BeforeValidator(_require_text)]
@@ -47,7 +53,7 @@ Coordinate = Annotated[float, Field(ge=-100, le=200)]
 
 
 class _Description(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Layer(_Description):
@@ -82,7 +88,11 @@ class Layer(_Description):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
-        return {"shape": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"shape": value}
+        if isinstance(value, Mapping):
+            return value
+        raise ValueError(f"a layer must be the name of a shape, or have shape or text, but is {shorten(value)}")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -109,7 +119,7 @@ class Description(_Description):
 
     number: Annotated[Text, Field(pattern=r"^\S+$")]
     name: Text | None = None
-    drawings: list[Annotated[list[Layer], Field(min_length=1)]] = []
+    drawings: list[Annotated[list[Layer], BeforeValidator(_require_layers)]] = []
     mirrored: Text | None = None
     symmetric: bool = False
 
@@ -199,9 +209,12 @@ def _read_list(path: Path) -> list[Description]:
     found = []
     for place, entry in enumerate(entries, 1):
         if not isinstance(entry, Mapping):
-            raise DataError(f"{path}: entry {place} must have the keys number, name and drawings, but is {entry!r}.")
+            raise DataError(
+                f"{path}: entry {place} must have the keys number, name and drawings, but is {shorten(entry)}."
+            )
         number = entry.get("number")
-        found.append(_parse(Description, entry, f"{path}: " + (f"sign {number}" if number else f"entry {place}")))
+        which = f"sign {number}" if isinstance(number, str) else f"entry {place}"
+        found.append(_parse(Description, entry, f"{path}: {which}"))
     return found
 
 
@@ -215,7 +228,7 @@ def _check_mirrored(found: Mapping[str, Description], folder: Path) -> None:
         if original is None or not original.drawings:
             raise DataError(f"{where}, which {'has no drawings' if original else 'is not described'}.")
         if original.symmetric:
-            raise DataError(f"{where}, which is symmetric. Remove one of the two.")
+            raise DataError(f"{where}, which is symmetric. Remove mirrored or symmetric.")
         if one.mirrored in mirrors:
             raise DataError(f"{where}, but so does sign {mirrors[one.mirrored]}. Only one of them can.")
         mirrors[one.mirrored] = number
@@ -254,5 +267,6 @@ def _parse(model: type[_Model], values: object, what: str) -> _Model:
 
 def _in_words(fault: str) -> str:
     """Replaces a place such as `drawings.0.1.scale` by words."""
-    fault = re.sub(r"^drawings\.(\d+)\.(\d+)(\.\w+)?", r"layer \2 of version \1\3", fault)
-    return re.sub(r"^(layer \d+ of version \d+)\.", r"\1: ", fault)
+    fault = re.sub(r"^drawings\.(\d+)\.(\d+)", r"version \1, layer \2", fault)
+    fault = re.sub(r"^(version \d+, layer \d+)\.", r"\1, ", fault)
+    return re.sub(r"^drawings\.(\d+)", r"version \1", fault)

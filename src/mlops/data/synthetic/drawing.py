@@ -110,7 +110,10 @@ class Drawings:
             raise DataError(f"Sign {number} has no version {version}: the last one is {len(original.drawings) - 1}.")
         image = _render(self._svg(original.drawings[version]), size)
         if image.getbbox() is None:
-            raise DataError(f"Version {version} of sign {number} is empty. Correct its shapes in {self._folder}.")
+            raise DataError(
+                f"Version {version} of sign {number} in {self._folder} shows nothing: each layer is outside of the sign, "
+                "or its path is not valid."
+            )
         return ImageOps.mirror(image) if mirrored else image
 
     def _original(self, number: str | None) -> tuple[Description, bool]:
