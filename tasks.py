@@ -175,6 +175,16 @@ def data_sheet(c: Context, override: list[str]) -> None:
     _hydra(c, "data.contact_sheet", *override)
 
 
+@command(
+    "signs",
+    raw_dir="folder or archive of images of GTSRB, to show next to drawn ones",
+    out="folder to write to; default: reports/signs",
+)
+def data_signs(c: Context, raw_dir: str = "", out: str = "") -> None:
+    """Draw contact sheets of all signs that can be drawn."""
+    _typer(c, "data signs", raw_dir=_from_here(raw_dir), out=_from_here(out))
+
+
 @command("label-errors", **OVERRIDE)
 def data_label_errors(c: Context, override: list[str]) -> None:
     """List images whose label is doubtful."""
@@ -677,7 +687,7 @@ def docs(c: Context, serve: bool = False) -> None:
 
 def _namespace() -> Collection:
     groups = {
-        "data": [data_prepare, data_report, data_sheet, data_label_errors, data_pack, data_push, data_pull],
+        "data": [data_prepare, data_report, data_sheet, data_signs, data_label_errors, data_pack, data_push, data_pull],
         "model": [
             model_export,
             model_recalibrate,

@@ -1,5 +1,7 @@
-"""Commands for raw data under DVC: `python -m src.mlops data push --remote storage`, or `inv data.push`."""
+"""Commands for raw data under DVC, and for drawn signs: `python -m src.mlops data push`, or `inv data.push`."""
 
+import logging
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,9 +9,11 @@ import typer
 from src.mlops.cli import OverrideOption, new_app
 from src.mlops.config import load_config
 from src.mlops.data import dvc
+from src.mlops.data.synthetic.contact_sheet import write_sign_sheets
 from src.mlops.errors import ConfigError
 
-app = new_app("Pack, push and pull the raw data as archives under DVC.")
+logger = logging.getLogger(__name__)
+app = new_app("Pack, push and pull the raw data as archives under DVC, and draw signs.")
 RemoteOption = Annotated[str, typer.Option(help="Remote in .dvc/config: local (a folder) or storage (the bucket).")]
 
 
@@ -32,3 +36,15 @@ def push(override: OverrideOption, remote: RemoteOption = "local") -> None:
 def pull(override: OverrideOption, remote: RemoteOption = "local") -> None:
     """Downloads the archives from a remote and verifies them."""
     dvc.pull(remote, load_config(override).cloud.bucket)
+
+
+@app.command()
+def signs(
+    raw_dir: Annotated[
+        Path | None, typer.Option(help="Folder or archive of images of GTSRB, to show next to drawn ones.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("reports/signs"),
+) -> None:
+    """Writes contact sheets of all signs that can be drawn."""
+    for path in write_sign_sheets(out, raw_dir):
+        logger.info("Wrote %s", path)

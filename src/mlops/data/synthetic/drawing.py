@@ -111,8 +111,8 @@ class Drawings:
         image = _render(self._svg(original.drawings[version]), size)
         if image.getbbox() is None:
             raise DataError(
-                f"Version {version} of sign {number} in {self._folder} shows nothing: each layer is outside of the sign, "
-                "or its path is not valid."
+                f"Version {version} of sign {number} in {self._folder} shows nothing: all its layers are outside of "
+                "the sign, or their paths are not valid."
             )
         return ImageOps.mirror(image) if mirrored else image
 
