@@ -173,6 +173,7 @@ def _backdrop(texture: Floats, rng: np.random.Generator, size: int) -> Floats:
 
 def _blur_kernel(rng: np.random.Generator, sigma: float, size: int) -> Floats:
     """Returns a normalised Gaussian kernel, often stretched or doubled in the direction in which the camera moves."""
+    sigma = max(sigma, 0.35)  # a pixel has an extent
     moves = rng.random() < 0.3
     half = size * rng.uniform(0.01, 0.07) if moves else 0.0
     shakes = moves and rng.random() < 0.3
