@@ -43,7 +43,7 @@ def signs(
     raw_dir: Annotated[
         Path | None, typer.Option(help="Folder or archive of images of GTSRB, to show next to drawn ones.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("reports/signs"),
+    out: Annotated[Path, typer.Option(help="Folder to write to; default: reports/signs.")] = Path("reports/signs"),
 ) -> None:
     """Writes contact sheets of all signs that can be drawn."""
     for path in write_sign_sheets(out, raw_dir):
