@@ -40,6 +40,13 @@ def draw_evaluation(
         folder: Folder of the PNG files.
     """
     draw_learning_curves(history, folder / "learning_curves.png")
+    draw_results(results, predictions, arrays, classes, folder)
+
+
+def draw_results(
+    results: dict[str, Any], predictions: pd.DataFrame, arrays: SplitArrays, classes: ClassList, folder: Path
+) -> None:
+    """Draws the figures of an evaluation that are not about the training, see `draw_evaluation`."""
     draw_confusion_matrix(predictions, results, classes, folder / "confusion_matrix.png")
     draw_class_bars(results, folder / "per_class.png")
     draw_reliability(results, predictions, folder / "reliability.png")
