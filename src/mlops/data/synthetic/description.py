@@ -103,11 +103,25 @@ class Description(_Description):
 
 
 class Glyph(_Description):
+    """A character.
+
+    Attributes:
+        width: Its width, in hundredths of the height of the capital letters.
+        path: Its centre lines, as SVG path data.
+    """
+
     width: Annotated[float, Field(ge=0, le=200)]
     path: str
 
 
 class Font(_Description):
+    """A typeface.
+
+    Attributes:
+        stroke: Width of its lines, in hundredths of the height of the capital letters.
+        glyphs: Its characters.
+    """
+
     stroke: Annotated[float, Field(gt=0, le=50)]
     glyphs: dict[str, Glyph]
 

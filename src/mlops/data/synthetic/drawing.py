@@ -7,6 +7,7 @@ corner, (100, 100) the bottom right one.
 
 import functools
 import io
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -55,7 +56,7 @@ def german_signs() -> ClassList:
     ids = {number: class_id for class_id, number in enumerate(numbers)}
     mirrors = {ids[one.mirrored]: ids[number] for number, one in descriptions.items() if one.mirrored}
     mirrors |= {mirrored: original for original, mirrored in mirrors.items()}
-    classes = [ClassInfo(*sign[:4], mirrors.get(sign.class_id, sign.mirror)) for sign in SIGNS]
+    classes = [replace(sign, mirror=mirrors.get(sign.class_id, sign.mirror)) for sign in SIGNS]
     for number, one in descriptions.items():
         if one.name:
             class_id = ids[number]
@@ -136,8 +137,8 @@ class Drawings:
             raise DataError(f"{where} has the font {layer.font!r}; {GLYPHS} has {', '.join(self._fonts)}.")
         if missing := [character for character in layer.text or "" if character not in self._fonts[layer.font].glyphs]:
             raise DataError(
-                f"{where} has the text {layer.text!r}, but the font {layer.font!r} has no glyph for {missing[0]!r}. Add "
-                f"it to {GLYPHS}."
+                f"{where} has the text {layer.text!r}, but the font {layer.font!r} has no glyph for {missing[0]!r}. "
+                f"Add it to {GLYPHS}."
             )
 
     def _svg(self, layers: list[Layer]) -> str:
@@ -169,7 +170,7 @@ def _render(svg: str, size: int) -> Image.Image:
 def _shape(path: Path) -> str:
     """Returns the elements of an SVG file without the `svg` element around them."""
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.parse(path).getroot()  # noqa: S314 - a file of this repository
     except (OSError, ElementTree.ParseError) as error:
         raise DataError(f"Cannot read the shape {path}: {error}.") from error
     if root.tag != _SVG or root.get("viewBox") != _VIEW_BOX:

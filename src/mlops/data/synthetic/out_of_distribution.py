@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from src.mlops.data.classes import ClassInfo
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph, scenery
-from src.mlops.data.synthetic.drawing import BLACK, BLUE, RED, WHITE, YELLOW, Canvas, draw_sign
+from src.mlops.data.synthetic.drawing import draw_sign, drawings, german_signs
 
 Maker = Callable[[np.random.Generator], Image.Image]
 SIDE = 64  # px of every image
@@ -22,7 +23,7 @@ def draw_unknowns(count: int, seed: int) -> dict[str, list[Image.Image]]:
 
     Returns:
         RGB images of 64 x 64 px by kind: `blank`, `noise`, `texture`, `object`, `scenery`, `half sign` (a rendered
-        sign cut in half) and `other sign` (a road sign that belongs to none of the classes).
+        sign cut in half) and `other sign` (a German sign that GTSRB lacks).
     """
     return {
         kind: [make(np.random.default_rng([seed, number, place])) for number in range(count)]
@@ -55,62 +56,38 @@ def _texture(rng: np.random.Generator) -> Image.Image:
 
 def _object(rng: np.random.Generator) -> Image.Image:
     """Returns a rendered image of overlapping coloured shapes."""
-    canvas = Canvas(512)
+    image = Image.new("RGBA", (256, 256))
+    draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(2, 6))):
-        red, green, blue = (int(value) for value in rng.integers(0, 256, 3))
-        colour = (red, green, blue)
-        x, y = rng.uniform(30, 70, 2)
+        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+        x, y = rng.uniform(77, 179, 2)
         kind = rng.integers(3)
         if kind == 0:
-            canvas.disc(x, y, rng.uniform(8, 28), colour)
+            draw.circle((x, y), rng.uniform(20, 72), colour)
         elif kind == 1:
-            canvas.polygon([(x + dx, y + dy) for dx, dy in rng.uniform(-30, 30, (int(rng.integers(3, 7)), 2))], colour)
+            draw.polygon([(x + dx, y + dy) for dx, dy in rng.uniform(-77, 77, (int(rng.integers(3, 7)), 2))], colour)
         else:
-            canvas.stroke(
-                [(x, y), (rng.uniform(10, 90), rng.uniform(10, 90))], rng.uniform(4, 16), colour, round_ends=True
-            )
-    return photograph(canvas.image, rng, SIDE)
+            end = rng.uniform(26, 230, 2)
+            draw.line([(x, y), (float(end[0]), float(end[1]))], colour, int(rng.integers(10, 41)))
+    return photograph(image, rng, SIDE)
 
 
 def _half_sign(rng: np.random.Generator) -> Image.Image:
     """Returns an image that is filled by the left, right, upper or lower half of a sign."""
-    whole = photograph(draw_sign(int(rng.integers(len(SIGNS)))), rng, 2 * SIDE)
+    whole = photograph(_any_version(SIGNS[rng.integers(len(SIGNS))], rng), rng, 2 * SIDE)
     half = SIDE
     x, y = [(0, half // 2), (half, half // 2), (half // 2, 0), (half // 2, half)][rng.integers(4)]
     return whole.crop((x, y, x + half, y + half))
 
 
 def _other_sign(rng: np.random.Generator) -> Image.Image:
-    """Returns a sign of none of the classes: parking, no stopping, a town, a hospital, other numbers and more."""
-    canvas = Canvas(512)
-    kind = rng.integers(6)
-    if kind == 0:
-        canvas.box(4, 4, 96, 96, WHITE)
-        canvas.box(7, 7, 93, 93, BLUE)
-        canvas.text(str(rng.choice(list("PHi"))), (33, 18, 67, 82), WHITE, 1.5)
-    elif kind == 1:
-        for radius, colour in ((49.5, WHITE), (47.5, RED), (38, BLUE)):
-            canvas.disc(50, 50, radius, colour)
-        canvas.stroke([(23, 23), (77, 77)], 8, RED)
-        if rng.random() < 0.5:
-            canvas.stroke([(77, 23), (23, 77)], 8, RED)
-    elif kind == 2:
-        canvas.box(2, 25, 98, 75, BLACK)
-        canvas.box(4, 27, 96, 73, YELLOW)
-        canvas.text(str(rng.choice(["Ulm", "Bonn", "Kiel", "Trier"])), (14, 36, 86, 64), BLACK, 0.5)
-    elif kind == 3:
-        for radius, colour in ((49.5, WHITE), (47.5, BLUE)):
-            canvas.disc(50, 50, radius, colour)
-        canvas.text(str(rng.choice(["30", "40", "60"])), (24, 30, 76, 70), WHITE, 1.5)
-    elif kind == 4:
-        for radius, colour in ((49.5, WHITE), (47.5, RED), (36, WHITE)):
-            canvas.disc(50, 50, radius, colour)
-        canvas.text(str(rng.choice(["5,5t", "2,8m", "3,8m", "12t"])), (19, 39, 81, 61), BLACK, 0.8)
-    else:
-        canvas.box(4, 14, 96, 86, WHITE)
-        canvas.box(7, 17, 93, 83, BLUE)
-        canvas.arrow([(20, 50), (80, 50)], 10, 16)
-    return photograph(canvas.image, rng, SIDE)
+    """Returns a German sign that GTSRB lacks."""
+    others = german_signs()[len(SIGNS) :]
+    return photograph(_any_version(others[rng.integers(len(others))], rng), rng, SIDE)
+
+
+def _any_version(sign: ClassInfo, rng: np.random.Generator) -> Image.Image:
+    return draw_sign(sign, int(rng.integers(drawings().versions(sign.number))))
 
 
 _KINDS: dict[str, Maker] = {
