@@ -60,7 +60,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     drawings = prepare_further(config.data, pack, checkpoint.classes, checkpoint.config["training"].get("drawn"))
     split = config.evaluation.split
     arrays = pack.load(split)
-    _warn_if_seen(checkpoint, pack, arrays, f"{split} split")
+    _warn_if_seen(checkpoint, pack, arrays, split)
     measured, predictions = _measure(checkpoint, arrays, config)
     results: dict[str, Any] = {
         "split": split,
@@ -76,7 +76,7 @@ def evaluate(config: Config) -> dict[str, Any]:
     further = None
     if drawings:
         shown = load_further(drawings, split, len(pack.classes), len(checkpoint.classes))
-        _warn_if_seen(checkpoint, pack, shown, f"{split} split of drawings")
+        _warn_if_seen(checkpoint, pack, shown, f"drawn {split}")
         results[FURTHER], answers = _measure_further(checkpoint, shown, config)
         further = shown, answers
     reports = config.evaluation.reports_dir
@@ -109,12 +109,12 @@ def evaluate(config: Config) -> dict[str, Any]:
     return results
 
 
-def _warn_if_seen(checkpoint: Checkpoint, pack: Pack, arrays: SplitArrays, images: str) -> None:
+def _warn_if_seen(checkpoint: Checkpoint, pack: Pack, arrays: SplitArrays, split: str) -> None:
     known = sketch_of_training(checkpoint.provenance, pack)
-    if known is None and not images.startswith("test"):
-        logger.warning("The model was trained on different splits and may have seen images of this %s", images)
+    if known is None and not split.endswith("test"):
+        logger.warning("The model was trained on different splits and may have seen images of this %s split", split)
     elif known and overlap(known, arrays.hashes).is_large:
-        logger.warning("The model was trained on images of this %s, so the metrics are too optimistic", images)
+        logger.warning("The model was trained on images of this %s split, so the metrics are too optimistic", split)
 
 
 def _measure(checkpoint: Checkpoint, arrays: SplitArrays, config: Config) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -153,7 +153,7 @@ def _measure_further(
     """Returns the same for drawings of the signs that the data does not have."""
     measured, answers = _measure(checkpoint, arrays, config)
     rows = per_class_metrics(arrays.labels, answers["predicted_class"].to_numpy(), checkpoint.classes)
-    split = f"{config.evaluation.split} (drawings)"
+    split = f"drawn {config.evaluation.split}"
     return {"about": UNPROVEN, "split": split, **measured, "classes": rows}, answers
 
 
