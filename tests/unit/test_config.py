@@ -84,7 +84,8 @@ def test_experiments_compose(experiment: str) -> None:
 @pytest.mark.parametrize("others", [[], ["data=synthetic"], ["experiment=record"], ["experiment=quickstart"]])
 def test_more_classes_never_overwrite_the_model_of_the_others(others: list[str]) -> None:
     config = load_config(["classes=germany", *others])
-    assert config.training.drawn and config.training.drawn.signs == "germany"
+    assert config.training.drawn
+    assert config.training.drawn.signs == "germany"
     for other in (load_config(others), load_config()):
         assert config.ckpt_path != other.ckpt_path
         assert config.evaluation.reports_dir != other.evaluation.reports_dir
