@@ -18,7 +18,7 @@ from src.mlops.errors import DataError
 PALETTE = {
     "white": "#f4f4f2",
     "black": "#161618",
-    "grey": "#8a8c8e",
+    "grey": "#747678",
     "red": "#c1141e",
     "blue": "#0c54a6",
     "yellow": "#f6b40e",
@@ -53,7 +53,7 @@ class Layer(_Description):
     """
 
     shape: str | None = None
-    text: str | None = Field(None, min_length=1, max_length=12)
+    text: str | None = Field(None, min_length=1, max_length=16)
     font: str = "wide"
     height: Annotated[float, Field(gt=0, le=100)] = 38.0
     spacing: Annotated[float, Field(ge=-50, le=100)] = 14.0
