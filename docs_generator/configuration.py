@@ -19,6 +19,7 @@ TITLES = {  # folder of `configshydra` → title; the order of the page
     "registry": "Registry",
     "gate": "Gate",
     "cloud": "Google Cloud",
+    "classes": "Classes",
     "experiment": "Experiments",
 }
 

@@ -94,8 +94,11 @@ def statements_of(classes: ClassList, *, synthetic: bool = False, drawn: Collect
 
 
 def _unproven(classes: ClassList, drawn: Collection[int]) -> str:
-    which = "the" if len(drawn) == len(classes) else f"{len(drawn)} of the"
+    if len(drawn) == len(classes):
+        return (
+            "The model was trained on drawings only. An evaluation on photographs shows how well it classifies those."
+        )
     return (
-        f"There were no photographs of {which} {len(classes)} classes in the training. The model learned these classes "
-        "from drawings, and it is unproven how well it classifies photographs of them."
+        f"There were no photographs of {len(drawn)} of the {len(classes)} classes in the training. The model learned "
+        "these classes from drawings, and it is unproven how well it classifies photographs of them."
     )

@@ -60,7 +60,7 @@ class TestDrawnClasses:
 
     def test_drawings_alone(self) -> None:
         about = statements_of(SIGNS, drawn=range(len(SIGNS)))
-        assert "no photographs of the 43 classes" in about.intended_use
+        assert "trained on drawings only" in about.intended_use
         assert statements_of(self.german, synthetic=True).data_source.startswith("synthetic")
 
     def test_the_statement_of_the_project_is_complemented(self, monkeypatch: pytest.MonkeyPatch) -> None:
