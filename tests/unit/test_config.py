@@ -93,6 +93,12 @@ def test_more_classes_never_overwrite_the_model_of_the_others(others: list[str])
     assert config.training.drawn.seed != load_config(["data=synthetic"]).data.synthetic.seed
 
 
+@pytest.mark.parametrize("section", ["training.drawn", "data.synthetic"])
+def test_unknown_signs_are_refused(section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}.signs: .*'gtsrb' or 'germany'"):
+        load_config(["classes=germany", "data=synthetic", f"{section}.signs=france"])
+
+
 def test_the_default_classes_change_nothing() -> None:
     assert load_config(["classes=gtsrb"]) == load_config()
 

@@ -51,7 +51,7 @@ class ModelInfo:
 
     @property
     def drawn_classes(self) -> list[int]:
-        """The ids of the classes of which it was trained on drawings, but on no photographs."""
+        """Ids of the classes of which it was trained on drawings, but on no photographs."""
         stored = self.provenance.get("drawn_classes")
         return [place for place in range(len(self.classes)) if isinstance(stored, list) and place in stored]
 
