@@ -44,12 +44,14 @@ def main(
     prepare(load_config(overrides).data)  # the real images, before the first training
     for name in names:
         for one in seed:
-            row, classes = in_new_process(_measure, name, one, overrides)
+            row = in_new_process(_measure, name, one, overrides)
+            recall = row.pop("recall")
+            classes: list[Row] = [{"experiment": name, "seed": one, **entry} for entry in recall]
             write_results("synthetic_only", [row], ("experiment", "seed"))
             write_results("synthetic_only_classes", classes, ("experiment", "seed", "class"))
 
 
-def _measure(name: str, seed: int, overrides: list[str]) -> tuple[Row, list[Row]]:
+def _measure(name: str, seed: int, overrides: list[str]) -> Row:
     folder = KEPT / f"{name}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     own = {"run_dir": "run", "ckpt_path": "best_model.pth", "evaluation.reports_dir": "reports"}
@@ -66,7 +68,7 @@ def _measure(name: str, seed: int, overrides: list[str]) -> tuple[Row, list[Row]
     interval = binomtest(test["images"] - test["errors"], test["images"]).proportion_ci(method="wilson")
     for folder_of_images in ("raw", "data"):
         shutil.rmtree(folder / folder_of_images)
-    row: Row = {
+    return {
         "experiment": name,
         "seed": seed,
         "seconds": round(trained - started),
@@ -77,12 +79,11 @@ def _measure(name: str, seed: int, overrides: list[str]) -> tuple[Row, list[Row]
         "test_high": round(interval.high, 5),
         "test_wrong": test["errors"],
         "test_images": test["images"],
+        "recall": [
+            {"class": entry["name"], "images": entry["images"], "recall": round(entry["recall"], 4)}
+            for entry in test["classes"]
+        ],
     }
-    classes: list[Row] = [
-        {"experiment": name, "seed": seed, "class": entry["name"], "images": entry["images"], "recall": entry["recall"]}
-        for entry in test["classes"]
-    ]
-    return row, classes
 
 
 if __name__ == "__main__":

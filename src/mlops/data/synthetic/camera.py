@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import convolve
 
 from src.mlops.data.synthetic.scene import BACKGROUND_SIDE, Scene, make_background, make_scene
 from src.mlops.data.synthetic.surface import Floats
@@ -109,6 +110,8 @@ def _shoot(scene: Scene, rng: np.random.Generator, size: int, fill: float) -> Fr
     # Shot noise grows with the square root of the light; read noise is constant.
     light = light.clip(0, 1)
     light += rng.standard_normal(light.shape, np.float32) * scene.noise * np.sqrt(0.0001 + 0.0006 * light)
+    if rng.random() < 0.5:
+        light = _demosaiced(light)
     image = Image.fromarray((light.clip(0, 1) * 255 + 0.5).astype(np.uint8))
     if rng.random() < 0.1:
         compressed = io.BytesIO()
@@ -169,13 +172,18 @@ def _backdrop(texture: Floats, rng: np.random.Generator, size: int) -> Floats:
 
 
 def _blur_kernel(rng: np.random.Generator, sigma: float, size: int) -> Floats:
-    """Returns a normalised Gaussian kernel, sometimes stretched in the direction in which the camera moves."""
-    motion = size * rng.uniform(0.01, 0.05) if rng.random() < 0.2 else 0.0
+    """Returns a normalised Gaussian kernel, often stretched or doubled in the direction in which the camera moves."""
+    sigma = max(sigma, 0.35)  # a pixel has an extent
+    moves = rng.random() < 0.3
+    half = size * rng.uniform(0.01, 0.07) if moves else 0.0
+    shakes = moves and rng.random() < 0.3
     angle = rng.uniform(0, math.pi)
-    radius = min(4, max(1, math.ceil(2 * (sigma + motion))))
+    radius = min(12, max(1, math.ceil(2 * sigma + half)))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    kernel = np.exp(-0.5 * (along**2 / (sigma + motion) ** 2 + across**2 / sigma**2)).astype(np.float32)
+    # A steady movement blurs along a line; a shake shows the sign twice.
+    beyond = np.abs(along) - half if shakes else (np.abs(along) - half).clip(0)
+    kernel = np.exp(-0.5 * (beyond**2 + across**2) / sigma**2).astype(np.float32)
     kernel[kernel < 0.005] = 0  # too small to be visible
     return np.asarray(kernel / kernel.sum(), np.float32)
 
@@ -187,3 +195,14 @@ def _blurred(light: Floats, kernel: Floats) -> Floats:
     for y, x in np.argwhere(kernel):
         blurred += kernel[y, x] * padded[y : y + size, x : x + size]
     return blurred
+
+
+def _demosaiced(light: Floats) -> Floats:
+    """Measures one colour per pixel (Bayer pattern) and interpolates the others, which gives edges coloured fringes."""
+    height, width = light.shape[:2]
+    y, x = np.mgrid[:height, :width] % 2
+    red_or_blue, green = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5]), np.array([[0, 0.25, 0], [0.25, 1, 0.25], [0, 0.25, 0]])
+    result = np.empty_like(light)
+    for channel, (measured, kernel) in enumerate(((y & x, red_or_blue), (y ^ x, green), (1 - (y | x), red_or_blue))):
+        result[..., channel] = convolve(light[..., channel] * measured, kernel.astype(np.float32), mode="mirror")
+    return result

@@ -48,7 +48,9 @@ def make_scene(drawing: Image.Image, rng: np.random.Generator) -> Scene:
     """
     # One sign of ten stands in deep shade.
     sign_light = math.exp(rng.normal(-0.7, 0.8) if rng.random() < 0.9 else rng.normal(-2.2, 0.5))
-    cast = rng.normal(1, 0.06, 3) + rng.normal(0, 0.08) * np.array([1, 0, -1])  # the second term is colour temperature
+    # Light in the shade comes from the blue sky, and direct sunlight is yellow.
+    blueness = rng.normal(0.02 - 0.05 * math.log(sign_light), 0.08)
+    cast = rng.normal(1, 0.05, 3) + blueness * np.array([-1, 0, 1])
     mounted = _mounted(weathered(drawing, rng), rng)
     if rng.random() < 0.1:
         _cover(mounted, rng)

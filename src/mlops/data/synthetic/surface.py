@@ -28,7 +28,8 @@ def weathered(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
         An RGBA image with the same size and outline.
     """
     pixels = np.array(drawing, np.float32)
-    colours = _faded(pixels[..., :3], rng) * _shade(drawing.width, rng)[..., None]
+    colours = _dirty(_faded(pixels[..., :3], rng), rng)
+    colours *= _shadow(drawing.width, rng)[..., None]
     if rng.random() < 0.15:
         # A reflection is broad, and as white as the sky.
         shape = smooth_noise(rng, drawing.width, int(rng.integers(2, 5))).clip(0, 1) ** 3
@@ -43,22 +44,33 @@ def weathered(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def _faded(colours: Floats, rng: np.random.Generator) -> Floats:
     """Changes the tone of the paint, and bleaches it."""
-    tone = (np.eye(3) + rng.normal(0, 0.05, (3, 3))).astype(np.float32)
+    if rng.random() < 0.15:  # red fades first
+        redness = (colours[..., :1] - colours[..., 1:].max(axis=2, keepdims=True)).clip(0) / 160
+        colours = colours + rng.uniform(0.2, 1) * redness * (np.array([225, 190, 170], np.float32) - colours)
+    tone = np.eye(3) + rng.normal(0, 0.05, (3, 3))
+    tone[0, 1] += 0.05  # the green pixels of a sensor see some of the red light
     bleach = rng.random() ** 4 * 0.45
     bleached = (np.array([225, 190, 150]) + rng.normal(0, 20, 3)).astype(np.float32)
-    return np.asarray((1 - bleach) * (colours @ tone) + bleach * bleached, np.float32)
+    return np.asarray((1 - bleach) * (colours @ tone.astype(np.float32)) + bleach * bleached, np.float32)
 
 
-def _shade(side: int, rng: np.random.Generator) -> Floats:
-    """Returns the share of light [side, side] that dirt and shadows leave."""
-    dirt = 1 - rng.uniform(0, 0.2) * smooth_noise(rng, side, 12)
-    if rng.random() < 0.1:
-        splashes = 1 / (1 + np.exp(-25 * (smooth_noise(rng, side, 16) - rng.uniform(0.55, 0.8))))
-        dirt *= 1 - rng.uniform(0.3, 0.8) * splashes
-    # A shadow has an edge. Fine noise gives the shadow of leaves, coarse noise that of a building.
+def _dirty(colours: Floats, rng: np.random.Generator) -> Floats:
+    """Adds a film of dirt, and sometimes splashes of mud, snow or paint."""
+    side = len(colours)
+    colours = colours * (1 - rng.uniform(0, 0.2) * smooth_noise(rng, side, 12))[..., None]
+    if rng.random() < 0.15:
+        shape = smooth_noise(rng, side, int(rng.integers(6, 20)))
+        share = rng.uniform(0.3, 1) / (1 + np.exp(-25 * (shape - rng.uniform(0.55, 0.85))))
+        colours += share[..., None].astype(np.float32) * (rng.uniform(10, 230) - colours)
+    return colours
+
+
+def _shadow(side: int, rng: np.random.Generator) -> Floats:
+    """Returns the share of light [side, side] that a shadow leaves. Its edge is sharp."""
+    # Fine noise gives the shadow of leaves, coarse noise that of a building.
     shape = smooth_noise(rng, side, int(rng.integers(2, 8)))
-    shadow = 1 - max(0.0, rng.uniform(-1.4, 0.7)) / (1 + np.exp(-20 * (shape - rng.uniform(0.3, 0.7))))
-    return np.asarray(dirt * shadow, np.float32)
+    depth = max(0.0, rng.uniform(-1.4, 0.7))
+    return np.asarray(1 - depth / (1 + np.exp(-20 * (shape - rng.uniform(0.3, 0.7)))), np.float32)
 
 
 def _stick(sign: Image.Image, rng: np.random.Generator) -> None:
