@@ -1,6 +1,7 @@
 """The documentation: generated parts, navigation, and the diagram of the architecture."""
 
 import re
+import shutil
 import runpy
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from docs_generator.__main__ import DIAGRAM, DOCS, PARTS, documents, render
 from src.mlops import ROOT, model
 from src.mlops.data.classes import read_classes
 from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.synthetic.description import PALETTE, Layer
+from src.mlops.data.synthetic.drawing import SIGNS_FOLDER, Drawings
 
 
 @pytest.mark.parametrize("page", documents(), ids=lambda page: str(page.relative_to(DOCS)))
@@ -89,3 +92,24 @@ def test_the_class_list_of_the_guide_has_the_signs_and_a_new_one(
     classes, _ = read_classes(file)
     assert classes[:-1] == tuple(SIGNS)
     assert classes[-1].name == "Snow chains compulsory"
+
+
+def test_the_signs_of_the_guide_can_be_drawn(tmp_path: Path) -> None:
+    page = (DOCS / "how-to/add-a-sign.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    [shape] = re.findall(r"^```xml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    [name] = re.findall(r"Save this as `(.*?)`", page)
+    signs = shutil.copytree(SIGNS_FOLDER, tmp_path / "signs")
+    (signs / name).write_text(shape, encoding="utf-8")
+    with (signs / "germany.yaml").open("a", encoding="utf-8") as file:
+        file.writelines(entries)
+    drawings = Drawings(signs)
+    assert [sign.number for sign in drawings.classes[-3:]] == ["278-50", "350-20", "268"]
+    for sign in drawings.classes[-3:]:
+        assert drawings.draw(sign.number, drawings.versions(sign.number) - 1).getbbox()
+
+
+def test_the_guide_has_all_keys_and_colours_of_a_layer() -> None:
+    page = (DOCS / "how-to/add-a-sign.md").read_text(encoding="utf-8")
+    for name in (*Layer.model_fields, *PALETTE):
+        assert f"`{name}`" in page, name
