@@ -1,8 +1,8 @@
 """The documentation: generated parts, navigation, and the diagram of the architecture."""
 
 import re
-import shutil
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
