@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from src.mlops.data.archives import unpack_archive
+from src.mlops.data.classes import ClassInfo
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.synthetic.camera import photograph_track
@@ -81,19 +82,19 @@ def _sheet_of_photographs(raw_dir: Path) -> Image.Image:
     sheet = Image.new("RGB", (2 * width, rows * step + gap), _GREY)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
     for sign in SIGNS:
-        rng = np.random.default_rng(sign.class_id)
         left, top = sign.class_id // rows * width, gap // 2 + sign.class_id % rows * step
         draw.text((left + label / 2, top + step / 2), sign.number or "", _BLACK, font, "mm")
-        drawn = (_drawn(sign.class_id, rng) for _ in range(_EACH))
-        photographs = _photographs(folder, raw.train[raw.train["class_id"] == sign.class_id], rng)
+        # Separate generators, so the photographs are the same after a change to the camera.
+        rng, other_rng = np.random.default_rng(sign.class_id), np.random.default_rng(sign.class_id)
+        drawn = (_drawn(sign, rng) for _ in range(_EACH))
+        photographs = _photographs(folder, raw.train[raw.train["class_id"] == sign.class_id], other_rng)
         for start, images in ((label, drawn), (label + _EACH * step + gap, photographs)):
             for place, image in enumerate(images):
                 sheet.paste(image.resize((_SIDE, _SIDE)), (left + start + place * step, top))
     return sheet
 
 
-def _drawn(class_id: int, rng: np.random.Generator) -> Image.Image:
-    sign = SIGNS[class_id]
+def _drawn(sign: ClassInfo, rng: np.random.Generator) -> Image.Image:
     drawing = draw_sign(sign, int(rng.integers(drawings().versions(sign.number))))
     return next(photograph_track(drawing, rng, 1)).image
 
