@@ -18,7 +18,7 @@ def test_the_group_cloud_contains_all_imported_packages() -> None:
     """Cloud Build installs only this group, so it does not download the packages for training."""
     program = (
         "import sys\n"
-        "from src.mlops.cloud import build, drift_job, rollback, submit\n"
+        "from src.mlops.cloud import build, deploy, drift_job, rollback, submit\n"
         "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.startswith('src.') and m.__file__), sep='\\n')"
     )
     options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
