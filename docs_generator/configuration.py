@@ -19,6 +19,7 @@ TITLES = {  # folder of `configshydra` → title; the order of the page
     "registry": "Registry",
     "gate": "Gate",
     "cloud": "Google Cloud",
+    "classes": "Classes",
     "experiment": "Experiments",
 }
 
@@ -61,7 +62,7 @@ def _table(path: Path, head: str, schema: dict[str, Any]) -> str:
         [f"`{key}`", f"`{value}`" if value else "", cell(_type(key, schema)), cell(comment)]
         for key, value, comment in _entries(path, head)
     ]
-    return markdown_table("key|value|type|meaning", rows)
+    return markdown_table("key|value|type|meaning", rows) if rows else ""
 
 
 def _entries(path: Path, head: str) -> Iterator[tuple[str, str, str]]:

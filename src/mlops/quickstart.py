@@ -10,11 +10,12 @@ from typing import Any
 from src.mlops import ROOT
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
-from src.mlops.data.prepare import SPLIT_FILES, prepare
+from src.mlops.data.prepare import SPLIT_FILES
 from src.mlops.data.sources import locate_raw
 from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.io.files import to_json
 from src.mlops.io.service_process import running
+from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.monitoring.reference import add_reference
 from src.mlops.training.train import train
 
@@ -30,7 +31,7 @@ def quickstart(config: Config) -> None:
     started = time.perf_counter()
     train(config, on_export=add_reference)
     results = evaluate(config)
-    classes = prepare(config.data).classes
+    classes = load_checkpoint(config.ckpt_path).classes
     image, class_id = _one_test_image(config)
     model_file = config.ckpt_path.with_suffix(".onnx")
     answer = _ask_service(model_file, image)

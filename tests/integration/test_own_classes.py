@@ -167,10 +167,13 @@ class TestListsDoNotMix:
         with pytest.raises(ConfigError, match=r"changed since its start: .*the classes"):
             train(quick_config([*settings, "training.resume=true"]))
 
-    def test_drawn_signs_are_refused(self, own: Path) -> None:
-        drawn = "{tracks_per_class:2,frames_per_track:1,test_tracks_per_class:1,seed:0}"
-        config = quick_config([*tiny_overrides(own, own / "raw"), f"training.drawn={drawn}"])
-        with pytest.raises(ConfigError, match="only the signs of GTSRB can be drawn"):
+    @pytest.mark.parametrize("signs", ["gtsrb", "germany"])
+    def test_drawn_signs_are_refused(self, own: Path, signs: str) -> None:
+        config = quick_config(["classes=germany", *tiny_overrides(own, own / "raw"), f"training.drawn.signs={signs}"])
+        with pytest.raises(
+            ConfigError,
+            match=r"whose first classes must be those of the data.*5 classes instead of (43|103).*classes=gtsrb",
+        ):
             train(config)
 
     def test_the_gate_refuses_other_classes(self, own: Path, model: Path, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ from src.mlops.modelfile.locate import LATEST_FILES
         ("tracking.project=signs", "tracking: project is not used with backend=csv.*tracking=wandb"),
         ("training.leave_out=33,34", r"several values.*A list needs brackets"),
         ("training.size_schedule=[[32,0.5]", r"closing bracket.*Write 'training\.size_schedule=\"\[\[32,0\.5\]\"'"),
+        ("classes=france", "classes/france"),
         ("data.raw_url=gs://bucket/raw", "data: raw_url .*source=gcs.*data\\.raw_url=null"),
     ],
 )
@@ -78,6 +79,28 @@ def test_every_key_has_a_comment() -> None:
 @pytest.mark.parametrize("experiment", [path.stem for path in (CONFIG_DIR / "experiment").glob("*.yaml")])
 def test_experiments_compose(experiment: str) -> None:
     load_config([f"experiment={experiment}"])
+
+
+@pytest.mark.parametrize("others", [[], ["data=synthetic"], ["experiment=record"], ["experiment=quickstart"]])
+def test_more_classes_never_overwrite_the_model_of_the_others(others: list[str]) -> None:
+    config = load_config(["classes=germany", *others])
+    assert config.training.drawn
+    assert config.training.drawn.signs == "germany"
+    for other in (load_config(others), load_config()):
+        assert config.ckpt_path != other.ckpt_path
+        assert config.evaluation.reports_dir != other.evaluation.reports_dir
+    # Otherwise, the model would be tested on drawings that it was trained on.
+    assert config.training.drawn.seed != load_config(["data=synthetic"]).data.synthetic.seed
+
+
+@pytest.mark.parametrize("section", ["training.drawn", "data.synthetic"])
+def test_unknown_signs_are_refused(section: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}.signs: .*'gtsrb' or 'germany'"):
+        load_config(["classes=germany", "data=synthetic", f"{section}.signs=france"])
+
+
+def test_the_default_classes_change_nothing() -> None:
+    assert load_config(["classes=gtsrb"]) == load_config()
 
 
 def test_the_error_for_broken_yaml_has_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -329,8 +329,8 @@ def confirmed(config: Config, folder: Path) -> object:
 
 # --- settings
 
-SYNTHETIC = {"tracks_per_class": 3, "frames_per_track": 2, "test_tracks_per_class": 2, "seed": 1}
-BASE_SYNTHETIC = "{{tracks_per_class: 2, frames_per_track: 1, test_tracks_per_class: 1, seed: 0}}"
+SYNTHETIC = {"tracks_per_class": 3, "frames_per_track": 2, "test_tracks_per_class": 2, "seed": 1, "signs": "germany"}
+BASE_SYNTHETIC = "{{tracks_per_class: 2, frames_per_track: 1, test_tracks_per_class: 1, seed: 0, signs: gtsrb}}"
 MODEL_ON_DISK = "ckpt_path={trained}/latest/best_model.pth"
 WANDB = "tracking.backend=wandb"
 

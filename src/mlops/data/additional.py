@@ -5,14 +5,18 @@ Each kind has a pack of its own, in a subfolder of the processed folder, so the 
 
 import hashlib
 import logging
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from src.mlops.config import DataConfig, SyntheticConfig
+from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
 from src.mlops.data.prepare import COLLECTED, DRAWN, prepare
-from src.mlops.errors import DataError
+from src.mlops.data.splits import REFERENCE
+from src.mlops.data.synthetic.generate import signs_named
+from src.mlops.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 # Collected images are few, but the ones that matter most. They are repeated until they are this share of the training
@@ -21,7 +25,29 @@ COLLECTED_SHARE = 1 / 3
 MOST_TIMES = 10
 
 
-def prepare_collected(data: DataConfig, base: Pack) -> Pack | None:
+def classes_to_learn(data: ClassList, drawn: SyntheticConfig | None) -> ClassList:
+    """Returns the classes of the data and, if further signs are drawn, those as well.
+
+    Args:
+        data: The classes of the data.
+        drawn: Settings of the drawn images; None: there are none.
+
+    Raises:
+        ConfigError: The drawn signs are not those of the data, with or without further ones.
+    """
+    if drawn is None:
+        return data
+    signs = signs_named(drawn.signs)
+    if not signs.starts_with(data):
+        raise ConfigError(
+            f"training.drawn.signs={drawn.signs} draws {len(signs)} German signs, whose first classes must be those of "
+            f"the data, but the data has other classes: {data.difference(signs)}. Use GTSRB, or train without drawn "
+            "signs: training.drawn=null and classes=gtsrb."
+        )
+    return signs if len(signs) > len(data) else data  # a classes.csv of the data may have other mirrored classes
+
+
+def prepare_collected(data: DataConfig, base: Pack, classes: ClassList | None = None) -> Pack | None:
     """Prepares the labelled images in `data.collected`, such as those that `inv labels.export` wrote.
 
     Complete groups are held out for testing and validation. A group stays in its split when more images are collected.
@@ -30,6 +56,7 @@ def prepare_collected(data: DataConfig, base: Pack) -> Pack | None:
     Args:
         data: Location of the images, and settings of the splits.
         base: The data. The images need not show all of its classes.
+        classes: The classes of the model, which can be more than those of the data; None: those of the data.
 
     Returns:
         The pack, or None if `data.collected` is null.
@@ -43,7 +70,7 @@ def prepare_collected(data: DataConfig, base: Pack) -> Pack | None:
         raise DataError(
             f"data.collected={data.collected} does not exist. Export labelled images to it with `inv labels.export`."
         )
-    pack = _prepare_below(data, COLLECTED, {"raw_dir": data.collected}, base)
+    pack = _prepare_below(data, COLLECTED, {"raw_dir": data.collected}, base, classes)
     if known := int((pack.index()["split"] == "leak").sum()):
         logger.warning(
             "Left out %d of the images in %s: the data has them, or others of the same signs, already. %s lists them",
@@ -60,7 +87,60 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
     return _prepare_below(data, DRAWN, drawn)
 
 
-def _prepare_below(data: DataConfig, name: str, changed: dict[str, object], base: Pack | None = None) -> Pack:
+def prepare_further(data: DataConfig, base: Pack, classes: ClassList, drawn: Mapping[str, Any] | None) -> Pack | None:
+    """Renders and prepares the drawings that a model was trained on, if they show signs that the data does not have.
+
+    Args:
+        data: Location of the prepared data.
+        base: The data.
+        classes: The classes of the model.
+        drawn: Its `training.drawn`.
+
+    Returns:
+        The pack, or None if the model has only the classes of the data. Also None, with a warning, if the other ones
+        cannot be drawn.
+    """
+    if len(classes) == len(base.classes):
+        return None
+    try:
+        settings = SyntheticConfig.model_validate(drawn)
+        known = signs_named(settings.signs).starts_with(classes)
+    except ValueError:  # none, or those of another release
+        known = False
+    if not known:
+        logger.warning(
+            "The images show only %d of the %d classes of the model, and there are no were drawn for its training",
+            len(base.classes),
+            len(classes),
+        )
+        return None
+    return prepare_drawn(data, settings)
+
+
+def load_further(drawn: Pack, split: str, known: int, classes: int) -> SplitArrays:
+    """Returns the drawings of further signs in a split.
+
+    Args:
+        drawn: The drawings of all signs.
+        split: `train`, `val` or `test`. There is no reference split, because drift is measured on the data.
+        known: Number of classes of the data.
+        classes: Number of classes of the model.
+
+    Raises:
+        DataError: There are none.
+    """
+    splits = ("val", REFERENCE) if split == "val" else (split,)
+    others = [*range(known), *range(classes, len(drawn.classes))]
+    return without(drawn.load(*splits), others)
+
+
+def _prepare_below(
+    data: DataConfig,
+    name: str,
+    changed: dict[str, object],
+    base: Pack | None = None,
+    classes: ClassList | None = None,
+) -> Pack:
     own: dict[str, object] = {
         "source": "local",
         "raw_url": None,
@@ -72,7 +152,7 @@ def _prepare_below(data: DataConfig, name: str, changed: dict[str, object], base
         "exclude": None,
         "synthetic": None,
     }
-    return prepare(data.model_copy(update=own | changed), base)
+    return prepare(data.model_copy(update=own | changed), base, classes)
 
 
 class TrainingData(NamedTuple):
@@ -81,7 +161,8 @@ class TrainingData(NamedTuple):
     Attributes:
         pack: The data.
         collected: Images of the service, split like the data; None: there are none.
-        drawn: Synthetic images, all of which are for training; None: there are none.
+        drawn: Synthetic images; None: there are none. All of those that show the classes of the data are for training.
+            Further signs, which only they show, have splits.
         leave_out: Ids of the classes to leave out.
     """
 
@@ -91,24 +172,52 @@ class TrainingData(NamedTuple):
     leave_out: list[int]
 
     @property
+    def classes(self) -> ClassList:
+        """The classes of the data and, if further signs are drawn, those as well."""
+        return self.drawn.classes if self.drawn and self._has_further else self.pack.classes
+
+    @property
     def fingerprint(self) -> str:
-        """The fingerprint of all images that are not drawn; the settings decide about those."""
-        if not self.collected:
-            return self.pack.fingerprint
-        return hashlib.sha256(f"{self.pack.fingerprint} {self.collected.fingerprint}".encode()).hexdigest()
+        """The fingerprint of all images."""
+        prints = [pack.fingerprint for pack in (self.pack, self.collected, self.drawn) if pack]
+        return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
+
+    @property
+    def _has_further(self) -> bool:
+        return self.drawn is not None and len(self.drawn.classes) > len(self.pack.classes)
+
+    def drawn_classes(self, *, synthetic: bool) -> list[int]:
+        """Returns the ids of the classes of which there are drawings, but no photographs.
+
+        Args:
+            synthetic: Whether the data itself consists of drawings.
+        """
+        photographed = set() if synthetic else set(range(len(self.pack.classes)))
+        if self.collected:
+            photographed |= set(self.collected.load("train", "val").labels.tolist())
+        return sorted(set(range(len(self.classes))) - photographed)
 
     def load(self, *splits: str) -> SplitArrays:
-        """Returns the images of splits, each once."""
+        """Returns the images of splits, each once, without drawn ones."""
         arrays = self.pack.load(*splits)
         if self.collected:
             arrays = stack(arrays, self.collected.load(*splits))
         return without(arrays, self.leave_out)
 
+    def further(self, split: str) -> SplitArrays | None:
+        """Returns the drawings of further signs in a split; None if there are none."""
+        if self.drawn is None or not self._has_further:
+            return None
+        return load_further(self.drawn, split, len(self.pack.classes), len(self.classes))
+
     def training_images(self, *splits: str) -> SplitArrays:
         """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated."""
         arrays = self.pack.load(*splits)
         if self.drawn:
-            arrays = stack(arrays, self.drawn.load("train", "val", "test"))
+            known = self.drawn.load("train", "val", REFERENCE, "test")
+            arrays = stack(arrays, select(known, np.flatnonzero(known.labels < len(self.pack.classes))))
+        for further in filter(None, map(self.further, splits)):
+            arrays = stack(arrays, further)
         if self.collected:
             new = self.collected.load(*splits)
             count = len(new.rows)

@@ -111,6 +111,13 @@ class ClassList(tuple[ClassInfo, ...]):
         place = next(place for place in range(len(self)) if self[place].name != other[place].name)
         return f"class {place} is {self[place].name!r} instead of {other[place].name!r}"
 
+    def starts_with(self, other: "ClassList") -> bool:
+        """Returns whether its first classes have the names of all of another list.
+
+        A model of this list can classify images of the other one. The ids of the classes are the same.
+        """
+        return self.names[: len(other)] == other.names
+
     def write(self, path: Path) -> None:
         """Writes `classes.csv`, which `read_classes` reads."""
         with path.open("w", newline="", encoding="utf-8") as file:

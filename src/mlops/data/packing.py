@@ -130,22 +130,25 @@ class Pack:
     def require_fit(self, image_size: int, classes: ClassList) -> None:
         """Raises an error if the images cannot be used with a model.
 
+        A model may know more classes than the images show. Its first classes must be those of the images.
+
         Args:
             image_size: Side in px of the images that the model was trained on.
             classes: The classes of the model.
 
         Raises:
-            DataError: The images have another size or other classes.
+            DataError: The images have another size, or classes that the model does not have in the same places.
         """
         if self.image_size != image_size:
             raise DataError(
                 f"The model was trained on images of {image_size} px, but those in {self.directory} have "
                 f"{self.image_size} px. Set data.image_size={image_size} and data.raw_dir to prepare the images again."
             )
-        if difference := self.classes.difference(classes):
+        if not classes.starts_with(self.classes):
             raise DataError(
-                f"The images in {self.directory} do not have the classes of the model: {difference}. Use the data that "
-                "the model was trained on, or train a new model."
+                f"The images in {self.directory} do not have the classes of the model: "
+                f"{self.classes.difference(classes)}. Use the data that the model was trained on, or train a new "
+                "model."
             )
 
     def load(self, *splits: str) -> SplitArrays:

@@ -19,7 +19,7 @@ import pandas as pd
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config, DataConfig
 from src.mlops.data import checks
-from src.mlops.data.classes import CLASSES_FILE
+from src.mlops.data.classes import CLASSES_FILE, ClassList
 from src.mlops.data.exclude import Exclusion, exclude, read_exclusion, require_known
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, RawData, read_layout, warn_about_groups, write_csv
@@ -56,7 +56,7 @@ SPLIT_FILES = {
 }
 
 
-def prepare(data: DataConfig, base: Pack | None = None) -> Pack:
+def prepare(data: DataConfig, base: Pack | None = None, classes: ClassList | None = None) -> Pack:
     """Prepares a data set, or opens it if it is already prepared and nothing has changed.
 
     Args:
@@ -64,6 +64,7 @@ def prepare(data: DataConfig, base: Pack | None = None) -> Pack:
         base: The data that the images are added to; None: they are the data. Added images have its classes, which they
             need not show all, and are left out if they show a sign that it has already. Their splits do not change when
             more images are added.
+        classes: The class list of added images; None: that of the data.
 
     Returns:
         The pack in `data.processed_dir`.
@@ -74,20 +75,19 @@ def prepare(data: DataConfig, base: Pack | None = None) -> Pack:
             The content of `data.processed_dir` is unchanged.
         StorageError: A bucket cannot be read, or the prepared data cannot be copied to `data.processed_url`.
     """
-    pack = _prepare(data, base)
+    pack = _prepare(data, base, classes or (base.classes if base else None))
     if data.processed_url:
         publish(pack, data.processed_url)
     return pack
 
 
-def _prepare(data: DataConfig, base: Pack | None) -> Pack:
+def _prepare(data: DataConfig, base: Pack | None, classes: ClassList | None) -> Pack:
     raw_dir = locate_raw(data)
     if raw_dir is None:
         pack = open_pack(data.processed_dir)
         _require_same_settings(pack, data)
         return pack
     _require_no_raw_images(data.processed_dir, raw_dir)
-    classes = base.classes if base else None
     raw = read_layout(raw_dir, data.path_column, data.label_column, skip=data.processed_dir, classes=classes)
     excluded = read_exclusion(data.exclude)
     require_known(excluded, pd.concat([raw.train["path"], raw.val["path"], raw.test["path"]]))

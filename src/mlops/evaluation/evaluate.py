@@ -1,4 +1,8 @@
-"""Evaluates a checkpoint on a split and writes metrics, predictions and figures."""
+"""Evaluates a checkpoint on a split and writes metrics, predictions and figures.
+
+A model can know signs that the data does not have, because it was trained on drawings of them (`classes=germany`). They
+are measured on other drawings, separately: these say little about photographs.
+"""
 
 import logging
 import shutil
@@ -10,20 +14,29 @@ import numpy as np
 import pandas as pd
 
 from src.mlops.config import Config
+from src.mlops.data.additional import load_further, prepare_further
 from src.mlops.data.dataset import Batches
+from src.mlops.data.packing import Pack, SplitArrays
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import overlap, sketch_of_training
 from src.mlops.errors import DataError
-from src.mlops.evaluation.measurements import METRICS_FILE, PREDICTIONS_FILE, without_sketch
+from src.mlops.evaluation.measurements import (
+    FURTHER,
+    FURTHER_PREDICTIONS_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    without_sketch,
+)
 from src.mlops.evaluation.metrics import expected_calibration_error, per_class_metrics
-from src.mlops.evaluation.plots import draw_evaluation
+from src.mlops.evaluation.plots import draw_evaluation, draw_results
 from src.mlops.io.files import to_json
 from src.mlops.model import choose_device
-from src.mlops.modelfile.checkpoint import load_checkpoint
+from src.mlops.modelfile.checkpoint import Checkpoint, load_checkpoint
 from src.mlops.modelfile.unknown import energy, is_unknown
 from src.mlops.training.metrics import classification_metrics
 
 logger = logging.getLogger(__name__)
+UNPROVEN = "Measured on drawings; it is unproven how well photographs of these signs are classified."
 
 
 def evaluate(config: Config) -> dict[str, Any]:
@@ -44,47 +57,28 @@ def evaluate(config: Config) -> dict[str, Any]:
     checkpoint = load_checkpoint(config.ckpt_path)
     pack = prepare(config.data)
     pack.require_fit(checkpoint.image_size, checkpoint.classes)
+    drawings = prepare_further(config.data, pack, checkpoint.classes, checkpoint.config["training"].get("drawn"))
     split = config.evaluation.split
     arrays = pack.load(split)
-    known = sketch_of_training(checkpoint.provenance, pack)
-    if known is None and split != "test":
-        logger.warning("The model was trained on different splits and may have seen images of this %s split", split)
-    elif known and overlap(known, arrays.hashes).is_large:
-        logger.warning("The model was trained on images of this %s split, so the metrics are too optimistic", split)
-    batches = Batches(arrays, config.evaluation.batch_size).epoch()
-    logits = checkpoint.logits(batches, choose_device(config.device))
-    labels = arrays.labels
-    probabilities = checkpoint.calibration.probabilities(logits)
-    predicted = probabilities.argmax(axis=1)
-    _, sets = checkpoint.calibration.prediction_sets(probabilities)
-    calibration = checkpoint.calibration
-    unknown = is_unknown(energy(logits, calibration.temperature), calibration.energy_threshold)
-
+    _warn_if_seen(checkpoint, pack, arrays, split)
+    measured, predictions = _measure(checkpoint, arrays, config)
     results: dict[str, Any] = {
         "split": split,
-        "images": len(labels),
-        "errors": int((predicted != labels).sum()),
-        **classification_metrics(labels, predicted),
-        "expected_calibration_error": expected_calibration_error(probabilities, labels),
-        "prediction_set_coverage": float(np.mean([label in kept for label, kept in zip(labels, sets, strict=True)])),
-        "prediction_set_size": float(np.mean([len(kept) for kept in sets])),
-        "called_unknown": float(unknown.mean()),
+        **measured,
+        "on_drawings": config.data.source == "synthetic",
         "epoch": checkpoint.epoch,
         "model": checkpoint.config["model"],
         "provenance": without_sketch(checkpoint.provenance),
         "calibration": checkpoint.calibration.to_dict(),
         "evaluated_on": pack.fingerprint,
-        "classes": per_class_metrics(labels, predicted, pack.classes),
+        "classes": per_class_metrics(arrays.labels, predictions["predicted_class"].to_numpy(), checkpoint.classes),
     }
-    predictions = pd.DataFrame(
-        {
-            "path": arrays.paths,
-            "class_id": labels,
-            "predicted_class": predicted,
-            "probability": probabilities.max(axis=1),
-            "is_unknown": unknown,
-        }
-    )
+    further = None
+    if drawings:
+        shown = load_further(drawings, split, len(pack.classes), len(checkpoint.classes))
+        _warn_if_seen(checkpoint, pack, shown, f"drawn {split}")
+        results[FURTHER], answers = _measure_further(checkpoint, shown, config)
+        further = shown, answers
     reports = config.evaluation.reports_dir
     try:
         # Write to a temporary folder first, so the reports folder never mixes the files of two evaluations.
@@ -92,7 +86,11 @@ def evaluate(config: Config) -> dict[str, Any]:
             work = Path(name)
             (work / METRICS_FILE).write_text(to_json(results, indent=2) + "\n")
             predictions.to_csv(work / PREDICTIONS_FILE, index=False)
-            draw_evaluation(results, predictions, arrays, pack.classes, checkpoint.history, work / "figures")
+            draw_evaluation(results, predictions, arrays, checkpoint.classes, checkpoint.history, work / "figures")
+            if further:
+                of_further, (shown, answers) = results[FURTHER], further
+                answers.to_csv(work / FURTHER_PREDICTIONS_FILE, index=False)
+                draw_results(of_further, answers, shown, checkpoint.classes, work / "figures" / FURTHER)
             shutil.copytree(work, reports, dirs_exist_ok=True)
     except OSError as error:
         raise DataError(f"Cannot write the reports to {reports}: {error}.") from error
@@ -106,4 +104,66 @@ def evaluate(config: Config) -> dict[str, Any]:
         results["expected_calibration_error"],
         reports,
     )
+    if drawings:
+        _log_further(results[FURTHER])
     return results
+
+
+def _warn_if_seen(checkpoint: Checkpoint, pack: Pack, arrays: SplitArrays, split: str) -> None:
+    known = sketch_of_training(checkpoint.provenance, pack)
+    if known is None and not split.endswith("test"):
+        logger.warning("The model was trained on different splits and may have seen images of this %s split", split)
+    elif known and overlap(known, arrays.hashes).is_large:
+        logger.warning("The model was trained on images of this %s split, so the metrics are too optimistic", split)
+
+
+def _measure(checkpoint: Checkpoint, arrays: SplitArrays, config: Config) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Returns the metrics over all images, and a row for each image."""
+    batches = Batches(arrays, config.evaluation.batch_size).epoch()
+    logits = checkpoint.logits(batches, choose_device(config.device))
+    labels, calibration = arrays.labels, checkpoint.calibration
+    probabilities = calibration.probabilities(logits)
+    predicted = probabilities.argmax(axis=1)
+    _, sets = calibration.prediction_sets(probabilities)
+    unknown = is_unknown(energy(logits, calibration.temperature), calibration.energy_threshold)
+    results = {
+        "images": len(labels),
+        "errors": int((predicted != labels).sum()),
+        **classification_metrics(labels, predicted),
+        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+        "prediction_set_coverage": float(np.mean([label in kept for label, kept in zip(labels, sets, strict=True)])),
+        "prediction_set_size": float(np.mean([len(kept) for kept in sets])),
+        "called_unknown": float(unknown.mean()),
+    }
+    predictions = pd.DataFrame(
+        {
+            "path": arrays.paths,
+            "class_id": labels,
+            "predicted_class": predicted,
+            "probability": probabilities.max(axis=1),
+            "is_unknown": unknown,
+        }
+    )
+    return results, predictions
+
+
+def _measure_further(
+    checkpoint: Checkpoint, arrays: SplitArrays, config: Config
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Returns the same for drawings of the signs that the data does not have."""
+    measured, answers = _measure(checkpoint, arrays, config)
+    rows = per_class_metrics(arrays.labels, answers["predicted_class"].to_numpy(), checkpoint.classes)
+    split = f"drawn {config.evaluation.split}"
+    return {"about": UNPROVEN, "split": split, **measured, "classes": rows}, answers
+
+
+def _log_further(results: dict[str, Any]) -> None:
+    logger.info(
+        "%d signs that the data does not have: accuracy %.2f%% (%d of %d drawings misclassified), macro F1 %.4f. %s",
+        len(results["classes"]),
+        100 * results["Accuracy"],
+        results["errors"],
+        results["images"],
+        results["F1"],
+        UNPROVEN,
+    )

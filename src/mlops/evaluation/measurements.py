@@ -13,6 +13,8 @@ from src.mlops.modelfile.calibration import Calibration
 logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
+FURTHER = "further_signs"  # key of the results for signs that the data does not have, and folder of their figures
+FURTHER_PREDICTIONS_FILE = "predictions_further_signs.csv"
 ROBUSTNESS_FILE = "robustness.json"
 
 

@@ -14,11 +14,12 @@ from src.mlops.data.prepare import REPORT, prepare
 from src.mlops.data.report import summarise
 from src.mlops.data.statements import Statements, statements_of
 from src.mlops.errors import DataError
-from src.mlops.evaluation.measurements import read_json, read_measurements
+from src.mlops.evaluation.measurements import FURTHER, read_json, read_measurements
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
 from src.mlops.io.markdown import cell, plain
 from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.metadata import ModelInfo
 from src.mlops.project import load_project
 
 logger = logging.getLogger("src.mlops.evaluation.model_card")
@@ -63,8 +64,8 @@ def model_card(classifier: Classifier, metrics: dict[str, Any], robustness: dict
     """
     info = classifier.info
     calibration, origin, training = info.calibration, info.provenance, info.config["training"]
-    worst = [row | {"name": plain(row["name"])} for row in sorted(metrics["classes"], key=lambda row: float(row["f1"]))]
-    about = statements_of(info.classes)
+    about = statements_of(info.classes, drawn=info.drawn_classes)
+    shown = "drawings" if metrics.get("on_drawings") else "images"
     return f"""# Model card: {plain(load_project().title)}
 
 | | |
@@ -76,33 +77,23 @@ on {" and ".join(origin["trained_on"])} |
 | data fingerprint | {origin["data_fingerprint"]} |
 | versions | {", ".join(f"{name} {version}" for name, version in origin["versions"].items())} |
 | schedule | {training["epochs"]} epochs, batches of {training["batch_size"]}, {training["precision"]}\
-{", with synthetic images in addition to the real ones" if training["drawn"] else ""} |
+{", with synthetic images in addition to those of the data" if training["drawn"] else ""} |
 
 ## Intended use
 
 {about.intended_use}
 
-## Accuracy on {metrics["images"]:,} images of the split `{metrics["split"]}`
+## Accuracy on {metrics["images"]:,} {shown} of the split `{metrics["split"]}`
 
-| metric | value |
-|---|---|
-| accuracy | {100 * metrics["Accuracy"]:.2f} %, {metrics["errors"]} misclassified |
-| macro precision, recall, F1 | {metrics["Precision"]:.4f}, {metrics["Recall"]:.4f}, {metrics["F1"]:.4f} |
-| expected calibration error (ECE), 15 bins | {metrics["expected_calibration_error"]:.4f} |
-| prediction sets | {100 * metrics["prediction_set_coverage"]:.2f} % contain the true class (target: \
-{100 * calibration.coverage:g} %, attained by calibration: {100 * calibration.attained_coverage:.4g} %), \
-{metrics["prediction_set_size"]:.2f} classes on average |
-| false-positive rate: images of known classes flagged as unknown | {100 * metrics["called_unknown"]:.2f} % |
+{_metrics(metrics, calibration)}
 
 ![Confusion matrix](figures/confusion_matrix.png)
 ![Reliability](figures/reliability.png)
 
 ## Per class, worst first
 
-| class | name | images | precision | recall | F1 |
-|---:|---|---:|---:|---:|---:|
-{_lines("| {class_id} | {name} | {images} | {precision:.3f} | {recall:.3f} | {f1:.3f} |", worst)}
-
+{_worst_first(metrics["classes"])}
+{_further(metrics, info)}
 ## Robustness
 
 {_robustness(robustness)}
@@ -143,6 +134,45 @@ def data_card(report: dict[str, Any], fingerprint: str, about: Statements) -> st
 | licence | {cell(about.licence)} |
 
 {summarise(report).replace("# Data report", "## Results of the data checks")}"""
+
+
+def _metrics(measured: dict[str, Any], calibration: Calibration) -> str:
+    return f"""| metric | value |
+|---|---|
+| accuracy | {100 * measured["Accuracy"]:.2f} %, {measured["errors"]} misclassified |
+| macro precision, recall, F1 | {measured["Precision"]:.4f}, {measured["Recall"]:.4f}, {measured["F1"]:.4f} |
+| expected calibration error (ECE), 15 bins | {measured["expected_calibration_error"]:.4f} |
+| prediction sets | {100 * measured["prediction_set_coverage"]:.2f} % contain the true class (target: \
+{100 * calibration.coverage:g} %, attained by calibration: {100 * calibration.attained_coverage:.4g} %), \
+{measured["prediction_set_size"]:.2f} classes on average |
+| false-positive rate: images of known classes flagged as unknown | {100 * measured["called_unknown"]:.2f} % |"""
+
+
+def _worst_first(classes: list[dict[str, Any]]) -> str:
+    rows = [row | {"name": plain(row["name"])} for row in sorted(classes, key=lambda row: float(row["f1"]))]
+    return f"""| class | name | images | precision | recall | F1 |
+|---:|---|---:|---:|---:|---:|
+{_lines("| {class_id} | {name} | {images} | {precision:.3f} | {recall:.3f} | {f1:.3f} |", rows)}"""
+
+
+def _further(metrics: dict[str, Any], info: ModelInfo) -> str:
+    """Returns a section about signs that the data does not have; empty if there are none."""
+    measured = metrics.get(FURTHER)
+    if measured is None:
+        return ""
+    return f"""
+## Signs that the data does not have
+
+The model was trained on drawings of {len(measured["classes"])} signs that the data does not have. The table is for \
+{measured["images"]:,} drawings of other simulated signs, not for photographs. **How well it classifies photographs of \
+these signs is unproven.**
+
+{_metrics(measured, info.calibration)}
+
+![Confusion matrix](figures/{FURTHER}/confusion_matrix.png)
+
+{_worst_first(measured["classes"])}
+"""
 
 
 def _coverage(calibration: Calibration) -> str:

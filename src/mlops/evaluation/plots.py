@@ -40,6 +40,13 @@ def draw_evaluation(
         folder: Folder of the PNG files.
     """
     draw_learning_curves(history, folder / "learning_curves.png")
+    draw_results(results, predictions, arrays, classes, folder)
+
+
+def draw_results(
+    results: dict[str, Any], predictions: pd.DataFrame, arrays: SplitArrays, classes: ClassList, folder: Path
+) -> None:
+    """Draws the figures of an evaluation that are not about the training, see `draw_evaluation`."""
     draw_confusion_matrix(predictions, results, classes, folder / "confusion_matrix.png")
     draw_class_bars(results, folder / "per_class.png")
     draw_reliability(results, predictions, folder / "reliability.png")
@@ -49,15 +56,17 @@ def draw_evaluation(
 def draw_confusion_matrix(predictions: pd.DataFrame, results: dict[str, Any], classes: ClassList, path: Path) -> None:
     """Draws the confusion matrix. Mistakes are red with their count, correct predictions are blue.
 
-    Of more than 60 classes, it shows those with the most mistakes.
+    It shows the classes that occur. Of more than 60, it shows those with the most mistakes.
     """
     everything = np.zeros((len(classes), len(classes)), int)
     np.add.at(everything, (predictions["class_id"], predictions["predicted_class"]), 1)
     mistakes = everything * ~np.eye(len(classes), dtype=bool)
-    shown = np.sort(np.argsort(-(mistakes.sum(axis=0) + mistakes.sum(axis=1)), kind="stable")[:_MOST])
+    found = np.flatnonzero(everything.sum(axis=0) + everything.sum(axis=1))
+    most = np.argsort(-(mistakes.sum(axis=0) + mistakes.sum(axis=1))[found], kind="stable")[:_MOST]
+    shown = np.sort(found[most])
     counts = everything[np.ix_(shown, shown)]
     shares = counts / np.maximum(everything[shown].sum(axis=1, keepdims=True), 1)
-    some = "" if len(shown) == len(classes) else f"; the {len(shown)} of {len(classes)} classes with most mistakes"
+    some = "" if len(shown) == len(found) else f"; the {len(shown)} of {len(found)} classes with most mistakes"
     side = 5 + 0.19 * len(shown)
     figure = Figure(figsize=(side, side - 1), layout="constrained")
     axes = figure.subplots()

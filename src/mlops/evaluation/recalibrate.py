@@ -8,8 +8,9 @@ import logging
 
 from src.mlops.cli import hydra_main
 from src.mlops.config import Config
+from src.mlops.data.additional import load_further, prepare_further
 from src.mlops.data.dataset import Batches
-from src.mlops.data.packing import without
+from src.mlops.data.packing import stack, without
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.modelfile.calibration import Calibration, warn_about_coverage
@@ -47,6 +48,14 @@ def calibrate(config: Config) -> Calibration:
         )
     # As in the training: the threshold for unknown images must not depend on classes that the model does not know.
     arrays = without(pack.load("val"), checkpoint.config["training"].get("leave_out", []))
+    drawings = prepare_further(config.data, pack, checkpoint.classes, checkpoint.config["training"].get("drawn"))
+    if drawings:
+        if checkpoint.provenance.get("drawn_fingerprint") != drawings.fingerprint:
+            raise DataError(
+                f"{config.ckpt_path} was trained on other drawings than this release draws, and may have seen some of "
+                "them. Calibrate it with the release that trained it, or train a new model."
+            )
+        arrays = stack(arrays, load_further(drawings, "val", len(pack.classes), len(checkpoint.classes)))
     logits = checkpoint.logits(Batches(arrays, config.evaluation.batch_size).epoch())
     warn_about_coverage(len(arrays.rows), config.calibration.coverage)
     calibration = Calibration.fit(logits, arrays.labels, **config.calibration.model_dump())

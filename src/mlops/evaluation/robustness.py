@@ -42,6 +42,9 @@ def robustness(config: Config) -> dict[str, Any]:
     classifier = Classifier.load(config.ckpt_path.with_suffix(".onnx"))
     pack = prepare(config.data)
     pack.require_fit(classifier.image_size, classifier.info.classes)
+    known = classifier.info.classes
+    # If the model knows more classes, they can be mirror images of others. Files of earlier releases have no mirrors.
+    classes = known if len(known) > len(pack.classes) else pack.classes
     arrays = pack.load(config.evaluation.split)
     chosen = np.random.default_rng(0).permutation(len(arrays.rows))[:IMAGES]
     images, labels = arrays.images[arrays.rows[chosen]], arrays.labels[chosen]
@@ -64,8 +67,8 @@ def robustness(config: Config) -> dict[str, Any]:
         "clean": float((clean == labels).mean()),
         "mean": float(np.mean(list(accuracy.values()))),
         "accuracy": accuracy,
-        "worst_classes": _worst_classes(labels, right / (len(CORRUPTIONS) * len(SEVERITIES)), pack.classes),
-        **_behaviour(classifier, images, labels, clean, pack.classes),
+        "worst_classes": _worst_classes(labels, right / (len(CORRUPTIONS) * len(SEVERITIES)), classes),
+        **_behaviour(classifier, images, labels, clean, classes),
     }
     folder = config.evaluation.reports_dir
     try:

@@ -32,7 +32,8 @@ class ModelInfo:
         calibration: Temperature and thresholds; neutral values if none were fitted.
         provenance: `git_commit`, `created`, `versions`, `data_fingerprint`, `trained_on` (splits), `seed`,
             `image_sketch` (`data/sketch.py`; None if the training images are not known, missing in older files),
-            `collected_fingerprint` (only if images of `data.collected` were used).
+            `collected_fingerprint` (only if images of `data.collected` were used), `drawn_classes` (only if there were
+            no photographs of some classes) and `drawn_fingerprint` (only if the data did not have some classes at all).
         reference: What drift detection knows about the model (`monitoring/reference.py`); None in checkpoints.
     """
 
@@ -47,6 +48,12 @@ class ModelInfo:
     def image_size(self) -> int:
         """Side in px of the images that the model was trained on."""
         return int(self.config["data"]["image_size"])
+
+    @property
+    def drawn_classes(self) -> list[int]:
+        """Ids of the classes of which it was trained on drawings, but on no photographs."""
+        stored = self.provenance.get("drawn_classes")
+        return [place for place in range(len(self.classes)) if isinstance(stored, list) and place in stored]
 
     @property
     def saw_validation(self) -> bool:

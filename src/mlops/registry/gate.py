@@ -81,7 +81,7 @@ def run_gate(
     model = Classifier.load(candidate / SERVED)
     pack = prepare(config.data)
     pack.require_fit(model.image_size, model.info.classes)
-    collected = prepare_collected(config.data, pack)
+    collected = prepare_collected(config.data, pack, model.info.classes)
     arrays = pack.load(config.evaluation.split)
     answers = _answer(model, arrays)
     checks = [

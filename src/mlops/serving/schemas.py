@@ -160,7 +160,7 @@ class ModelAnswer:
         info = classifier.info
         return cls(
             model_version=classifier.version,
-            intended_use=statements_of(info.classes).intended_use,
+            intended_use=statements_of(info.classes, drawn=info.drawn_classes).intended_use,
             architecture=info.config["model"],
             image_size=classifier.image_size,
             classes=info.classes.to_dicts(),

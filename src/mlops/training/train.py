@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from src.mlops.config import Config
-from src.mlops.data.additional import TrainingData, prepare_collected, prepare_drawn
+from src.mlops.data.additional import TrainingData, classes_to_learn, prepare_collected, prepare_drawn
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
-from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.packing import Pack, SplitArrays
+from src.mlops.data.packing import Pack, SplitArrays, stack
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
 from src.mlops.errors import ConfigError
@@ -34,7 +33,7 @@ from src.mlops.training.run_dir import (
     saving,
 )
 from src.mlops.training.tracking import Tracker, require_tracking, start_tracking
-from src.mlops.training.train_loop import State, run_epochs
+from src.mlops.training.train_loop import VAL_DATA, VAL_DRAWN, State, run_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +67,10 @@ def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport |
         if config.training.publish:
             distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
-        _require_known_classes(config, pack.classes)
         settings = config.training.drawn
-        collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack))
+        classes = classes_to_learn(pack.classes, settings)
+        _require_known_classes(config, classes)
+        collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack, classes))
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
         data = TrainingData(pack, collected, drawn, config.training.leave_out)
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
@@ -81,15 +81,11 @@ def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport |
 
 
 def _require_known_classes(config: Config, classes: ClassList) -> None:
-    """Raises an error if the settings and the starting weights do not fit the classes of the data."""
+    """Raises an error if the settings and the starting weights do not fit the classes to learn."""
     training = config.training
     if absent := set(training.leave_out) - set(range(len(classes))):
         raise ConfigError(
             f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {len(classes) - 1}."
-        )
-    if training.drawn and classes.difference(SIGNS):
-        raise ConfigError(
-            "training.drawn must be null, because only the signs of GTSRB can be drawn, and the data has other classes."
         )
     if training.start_from and (difference := classes.difference(load_checkpoint(training.start_from).classes)):
         raise ConfigError(
@@ -106,18 +102,20 @@ def _train(
     batch_size = max(config.training.batch_size_for(len(arrays.rows)), distributed.processes())
     config = config.replace({"training.batch_size": batch_size})  # the files of the run record it
     batches = _batches(config, arrays)
-    validation = Batches(data.load("val"), config.evaluation.batch_size, shard=distributed.shard())
+    known, further = data.load("val"), data.further("val")
+    held_out = known if further is None else stack(known, further)
+    validation = Batches(held_out, config.evaluation.batch_size, shard=distributed.shard())
     earlier = _earlier_sketch(config, pack, validation.arrays)
-    if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in pack.classes):
+    if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in data.classes):
         logger.info("No image is mirrored, because no class has a mirrored class, see docs/reference/data.md")
-    state = open_state(config, device, batches, pack.classes, data.fingerprint, run_dir)
+    state = open_state(config, device, batches, data.classes, data.fingerprint, run_dir)
     logger.info(
         "Training %s (%s parameters) on %s images of %d classes in batches of %d, validating on %s images, device %s, "
         "run folder %s",
         type(state.model).__name__,
         f"{count_parameters(state.model):,}",
         f"{len(arrays.rows):,}",
-        len(pack.classes) - len(data.leave_out),
+        len(data.classes) - len(data.leave_out),
         batch_size,
         f"{len(validation.arrays.rows):,}",
         f"{distributed.world_size()} x {device.type}" if distributed.world_size() > 1 else device.type,
@@ -128,6 +126,10 @@ def _train(
     origin = provenance(pack.fingerprint, config.seed, _image_sketch(batches.arrays, earlier))
     if data.collected:
         origin["collected_fingerprint"] = data.collected.fingerprint
+    if drawn_classes := data.drawn_classes(synthetic=config.data.source == "synthetic"):
+        origin["drawn_classes"] = drawn_classes
+    if data.drawn and further:
+        origin["drawn_fingerprint"] = data.drawn.fingerprint
     with saving(run_dir):
         tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 
@@ -138,18 +140,20 @@ def _train(
         on_epoch(metrics)
 
     try:
-        run_epochs(config, state, batches, validation, run_dir, origin, log)
+        run_epochs(config, state, batches, validation, run_dir, origin, log, len(known.rows))
         final = None
         if config.training.final_fit:
             batches = _batches(config, data.training_images("train", "val"))
             images = f"{len(batches.arrays.rows):,}"
             logger.info("Final fit on all %s images, without validation, folder %s", images, run_dir / FINAL_FIT)
-            network = fit(config, batches, pack.classes, data.fingerprint, device, run_dir / FINAL_FIT)
+            network = fit(config, batches, data.classes, data.fingerprint, device, run_dir / FINAL_FIT)
             # EMA weights after the last epoch.
             weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
             final = weights, _image_sketch(batches.arrays, earlier)
         if tracker:
             _publish(config, state, run_dir, tracker, final, lambda file: on_export(file, pack))
+            if further:
+                _report_further(state.best, len(known.rows), len(further.rows), len(data.classes) - len(pack.classes))
     except KeyboardInterrupt:
         kept = f"the best model is {run_dir / BEST}" if state.history else "no model was saved"
         logger.info("Stopped by Ctrl-C after %d epochs; %s. Resume with training.resume=true", state.epoch, kept)
@@ -158,6 +162,19 @@ def _train(
         if tracker:
             tracker.finish()
     return state.best
+
+
+def _report_further(best: dict[str, float], known: int, further: int, classes: int) -> None:
+    """Logs the two parts of the validation accuracy, because only one of them was measured on the data."""
+    logger.info(
+        "Val accuracy of the best epoch: %.4f on %s images of the data, %.4f on %s drawings of the %d signs that the "
+        "data does not have. It is unproven how well photographs of these are classified",
+        best[VAL_DATA],
+        f"{known:,}",
+        best[VAL_DRAWN],
+        f"{further:,}",
+        classes,
+    )
 
 
 def _batches(config: Config, arrays: SplitArrays) -> Batches:

@@ -34,6 +34,8 @@ from src.mlops.training.run_dir import BEST, LAST, saving
 from src.mlops.training.schedules import build_scheduler, epochs_at_full_size, size_of_epoch
 
 logger = logging.getLogger(__name__)
+# The validation accuracy on the images of the data, and on drawings of signs that the data does not have.
+VAL_DATA, VAL_DRAWN = "val_Accuracy_data", "val_Accuracy_drawn"
 _CHECK_INTERVAL = 20  # steps between two checks of the loss; each check synchronises the GPU
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -209,10 +211,21 @@ def run_epochs(
     run_dir: Path,
     provenance: dict[str, Any],
     log: Callable[[dict[str, float]], Any],
+    of_data: int | None = None,
 ) -> None:
     """Trains to the last epoch or until early stopping; saves the best checkpoint and the state after each epoch.
 
     Without validation images, it runs all epochs and saves only the state.
+
+    Args:
+        config: The complete configuration.
+        state: The state to continue.
+        batches: The training images.
+        validation: The validation images; None: there are none.
+        run_dir: Folder of the run.
+        provenance: Origin of the model, for the checkpoint.
+        log: Called with the metrics of each epoch.
+        of_data: Number of validation images of the data, which come before the drawings of further signs; None: all.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -238,7 +251,7 @@ def run_epochs(
         if validation is not None:
             logits = predict_logits(state.averaged.module, validation.epoch())
             logits = distributed.gather_rows(logits, np.concatenate(list(validation.order(0))))
-            row |= _validation_metrics(logits, validation.arrays.labels)
+            row |= _validation_metrics(logits, validation.arrays.labels, of_data)
         state.seconds += time.perf_counter() - started
         state.epoch += 1
         state.history.append({**row, "seconds": round(state.seconds, 3)})
@@ -340,9 +353,16 @@ def _means(totals: Tensor, epoch: int, step: int) -> tuple[float, float]:
     return loss / images, correct / images
 
 
-def _validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+def _validation_metrics(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], of_data: int | None
+) -> dict[str, float]:
     loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
     if not math.isfinite(loss):
         raise TrainingError(f"The validation loss must be finite, but is {loss}. Lower training.optimizer.lr.")
-    scores = classification_metrics(labels, logits.argmax(axis=1))
-    return {"val_loss": loss} | {f"val_{name}": value for name, value in scores.items()}
+    predicted = logits.argmax(axis=1)
+    scores = classification_metrics(labels, predicted)
+    row = {"val_loss": loss} | {f"val_{name}": value for name, value in scores.items()}
+    if of_data not in (None, len(labels)):
+        right = predicted == labels
+        row |= {VAL_DATA: float(right[:of_data].mean()), VAL_DRAWN: float(right[of_data:].mean())}
+    return row

@@ -40,3 +40,30 @@ def test_missing_statements_are_said_to_be_missing() -> None:
     texts = " ".join(str(getattr(about, name)) for name in about.__slots__)
     assert "sign" not in texts
     assert "German" not in texts
+
+
+class TestDrawnClasses:
+    german = ClassList([*SIGNS, ClassInfo(len(SIGNS), "Tunnel", "327"), ClassInfo(len(SIGNS) + 1, "Car park", "314")])
+
+    def test_the_statements_say_that_they_are_unproven(self) -> None:
+        about = statements_of(self.german, drawn=[43, 44])
+        for text in (about.intended_use, about.limits):
+            assert "no photographs of 2 of the 45 classes" in text
+            assert "unproven" in text
+        assert "GTSRB" in about.intended_use
+        assert "knows 45 German signs" in about.limits
+        assert "43" not in about.limits
+
+    def test_classes_with_photographs_have_the_statements_of_the_project(self) -> None:
+        assert "Not stated" in statements_of(self.german).intended_use
+        assert "Not stated" in statements_of(self.german, drawn=[44]).intended_use
+
+    def test_drawings_alone(self) -> None:
+        about = statements_of(SIGNS, drawn=range(len(SIGNS)))
+        assert "trained on drawings only" in about.intended_use
+        assert statements_of(self.german, synthetic=True).data_source.startswith("synthetic")
+
+    def test_the_statement_of_the_project_is_complemented(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        project = load_project().model_copy(update={"intended_use": "Counting signs."})
+        monkeypatch.setattr(statements, "load_project", lambda: project)
+        assert statements_of(self.german, drawn=[43, 44]).intended_use.startswith("Counting signs. There were no")
