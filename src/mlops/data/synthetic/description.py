@@ -220,6 +220,7 @@ def _read_list(path: Path) -> list[Description]:
 
 def _check_mirrored(found: Mapping[str, Description], folder: Path) -> None:
     mirrors: dict[str, str] = {}
+    symmetric = {sign.number for sign in SIGNS if sign.mirror == sign.class_id}
     for number, one in found.items():
         if not one.mirrored:
             continue
@@ -227,7 +228,7 @@ def _check_mirrored(found: Mapping[str, Description], folder: Path) -> None:
         where = f"{folder}: sign {number} mirrors sign {one.mirrored}"
         if original is None or not original.drawings:
             raise DataError(f"{where}, which {'has no drawings' if original else 'is not described'}.")
-        if original.symmetric:
+        if original.symmetric or one.mirrored in symmetric:
             raise DataError(f"{where}, which is symmetric. Remove mirrored or symmetric.")
         if one.mirrored in mirrors:
             raise DataError(f"{where}, but so does sign {mirrors[one.mirrored]}. Only one of them can.")

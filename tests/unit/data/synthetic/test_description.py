@@ -106,6 +106,7 @@ def test_a_mistake_in_a_drawing(layers: str, message: str, folder: Path) -> None
         (f"{NEW}mirrored: 209-10", "sign 999 mirrors sign 209-10, which has no drawings."),
         (f'{NEW}mirrored: "999"', "sign 999 mirrors sign 999, which has no drawings."),
         (f'{NEW}mirrored: "102"', "sign 999 mirrors sign 102, which is symmetric. Remove mirrored or symmetric."),
+        (f'{NEW}mirrored: "301"', "sign 999 mirrors sign 301, which is symmetric. Remove mirrored or symmetric."),
         (f'{NEW}mirrored: "209"', "sign 999 mirrors sign 209, but so does sign 209-10. Only one of them can."),
         (f'{NEW}mirrored: "286"\n  symmetric: true', "a sign cannot be symmetric and the mirror image of another one."),
         (f"{VALID}{VALID}", "germany.yaml: sign 999 is described again. Keep one entry, with all its drawings."),
