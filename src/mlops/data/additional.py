@@ -109,7 +109,7 @@ def prepare_further(data: DataConfig, base: Pack, classes: ClassList, drawn: Map
         known = False
     if not known:
         logger.warning(
-            "The images show only %d of the %d classes of the model, and the others cannot be drawn as for its training",
+            "The images show only %d of the %d classes of the model, and the rest cannot be drawn as in its training",
             len(base.classes),
             len(classes),
         )
