@@ -29,6 +29,7 @@ PALETTE = {
     "green": "#008e60",
     "brown": "#7a4a28",
 }
+PATH_DATA = r"\s*[Mm][MLHVCSQTAZmlhvcsqtaz0-9\s.,+-]*"
 GLYPHS = "glyphs.yaml"
 _GTSRB, _FURTHER = "gtsrb.yaml", "germany.yaml"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -141,7 +142,7 @@ class Glyph(_Description):
     """
 
     width: Annotated[float, Field(ge=0, le=200)]
-    path: Annotated[str, Field(pattern=r"^[MLHVCSQTAZmlhvcsqtaz0-9 .,+-]*$")]
+    path: Annotated[str, Field(pattern=f"^({PATH_DATA})?$")]  # a space has none
 
 
 class Font(_Description):
@@ -254,7 +255,7 @@ def _read(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise DataError(f"Cannot read {path}: {line}{error.problem}.") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"Cannot read {path}: {error}.") from error
 
 
