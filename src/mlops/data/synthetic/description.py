@@ -67,8 +67,8 @@ class Layer(_Description):
         height: Height of the capital letters.
         spacing: Gap between two letters, in hundredths of the height.
         colour: Name in the palette; for a shape, it replaces `currentColor`.
-        x: Place of the middle.
-        y: Place of the middle.
+        x: Horizontal position of the centre.
+        y: Vertical position of the centre.
         scale: Size of a shape; 1 fills the sign.
         turn: Clockwise rotation in degrees.
         mirror: Mirror it horizontally.
@@ -178,7 +178,7 @@ def read_descriptions(folder: Path) -> dict[str, Description]:
                 raise DataError(f"{path}: sign {one.number} is described again. Keep one entry, with all its drawings.")
             if path.name == _GTSRB and (one.number not in names or one.name or one.symmetric):
                 raise DataError(
-                    f"{path}: sign {one.number} must be one of GTSRB, without name and symmetric, which stand in "
+                    f"{path}: sign {one.number} must be one of GTSRB, without name and symmetric, which are in "
                     f"src/mlops/data/gtsrb.py. Describe further signs in {_FURTHER}."
                 )
             if path.name == _FURTHER and not one.name:

@@ -107,7 +107,7 @@ class Drawings:
             raise DataError(f"The signs in {folder} are not a valid class list: {error}.") from error
 
     def versions(self, number: str | None) -> int:
-        """Returns the number of versions of a sign that stand on the roads.
+        """Returns the number of versions of a sign that are in use.
 
         Raises:
             DataError: The sign is not described.

@@ -63,7 +63,7 @@ def generate(
 ) -> None:
     """Writes a data set of rendered signs in the Kaggle layout; equal arguments give equal bytes.
 
-    Each track shows one of the versions of the sign that stand on the roads.
+    Each track shows one of the versions of the sign that are in use.
 
     Args:
         folder: Folder to write to. It must be empty or not exist, and is filled only when all images are complete.
