@@ -24,6 +24,7 @@ from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import Pack, SplitArrays, select, stack
 from src.mlops.data.prepare import prepare
+from src.mlops.data.splits import REFERENCE
 from src.mlops.model import choose_device, predict_logits
 from src.mlops.training.fit import fit
 
@@ -73,7 +74,8 @@ def main(overrides: Overrides) -> None:
 
 def _same_number(real: Pack, drawn: Pack, rng: np.random.Generator) -> tuple[SplitArrays, SplitArrays]:
     """Returns the same number of images of each class, at most `PER_CLASS`, of both kinds."""
-    first, second = real.load("train"), drawn.load("train", "val", "test")
+    # Test images are named without their track, so two of one sign could be on both sides of the split.
+    first, second = real.load("train"), drawn.load("train", "val", REFERENCE)
     chosen: tuple[list[int], list[int]] = ([], [])
     for class_id in range(len(real.classes)):
         places = [np.flatnonzero(arrays.labels == class_id) for arrays in (first, second)]

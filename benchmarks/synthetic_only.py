@@ -41,6 +41,8 @@ def main(
     names = [word for word in words if "=" not in word]
     if unknown := set(names) - set(EXPERIMENTS):
         raise ConfigError(f"Experiment {unknown.pop()!r} does not exist; choose from {', '.join(EXPERIMENTS)}.")
+    if not names:
+        raise ConfigError(f"Name at least one experiment: {', '.join(EXPERIMENTS)}.")
     prepare(load_config(overrides).data)  # the real images, before the first training
     for name in names:
         for one in seed:

@@ -42,7 +42,7 @@ def quickstart(config: Config) -> None:
         f"""
 In {seconds:.0f} s the network learned {len(classes)} classes from synthetic images. It classifies
 {results["Accuracy"]:.1%} of {results["images"]} test images correctly.
-The test images are synthetic, too. Many are darker, smaller or dirtier than usual.
+The test images are synthetic, too, so this says little about photographs.
 
 The service classified {_shown(image)} as {answer["class_name"]}
 with a probability of {answer["probability"]:.1%}, which is {verdict}.

@@ -91,6 +91,7 @@ class TestFromTrainingToService:
         assert UNPROVEN in text.partition("## Limits")[2]
 
     def test_all_signs_can_be_measured_on_drawings(self, german: Path, tmp_path: Path) -> None:
+        shutil.copytree(german / "reports", tmp_path / "reports")  # with results of further signs
         drawn = {"tracks_per_class": 2, "frames_per_track": 1, "test_tracks_per_class": 1, "seed": 3}
         config = settings(
             german,
@@ -102,6 +103,7 @@ class TestFromTrainingToService:
         assert metrics["images"] == len(metrics["classes"]) == len(german_signs())
         assert metrics["on_drawings"]
         assert "further_signs" not in metrics
+        assert not list((tmp_path / "reports").rglob("*further_signs*"))
 
     def test_robustness_on_the_images_of_the_data(self, german: Path, tmp_path: Path) -> None:
         results = robustness(settings(german, f"evaluation.reports_dir={tmp_path}"))

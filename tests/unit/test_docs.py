@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from docs_generator import architecture, python_api
 from docs_generator.__main__ import DIAGRAM, DOCS, PARTS, documents, render
 from src.mlops import ROOT, model
+from src.mlops.config import load_config
 from src.mlops.data.classes import read_classes
 from src.mlops.data.gtsrb import SIGNS
+from src.mlops.data.layouts import read_layout
+from src.mlops.data.synthetic import generate as synthetic
+from src.mlops.data.synthetic.camera import Frame
 from src.mlops.data.synthetic.description import PALETTE, Layer
 from src.mlops.data.synthetic.drawing import SIGNS_FOLDER, Drawings
 
@@ -113,3 +118,17 @@ def test_the_guide_has_all_keys_and_colours_of_a_layer() -> None:
     page = (DOCS / "how-to/add-a-sign.md").read_text(encoding="utf-8")
     for name in (*Layer.model_fields, *PALETTE):
         assert f"`{name}`" in page, name
+
+
+def test_the_image_of_the_tutorial_is_a_stop_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "tutorial/first-model.md").read_text(encoding="utf-8")
+    [image] = set(re.findall(r"Test/\d+\.png", page))
+    # The name depends on the numbers of classes, test tracks and frames, and on the seed, not on the images.
+    frame = Frame(Image.new("RGB", (9, 9)), (1, 1, 7, 7))
+    monkeypatch.setattr(synthetic, "photograph_track", lambda *arguments: iter([frame] * arguments[2]))
+    settings = load_config(["experiment=quickstart"]).data.synthetic
+    assert settings
+    synthetic.generate(tmp_path / "signs", **{**settings.model_dump(), "tracks_per_class": 1})
+    table = read_layout(tmp_path / "signs").test
+    [class_id] = table.loc[table["path"] == image, "class_id"]
+    assert SIGNS[class_id].name == "Stop"

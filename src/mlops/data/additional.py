@@ -38,10 +38,10 @@ def classes_to_learn(data: ClassList, drawn: SyntheticConfig | None) -> ClassLis
     if drawn is None:
         return data
     signs = signs_named(drawn.signs)
-    if not signs.starts_with(data):
+    if difference := data.difference_from_first(signs):
         raise ConfigError(
             f"training.drawn.signs={drawn.signs} draws {len(signs)} German signs, whose first classes must be those of "
-            f"the data, but the data has other classes: {data.difference(signs)}. Use GTSRB, or train without drawn "
+            f"the data, but the data has other classes: {difference}. Use GTSRB, or train without drawn "
             "signs: training.drawn=null and classes=gtsrb."
         )
     return signs if len(signs) > len(data) else data  # a classes.csv of the data may have other mirrored classes

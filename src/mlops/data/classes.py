@@ -116,7 +116,17 @@ class ClassList(tuple[ClassInfo, ...]):
 
         A model of this list can classify images of the other one. The ids of the classes are the same.
         """
-        return self.names[: len(other)] == other.names
+        return other.difference_from_first(self) is None
+
+    def difference_from_first(self, other: "ClassList") -> str | None:
+        """Says how the names differ from those of the first classes of another list; None if they are the same."""
+        if len(self) > len(other):
+            return f"{len(self)} classes instead of {len(other)}"
+        pairs = enumerate(zip(self.names, other.names, strict=False))
+        wrong = (
+            f"class {place} is {name!r} instead of {wanted!r}" for place, (name, wanted) in pairs if name != wanted
+        )
+        return next(wrong, None)
 
     def write(self, path: Path) -> None:
         """Writes `classes.csv`, which `read_classes` reads."""

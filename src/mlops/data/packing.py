@@ -144,11 +144,10 @@ class Pack:
                 f"The model was trained on images of {image_size} px, but those in {self.directory} have "
                 f"{self.image_size} px. Set data.image_size={image_size} and data.raw_dir to prepare the images again."
             )
-        if not classes.starts_with(self.classes):
+        if difference := self.classes.difference_from_first(classes):
             raise DataError(
-                f"The images in {self.directory} do not have the classes of the model: "
-                f"{self.classes.difference(classes)}. Use the data that the model was trained on, or train a new "
-                "model."
+                f"The images in {self.directory} do not have the classes of the model: {difference}. Use the data that "
+                "the model was trained on, or train a new model."
             )
 
     def load(self, *splits: str) -> SplitArrays:

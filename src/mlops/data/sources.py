@@ -84,7 +84,7 @@ def draw_synthetic(raw_dir: Path, settings: SyntheticConfig) -> Path:
         return folder
     try:
         with exclusive(raw_dir):
-            _clear(raw_dir, f".{name}-*")
+            _clear(raw_dir, ".*_seed*-*")  # of all settings and drawings, because rendering needs the lock
             if not folder.is_dir():  # another process may have rendered them in the meantime
                 generate(folder, **settings.model_dump())
     except OSError as error:

@@ -91,6 +91,9 @@ def evaluate(config: Config) -> dict[str, Any]:
                 of_further, (shown, answers) = results[FURTHER], further
                 answers.to_csv(work / FURTHER_PREDICTIONS_FILE, index=False)
                 draw_results(of_further, answers, shown, checkpoint.classes, work / "figures" / FURTHER)
+            # An earlier evaluation may have had further signs.
+            (reports / FURTHER_PREDICTIONS_FILE).unlink(missing_ok=True)
+            shutil.rmtree(reports / "figures" / FURTHER, ignore_errors=True)
             shutil.copytree(work, reports, dirs_exist_ok=True)
     except OSError as error:
         raise DataError(f"Cannot write the reports to {reports}: {error}.") from error

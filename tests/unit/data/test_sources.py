@@ -16,6 +16,7 @@ from src.mlops.data.layouts import read_layout
 from src.mlops.data.sources import Archive, download_official, locate_raw
 from src.mlops.errors import ConfigError, DataError
 from tests.helpers.images import make_image
+from tests.helpers.synthetic import draw_quickly
 from tests.helpers.tiny import quick_config
 
 HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
@@ -170,3 +171,11 @@ def test_leftovers_of_a_killed_unpacking_are_removed(server: Server, tmp_path: P
 def test_source_without_a_folder() -> None:
     with pytest.raises(ConfigError, match=r"data\.source=official .*data\.raw_dir"):
         locate_raw(quick_config(["data=official", "data.raw_dir=null"]).data)
+
+
+def test_leftovers_of_killed_renderings_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_quickly(monkeypatch)
+    (tmp_path / "raw/.gtsrb_9x9_9_seed9_0123456789ab-abcdefgh").mkdir(parents=True)  # of other settings and drawings
+    folder = locate_raw(quick_config(["data=synthetic", f"data.raw_dir={tmp_path}/raw"]).data)
+    assert folder
+    assert {path.name for path in folder.parent.iterdir()} == {".lock", folder.name}

@@ -29,6 +29,7 @@ PALETTE = {
     "green": "#008e60",
     "brown": "#7a4a28",
 }
+PATH_DATA = r"\s*[Mm][MLHVCSQTAZmlhvcsqtaz0-9\s.,+-]*"
 GLYPHS = "glyphs.yaml"
 _GTSRB, _FURTHER = "gtsrb.yaml", "germany.yaml"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -66,8 +67,8 @@ class Layer(_Description):
         height: Height of the capital letters.
         spacing: Gap between two letters, in hundredths of the height.
         colour: Name in the palette; for a shape, it replaces `currentColor`.
-        x: Place of the middle.
-        y: Place of the middle.
+        x: Horizontal position of the centre.
+        y: Vertical position of the centre.
         scale: Size of a shape; 1 fills the sign.
         turn: Clockwise rotation in degrees.
         mirror: Mirror it horizontally.
@@ -141,7 +142,7 @@ class Glyph(_Description):
     """
 
     width: Annotated[float, Field(ge=0, le=200)]
-    path: Annotated[str, Field(pattern=r"^[MLHVCSQTAZmlhvcsqtaz0-9 .,+-]*$")]
+    path: Annotated[str, Field(pattern=f"^({PATH_DATA})?$")]  # a space has none
 
 
 class Font(_Description):
@@ -177,7 +178,7 @@ def read_descriptions(folder: Path) -> dict[str, Description]:
                 raise DataError(f"{path}: sign {one.number} is described again. Keep one entry, with all its drawings.")
             if path.name == _GTSRB and (one.number not in names or one.name or one.symmetric):
                 raise DataError(
-                    f"{path}: sign {one.number} must be one of GTSRB, without name and symmetric, which stand in "
+                    f"{path}: sign {one.number} must be one of GTSRB, without name and symmetric, which are in "
                     f"src/mlops/data/gtsrb.py. Describe further signs in {_FURTHER}."
                 )
             if path.name == _FURTHER and not one.name:
@@ -254,7 +255,7 @@ def _read(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise DataError(f"Cannot read {path}: {line}{error.problem}.") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"Cannot read {path}: {error}.") from error
 
 

@@ -7,6 +7,7 @@ corner, (100, 100) the bottom right one.
 
 import functools
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,21 @@ from PIL import Image, ImageOps
 
 from src.mlops.data.classes import ClassInfo, ClassList
 from src.mlops.data.gtsrb import SIGNS
-from src.mlops.data.synthetic.description import GLYPHS, PALETTE, Description, Layer, read_descriptions, read_fonts
-from src.mlops.errors import DataError
+from src.mlops.data.synthetic.description import (
+    GLYPHS,
+    PALETTE,
+    PATH_DATA,
+    Description,
+    Layer,
+    read_descriptions,
+    read_fonts,
+)
+from src.mlops.errors import DataError, shorten
 
 SIGNS_FOLDER = Path(__file__).parent / "signs"
 MAX_SIDE = 2048  # px
+_MAX_KEPT_SIDE = 256  # px; larger drawings are not kept in memory, where all of them would need gigabytes
+_CHECKED_SIDE = 64  # px
 _SVG = "{http://www.w3.org/2000/svg}"
 _ELEMENTS = ("g", "path", "circle", "ellipse", "rect", "line", "polyline", "polygon", "use", "defs")
 _PAINTS = (*PALETTE, "none", "currentColor")
@@ -78,23 +89,25 @@ class Drawings:
             folder: Folder with the descriptions and `shapes/*.svg`, such as `SIGNS_FOLDER`.
 
         Raises:
-            DataError: A file is missing or malformed, a sign has a shape, font or character that does not exist, or
-                two signs have the same name.
+            DataError: A file is missing or malformed, a sign has a shape, font or character that does not exist or a
+                layer that shows nothing, or two signs have the same name.
         """
         self._folder = folder
         self.descriptions = read_descriptions(folder)
         self._fonts = read_fonts(folder)
         self._shapes = {path.stem: _shape(path) for path in sorted((folder / "shapes").glob("*.svg"))}
-        for description in self.descriptions.values():
-            for layer in (layer for drawing in description.drawings for layer in drawing):
-                self._require_known(layer, f"{folder}: sign {description.number}")
+        for number, description in self.descriptions.items():
+            for version, layers in enumerate(description.drawings):
+                for place, layer in enumerate(layers):
+                    self._require_known(layer, f"{folder}: sign {number}")
+                    self._require_visible(layer, f"{folder}: sign {number}, version {version}, layer {place}")
         try:
             self.classes = _classes(self.descriptions)
         except ValueError as error:
             raise DataError(f"The signs in {folder} are not a valid class list: {error}.") from error
 
     def versions(self, number: str | None) -> int:
-        """Returns the number of versions of a sign that stand on the roads.
+        """Returns the number of versions of a sign that are in use.
 
         Raises:
             DataError: The sign is not described.
@@ -108,12 +121,8 @@ class Drawings:
             raise DataError(f"Cannot draw sign {number} with {size} px: the side must be 8 to {MAX_SIDE} px.")
         if not 0 <= version < len(original.drawings):
             raise DataError(f"Sign {number} has no version {version}: the last one is {len(original.drawings) - 1}.")
-        image = _render(self._svg(original.drawings[version]), size)
-        if image.getbbox() is None:
-            raise DataError(
-                f"Version {version} of sign {number} in {self._folder} shows nothing: all its layers are outside of "
-                "the sign, or their paths are not valid."
-            )
+        render = _render_once if size <= _MAX_KEPT_SIDE else _render
+        image = render(self._svg(original.drawings[version]), size)
         return ImageOps.mirror(image) if mirrored else image
 
     def _original(self, number: str | None) -> tuple[Description, bool]:
@@ -145,6 +154,19 @@ class Drawings:
                 f"Add it to {GLYPHS}."
             )
 
+    def _require_visible(self, layer: Layer, where: str) -> None:
+        # resvg ignores what it cannot draw, so a mistake would only be a pictogram that is missing.
+        try:
+            image = _render_once(self._svg([layer]), _CHECKED_SIDE)
+        except ValueError as error:
+            raise DataError(
+                f"{where} cannot be rendered: {error}. Check that no element use contains itself."
+            ) from error
+        if image.getbbox() is None:
+            raise DataError(
+                f"{where} shows nothing: it is outside of the sign, too small, without paint, or its path is not valid."
+            )
+
     def _svg(self, layers: list[Layer]) -> str:
         drawn = "".join(self._draw_layer(layer) for layer in layers)
         return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{_VIEW_BOX}"><style>{_STYLE}</style>{drawn}</svg>'
@@ -166,9 +188,13 @@ class Drawings:
         return f'<g transform="{place} scale({layer.height / 100})" {pen}>{paths}</g>'
 
 
-@functools.lru_cache(maxsize=1024)
 def _render(svg: str, size: int) -> Image.Image:
     return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg, width=size, height=size))).convert("RGBA")
+
+
+@functools.lru_cache(maxsize=1024)
+def _render_once(svg: str, size: int) -> Image.Image:
+    return _render(svg, size)
 
 
 def _classes(descriptions: Mapping[str, Description]) -> ClassList:
@@ -199,8 +225,11 @@ def _shape(path: Path) -> str:
         raise DataError(f'{path} must be an SVG file with viewBox="{_VIEW_BOX}".')
     if others := sorted({*root.keys()} - {"viewBox"}):
         raise DataError(f"{path}: the element svg can only have viewBox. Move {others[0]} to a g in it.")
+    targets = {f"#{element.get('id')}" for element in root.iterfind(".//*")}
     for element in root.iterfind(".//*"):
         _check_element(element, path)
+        if element.tag == f"{_SVG}use" and element.get("href") not in targets:
+            raise DataError(f"{path}: use must have href with # and the id of an element of this file.")
     if not len(root):
         raise DataError(f"{path} is empty.")
     return "".join(ElementTree.tostring(element, encoding="unicode") for element in root)
@@ -215,6 +244,11 @@ def _check_element(element: ElementTree.Element, path: Path) -> None:
     for label in (element.get("id"), element.get("href", f"#{path.stem}").removeprefix("#")):
         if label is not None and not label.startswith(path.stem):
             raise DataError(f"{path}: the id {label!r} must start with {path.stem!r}, so that it is unique in a sign.")
+    if name == "path" and not re.fullmatch(PATH_DATA, element.get("d", "")):
+        raise DataError(
+            f"{path}: path must have d with path data of plain numbers, such as M0 0L9 9, but d is "
+            f"{shorten(element.get('d'))}."
+        )
     for use in ("fill", "stroke"):
         if element.get(use, "none") not in _PAINTS:
             raise DataError(f"{path}: {use} must be one of {', '.join(_PAINTS)}, but is {element.get(use)!r}.")

@@ -20,6 +20,7 @@ from src.mlops.io.progress import progress_bar
 
 # Number of the first test track. It is fixed, so more training tracks do not change the test images.
 _FIRST_TEST_TRACK = 100_000
+MAX_IMAGES = 10_000_000  # about 80 GB
 SIGN_LISTS = ("gtsrb", "germany")
 
 
@@ -62,7 +63,7 @@ def generate(
 ) -> None:
     """Writes a data set of rendered signs in the Kaggle layout; equal arguments give equal bytes.
 
-    Each track shows one of the versions of the sign that stand on the roads.
+    Each track shows one of the versions of the sign that are in use.
 
     Args:
         folder: Folder to write to. It must be empty or not exist, and is filled only when all images are complete.
@@ -73,7 +74,7 @@ def generate(
         seed: Seed of all random choices, 0 or more.
 
     Raises:
-        DataError: The folder is not empty, or a number is out of range.
+        DataError: The folder is not empty, a number is out of range, or there would be more than 10,000,000 images.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
@@ -87,6 +88,13 @@ def generate(
             f"({seed}) must be at least 0."
         )
     classes = signs_named(signs)
+    images = len(classes) * frames_per_track * (tracks_per_class + test_tracks_per_class)
+    if tracks_per_class > _FIRST_TEST_TRACK or images > MAX_IMAGES:
+        raise DataError(
+            f"Cannot generate {images:,} synthetic images in {folder}: there can be {MAX_IMAGES:,} images and "
+            f"{_FIRST_TEST_TRACK:,} tracks per class. Lower tracks_per_class ({tracks_per_class:,}), "
+            f"test_tracks_per_class ({test_tracks_per_class:,}) or frames_per_track ({frames_per_track:,})."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         root = Path(temporary) / folder.name

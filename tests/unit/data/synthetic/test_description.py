@@ -127,8 +127,36 @@ def test_a_mistake_in_an_entry(entry: str, message: str, folder: Path) -> None:
 
 def test_a_drawing_that_shows_nothing(folder: Path) -> None:
     append(folder / "germany.yaml", f"{NEW}drawings: [[{{shape: car, x: 200, scale: 0.1}}]]\n")
-    with pytest.raises(DataError, match=r"^Version 0 of sign 999 in .*signs shows nothing: "):
-        Drawings(folder).draw("999")
+    refuse(folder, "sign 999, version 0, layer 0 shows nothing: ")
+
+
+@pytest.mark.parametrize("layer", ["{shape: car, scale: 1.0e-9}", "{text: ' '}", "{text: a, x: 200, height: 5}"])
+def test_a_layer_that_shows_nothing_on_a_sign(layer: str, folder: Path) -> None:
+    append(folder / "germany.yaml", f"{NEW}drawings: [[car], [red_circle, {layer}]]\n")
+    refuse(folder, "sign 999, version 1, layer 1 shows nothing: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('<g id="new"><use href="#new"/></g>', "sign 999, version 0, layer 1 shows nothing: "),
+        (
+            '<g id="new1"><use href="#new2"/></g><g id="new2"><use href="#new1"/></g>',
+            "sign 999, version 0, layer 1 cannot be rendered: ",
+        ),
+        ('<path d="M5 5" fill="red"/>', "sign 999, version 0, layer 1 shows nothing: "),
+        ('<rect width="9" height="9" fill="none"/>', "sign 999, version 0, layer 1 shows nothing: "),
+    ],
+)
+def test_a_shape_that_shows_nothing_on_a_sign(content: str, message: str, folder: Path) -> None:
+    (folder / "shapes/new.svg").write_text(SVG.format(content))
+    append(folder / "germany.yaml", f"{NEW}drawings: [[red_circle, new]]\n")
+    refuse(folder, message)
+
+
+def test_yaml_that_is_nested_too_deeply(folder: Path) -> None:
+    append(folder / "germany.yaml", f"- {'[' * 5000}{']' * 5000}\n")
+    refuse(folder, "germany.yaml: maximum recursion depth exceeded")
 
 
 def test_malformed_yaml_names_the_line(folder: Path) -> None:
@@ -169,6 +197,7 @@ def test_a_missing_or_unreadable_file(name: str, folder: Path) -> None:
         ),
         ('wide: {stroke: 14, glyphs: {"1": {path: M0 0}}}', "the font 'wide' is not valid: glyphs.1.width: this key"),
         ('wide: {stroke: 14, glyphs: {"1": {width: 5, path: "M0 0\\"/>"}}}', "glyphs.1.path: String should match"),
+        ('wide: {stroke: 14, glyphs: {"1": {width: 5, path: 0 0 9 9}}}', "glyphs.1.path: String should match"),
         ("wide: {stroke: 14, glyphs: {1: {width: 5, path: M0 0}}}", "the value must be in quotes"),
     ],
 )
@@ -197,6 +226,17 @@ def test_a_mistake_in_the_typeface(content: str, message: str, folder: Path) -> 
         (SVG.format('<path d="M0 0" style="fill:red"/>'), "path must have attributes such as fill instead of style"),
         (SVG.format('<path id="arm" d="M0 0"/>'), "the id 'arm' must start with 'new'"),
         (SVG.format('<use href="other.svg#new"/>'), "the id 'other.svg#new' must start with 'new'"),
+        (SVG.format('<use href="#new"/>'), "use must have href with # and the id of an element of this file."),
+        (SVG.format('<use href="new"/><g id="new"/>'), "use must have href with # and the id of an element of this"),
+        (
+            SVG.replace(" viewBox", ' xmlns:l="http://www.w3.org/1999/xlink" viewBox').format('<use l:href="a.svg"/>'),
+            "use",
+        ),
+        (SVG.format('<path d="M0 0 hello" fill="red"/>'), "path must have d with path data of plain numbers, such as"),
+        (
+            SVG.format('<path fill="red"/>'),
+            "path must have d with path data of plain numbers, such as M0 0L9 9, but d is",
+        ),
     ],
 )
 def test_a_mistake_in_a_shape(content: str, message: str, folder: Path) -> None:

@@ -161,3 +161,8 @@ def test_drawings_have_only_colours_of_the_palette() -> None:
         flat = {colour for count, colour in counts if count > 0.02 * 256 * 256}  # others are antialiased edges
         assert flat - {(0, 0, 0)} <= known, sign.number
         assert flat & known
+
+
+def test_large_drawings_are_not_kept_in_memory() -> None:
+    assert drawings().draw("206", size=128) is drawings().draw("206", size=128)
+    assert drawings().draw("206", size=1024) is not drawings().draw("206", size=1024)

@@ -107,6 +107,23 @@ def test_a_run_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tracks_per_class": 100_001},  # would have the number of a test track, and its random choices
+        {"tracks_per_class": 10**15},
+        {"frames_per_track": 10**15},
+        {"test_tracks_per_class": 10**9},
+    ],
+)
+def test_absurd_numbers_are_rejected_before_anything_is_rendered(wrong: dict[str, int], tmp_path: Path) -> None:
+    settings = {"tracks_per_class": 1, "frames_per_track": 1, "test_tracks_per_class": 1, "seed": 0} | wrong
+    ((name, value),) = wrong.items()
+    with pytest.raises(DataError, match=rf"10,000,000 images and 100,000 tracks.* {name} \({value:,}\)"):
+        generate(tmp_path / "signs", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("wrong", [{"tracks_per_class": 0}, {"frames_per_track": 0}, {"seed": -1}])
 def test_numbers_out_of_range_are_rejected(wrong: dict[str, int], tmp_path: Path) -> None:
     settings = {"tracks_per_class": 1, "frames_per_track": 1, "test_tracks_per_class": 1, "seed": 0} | wrong
