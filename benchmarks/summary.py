@@ -1,4 +1,4 @@
-"""The table of results in README: ten lines, each with its range over trials and the file that it comes from."""
+"""The table of results in README: a few lines, each with its range over trials and the file that it comes from."""
 
 from collections.abc import Callable
 
@@ -37,6 +37,21 @@ def _accuracy(rows: _Rows, overrides: str, settings: str) -> list[str]:
     figure = _share([float(row["test_accuracy"]) for row in own])
     what = f"test accuracy, {settings}, {seeds(own)}"
     return [what, f"**{figure}**; 95 % interval for {int(own[0]['test_images']):,} images: {interval(own)}"]
+
+
+def _synthetic_only(rows: _Rows) -> list[str]:
+    return _drawn(rows, "synthetic_only", "trained on drawn signs only")
+
+
+def _quickstart(rows: _Rows) -> list[str]:
+    return _drawn(rows, "quickstart", "model of `inv quickstart`")
+
+
+def _drawn(rows: _Rows, experiment: str, settings: str) -> list[str]:
+    own = _where(rows, experiment=experiment)
+    figure = _share([float(row["test_accuracy"]) for row in own])
+    what = f"accuracy on real test images, {settings}, {seeds(own)}"
+    return [what, f"**{figure}**; 95 % interval: {interval(own)}"]
 
 
 def _calibration(rows: _Rows) -> list[str]:
@@ -112,6 +127,8 @@ LINES: tuple[tuple[str, str, Callable[[_Rows], list[str]]], ...] = (
     ("accuracy", "how-to/train.md#configurations", _default_accuracy),
     ("accuracy", "explanation/trust.md#calibration", _calibration),
     ("accuracy", "how-to/train.md#configurations", _record_accuracy),
+    ("synthetic_only", "explanation/experiments.md#drawn-signs-only", _synthetic_only),
+    ("synthetic_only", "explanation/experiments.md#drawn-signs-only", _quickstart),
     ("variants", "explanation/performance.md#variants-and-runtimes", _latency),
     ("serving", "explanation/performance.md#serving", _throughput),
     ("prediction_log", "explanation/performance.md#prediction-log-and-drift-job", _prediction_log),

@@ -13,7 +13,6 @@ import time
 from typing import Annotated
 
 import typer
-from scipy.stats import binomtest
 
 from benchmarks.environment import Row, in_new_process, write_results
 from src.mlops import ROOT
@@ -67,7 +66,6 @@ def _measure(name: str, seed: int, overrides: list[str]) -> Row:
     trained = time.perf_counter()
     real = load_config([*overrides, *(place for place in places if not place.startswith("data."))])
     test = evaluate(real)
-    interval = binomtest(test["images"] - test["errors"], test["images"]).proportion_ci(method="wilson")
     for folder_of_images in ("raw", "data"):
         shutil.rmtree(folder / folder_of_images)
     return {
@@ -77,8 +75,6 @@ def _measure(name: str, seed: int, overrides: list[str]) -> Row:
         "seconds_rendering": round(rendered - started),
         "val_accuracy_drawn": round(best["val_Accuracy"], 5),
         "test_accuracy": round(test["Accuracy"], 5),
-        "test_low": round(interval.low, 5),
-        "test_high": round(interval.high, 5),
         "test_wrong": test["errors"],
         "test_images": test["images"],
         "recall": [

@@ -280,6 +280,41 @@ def _drift_job() -> str:
     return markdown_table(head, [[row[column] for column in columns] for row in results]) + where(results)
 
 
+def _synthetic_only() -> str:
+    rows = [
+        [
+            f"`experiment={experiment}`",
+            str(len(group)),
+            spread([float(row["test_accuracy"]) for row in group], percent=True),
+            interval(group),
+            ", ".join(row["test_wrong"] for row in group) + f" of {int(group[0]['test_images']):,}",
+            spread([float(row["val_accuracy_drawn"]) for row in group], percent=True),
+            f"{max(float(row['seconds']) for row in group) / 60:.0f}",
+        ]
+        for experiment, group in _groups("synthetic_only", "experiment")
+    ]
+    head = "experiment|seeds|accuracy on real test images, %|95 % interval|misclassified"
+    head += "|accuracy on synthetic validation images, %|minutes, longest run"
+    return markdown_table(head, rows) + where(read_results("synthetic_only"))
+
+
+def _synthetic_only_classes() -> str:
+    results = [row for row in read_results("synthetic_only_classes") if row["experiment"] == "synthetic_only"]
+    classes = sorted(grouped(results, "class").items(), key=lambda one: sum(float(row["recall"]) for row in one[1]))
+    rows = [
+        [name, group[0]["images"], spread([float(row["recall"]) for row in group], percent=True, digits=1)]
+        for (name,), group in classes
+    ]
+    return markdown_table("class|test images|classified correctly, %", rows) + where(results)
+
+
+def _realism() -> str:
+    rows = [[row["class"], row["images"], f"{float(row['auroc']):.3f}"] for row in read_results("realism")]
+    everything, *classes = rows or [[]]
+    shown = [everything, *sorted(classes, key=lambda row: -float(row[2]))] if rows else []
+    return markdown_table("class|held-out images|AUROC", shown) + where(read_results("realism"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "accuracy": _accuracy,
@@ -297,6 +332,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "shadow": _shadow,
     "drift_job": _drift_job,
     "own_data": _own_data,
+    "synthetic_only": _synthetic_only,
+    "synthetic_only_classes": _synthetic_only_classes,
+    "realism": _realism,
     "drift": drift_tables.drift,
     "drift_false_alarms": drift_tables.drift_false_alarms,
     "drift_accuracy": drift_tables.drift_accuracy,
