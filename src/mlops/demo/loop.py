@@ -37,6 +37,8 @@ from src.mlops.io.git import git
 
 app = new_app()
 FIRST, SECOND = "first", "second"  # the runs of the two models
+# A model of drawn signs reports few foggy ones as unknown, because it has learned from dark and covered ones.
+_FIRST_ALERT = {"ConfidenceDropped"}
 _CLEAR_SECONDS = 45.0  # of traffic before the fog, which become the baseline of drift detection
 _FOG_SECONDS = 30.0  # of traffic in fog for a drift report if no alerts are installed
 _AFTER_SECONDS = 20.0  # of traffic in fog for the second model
@@ -171,7 +173,7 @@ def _served(services: Services) -> str:
 
 def _wait_for_alarm(services: Services) -> None:
     if services.alertmanager:
-        services.wait_for_alerts(FOGGY, fire=True)
+        services.wait_for_alerts(_FIRST_ALERT, fire=True)
     else:
         say("Prometheus and Alertmanager are not installed, so the drift report takes the place of the alerts.")
         time.sleep(_FOG_SECONDS)
