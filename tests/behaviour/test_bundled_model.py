@@ -1,6 +1,8 @@
 """Behaviour of the bundled model: invariance, direction, minimum functionality (Ribeiro et al., "CheckList", 2020).
 
-The limits are lower than the results for other seeds of the synthetic images and for the real validation images.
+The limits are lower than the results for other seeds of the synthetic images and for the real validation images. Some
+synthetic images are so dark, blurred or overexposed that nobody could read the sign. The model reports most of these as
+unknown, so the strict limits are for the others.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import prepare
 from src.mlops.data.synthetic.camera import photograph
 from src.mlops.data.synthetic.drawing import draw_sign
-from src.mlops.inference.classifier import Classifier
+from src.mlops.inference.classifier import Classifier, Prediction
 from src.mlops.modelfile.locate import BUNDLED
 from tests.helpers.images import encode
 from tests.helpers.tiny import GTSRB, quick_config
@@ -67,19 +69,33 @@ def images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
+def predictions(images: list[Image.Image]) -> list[Prediction]:
+    return Classifier.load(ROOT / BUNDLED).classify(images)
+
+
+@pytest.fixture(scope="module")
 def classify() -> Callable[[Iterable[Image.Image]], IntArray]:
     classifier = Classifier.load(ROOT / BUNDLED)
     return lambda images: np.array([answer.predicted_class for answer in classifier.classify(list(images))])
 
 
 @pytest.fixture(scope="module")
-def answers(images: list[Image.Image], classify: Callable[[Iterable[Image.Image]], IntArray]) -> IntArray:
-    return classify(images)
+def answers(predictions: list[Prediction]) -> IntArray:
+    return np.array([prediction.predicted_class for prediction in predictions])
 
 
-def test_minimum_functionality(answers: IntArray) -> None:
-    assert (answers == LABELS).mean() >= 0.97
+@pytest.fixture(scope="module")
+def known(predictions: list[Prediction]) -> NDArray[np.bool_]:
+    return np.array([not prediction.is_unknown for prediction in predictions])
+
+
+def test_minimum_functionality(answers: IntArray, known: NDArray[np.bool_]) -> None:
+    right = answers == LABELS
+    assert right.mean() >= 0.92
     assert min(accuracy_by_class(answers, LABELS).values()) >= 0.6
+    assert known.mean() >= 0.82
+    assert right[known].mean() >= 0.98
+    assert right[~known].mean() < 0.8  # so the images that it reports as unknown are difficult
 
 
 @pytest.mark.parametrize(
@@ -96,10 +112,13 @@ def test_minimum_functionality(answers: IntArray) -> None:
 def test_small_changes_do_not_change_the_class(
     images: list[Image.Image],
     answers: IntArray,
+    known: NDArray[np.bool_],
     classify: Callable[[Iterable[Image.Image]], IntArray],
     change: Callable[[Image.Image], Image.Image],
 ) -> None:
-    assert (classify(map(change, images)) == answers).mean() >= 0.97
+    same = classify(map(change, images)) == answers
+    assert same.mean() >= 0.93
+    assert same[known].mean() >= 0.98
 
 
 def test_mirrored_signs_have_the_mirrored_class(

@@ -21,7 +21,6 @@ from src.mlops.cli import OverrideOption, new_app, typer_main
 from src.mlops.demo.loop_data import Scene, draw_scene, hold_out_scene
 from src.mlops.demo.loop_report import Story, draw, measure, show, to_markdown
 from src.mlops.demo.services import (
-    FOGGY,
     WINDOW_SECONDS,
     Services,
     UnsuccessfulError,
@@ -37,6 +36,8 @@ from src.mlops.io.git import git
 
 app = new_app()
 FIRST, SECOND = "first", "second"  # the runs of the two models
+# A model of drawn signs reports few foggy ones as unknown, because it has learned from dark and covered ones.
+_ALERT = {"ConfidenceDropped"}
 _CLEAR_SECONDS = 45.0  # of traffic before the fog, which become the baseline of drift detection
 _FOG_SECONDS = 30.0  # of traffic in fog for a drift report if no alerts are installed
 _AFTER_SECONDS = 20.0  # of traffic in fog for the second model
@@ -159,7 +160,7 @@ def _run_loop(clone: _Clone, services: Services, traffic: Traffic, scene: Scene,
     story.add("The fog clears")
     time.sleep(WINDOW_SECONDS + 1)
     if services.alertmanager:
-        services.wait_for_alerts(FOGGY, fire=False)
+        services.wait_for_alerts(_ALERT, fire=False)
     if traffic.failed:
         raise UnsuccessfulError(f"{traffic.failed} of {traffic.sent} images were not classified.")
     return story
@@ -171,7 +172,7 @@ def _served(services: Services) -> str:
 
 def _wait_for_alarm(services: Services) -> None:
     if services.alertmanager:
-        services.wait_for_alerts(FOGGY, fire=True)
+        services.wait_for_alerts(_ALERT, fire=True)
     else:
         say("Prometheus and Alertmanager are not installed, so the drift report takes the place of the alerts.")
         time.sleep(_FOG_SECONDS)

@@ -13,7 +13,8 @@ import typer
 from src.mlops.cli import new_app, typer_main
 from src.mlops.demo.services import FOGGY, WINDOW_SECONDS, Services, UnsuccessfulError, reported, running_services, say
 from src.mlops.demo.traffic import Traffic, make_images
-from src.mlops.modelfile.locate import LATEST
+from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.locate import LATEST, locate_model
 from src.mlops.monitoring.accepted import store_baseline
 from src.mlops.monitoring.drift import accept
 
@@ -28,7 +29,7 @@ def main(
     stay: Annotated[bool, typer.Option("--stay", help="Keep everything running until Ctrl-C.")] = False,
 ) -> None:
     """Starts the services, lets the traffic turn foggy, and shows how alerts fire and resolve."""
-    sent = make_images(images)
+    sent = make_images(images, Classifier.load(locate_model(model)))
     with reported(), running_services(model) as services, Traffic(services.service.base_url, sent) as traffic:
         services.show_addresses()
         _demonstrate(services, traffic, model)

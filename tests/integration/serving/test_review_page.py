@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no browser is installed: apt-get install chromium")
 TOKEN = "the token of a test"
-SENT = {"stop": encoded(sign(STOP)), "priority": encoded(sign(PRIORITY_ROAD)), "wall": wall()["buffer"]}
+SENT = {"stop": encoded(sign(STOP)), "priority": encoded(sign(PRIORITY_ROAD, 11)), "wall": wall()["buffer"]}
 
 
 @contextmanager
