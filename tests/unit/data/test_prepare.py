@@ -374,7 +374,7 @@ def test_leaks_in_the_real_images_are_found(tmp_path: Path) -> None:
     found = report(config)
     leaks = {leak["test_path"] for leak in found["leaks"]}
     assert leaks == {f"Test/{n}.webp" for n in ("11906", "04548", "09384", "03594", "03546", "00666")}
-    assert found["images"] == {"train": 31349, "val": 7830, "test": 6315}
+    assert found["images"] == {"train": 31349, "val": 5730, "reference": 2100, "test": 6315}
 
 
 def test_animated_images_and_tiny_ones_are_bad(make_config: MakeConfig, raw_dir: Path) -> None:
