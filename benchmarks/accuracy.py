@@ -18,11 +18,9 @@ import torch
 import typer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.environment import Row, in_new_process, write_results
-from src.mlops import ROOT
+from benchmarks.environment import KEPT, Row, in_new_process, names_and_overrides, write_results
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
-from src.mlops.errors import ConfigError
 from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.model import count_parameters
 from src.mlops.modelfile.checkpoint import Checkpoint, load_checkpoint
@@ -30,7 +28,6 @@ from src.mlops.training.train import train
 
 app = new_app()
 
-KEPT = ROOT / "models" / "benchmarks"
 CONFIGURATIONS = {
     "default": [],
     "record": ["experiment=record"],
@@ -46,10 +43,7 @@ def main(
     seed: Annotated[list[int], typer.Option(default_factory=lambda: [42], help="Seed; can be repeated.")],
 ) -> None:
     """Measures each configuration with each seed in a new process."""
-    overrides = [word for word in words if "=" in word]
-    names = [word for word in words if "=" not in word]
-    if unknown := set(names) - CONFIGURATIONS.keys():
-        raise ConfigError(f"Configuration {unknown.pop()!r} does not exist; choose from {', '.join(CONFIGURATIONS)}.")
+    names, overrides = names_and_overrides(words, CONFIGURATIONS, "Configuration")
     for one in seed:
         for name in names:
             row = in_new_process(_measure, name, one, [*CONFIGURATIONS[name], *overrides])

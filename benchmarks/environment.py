@@ -7,7 +7,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +16,14 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from src.mlops import ROOT
+from src.mlops.errors import ConfigError
 from src.mlops.io.files import write_atomically
 from src.mlops.io.logs import start_logging
 from src.mlops.model import choose_device
 
 RESULTS = Path(__file__).parent / "results"
+KEPT = ROOT / "models" / "benchmarks"  # models and reports of the benchmarks that train
 # Names of measurements without the part that a benchmark is about; benchmarks.tables compares the others with them.
 UPPER_BOUND = "upper bound (no HTTP)"
 DECODE_AND_INFER = "decode + inference only"
@@ -29,6 +32,23 @@ Overrides = Annotated[
     list[str],
     typer.Argument(default_factory=list, show_default=False, help="Hydra overrides such as data.raw_dir=FOLDER."),
 ]
+
+
+def names_and_overrides(words: list[str], known: Collection[str], what: str) -> tuple[list[str], list[str]]:
+    """Divides the words of a command line into names and Hydra overrides.
+
+    Args:
+        words: The words.
+        known: The names that there are.
+        what: What they name, for the error.
+
+    Raises:
+        ConfigError: A name does not exist.
+    """
+    names = [word for word in words if "=" not in word]
+    if unknown := set(names) - set(known):
+        raise ConfigError(f"{what} {unknown.pop()!r} does not exist; choose from {', '.join(known)}.")
+    return names, [word for word in words if "=" in word]
 
 
 def environment() -> Row:

@@ -14,8 +14,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.environment import Row, in_new_process, write_results
-from src.mlops import ROOT
+from benchmarks.environment import KEPT, Row, in_new_process, names_and_overrides, write_results
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
@@ -26,7 +25,6 @@ from src.mlops.training.train import train
 
 app = new_app()
 
-KEPT = ROOT / "models" / "benchmarks"
 EXPERIMENTS = ("synthetic_only", "quickstart")
 
 
@@ -36,10 +34,7 @@ def main(
     seed: Annotated[list[int], typer.Option(default_factory=lambda: [42], help="Seed; can be repeated.")],
 ) -> None:
     """Measures each experiment with each seed in a new process."""
-    overrides = [word for word in words if "=" in word]
-    names = [word for word in words if "=" not in word]
-    if unknown := set(names) - set(EXPERIMENTS):
-        raise ConfigError(f"Experiment {unknown.pop()!r} does not exist; choose from {', '.join(EXPERIMENTS)}.")
+    names, overrides = names_and_overrides(words, EXPERIMENTS, "Experiment")
     if not names:
         raise ConfigError(f"Name at least one experiment: {', '.join(EXPERIMENTS)}.")
     prepare(load_config(overrides).data)  # the real images, before the first training

@@ -310,8 +310,8 @@ def _synthetic_only_classes() -> str:
 
 def _realism() -> str:
     rows = [[row["class"], row["images"], f"{float(row['auroc']):.3f}"] for row in read_results("realism")]
-    everything, *classes = rows or [[]]
-    shown = [everything, *sorted(classes, key=lambda row: -float(row[2]))] if rows else []
+    # The first row is about all classes.
+    shown = rows[:1] + sorted(rows[1:], key=lambda row: -float(row[2]))
     return markdown_table("class|held-out images|AUROC", shown) + where(read_results("realism"))
 
 

@@ -21,8 +21,7 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.environment import Overrides, Row, write_results
-from src.mlops import ROOT
+from benchmarks.environment import KEPT, Overrides, Row, write_results
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.data.packing import SplitArrays, without
@@ -51,7 +50,7 @@ def main(
     """Measures each score on each kind of image."""
     config = load_config(overrides)
     if left_out:
-        folder = ROOT / "models" / "benchmarks" / f"without-{'-'.join(map(str, left_out))}"
+        folder = KEPT / f"without-{'-'.join(map(str, left_out))}"
         config = config.replace(
             {
                 "training.leave_out": left_out,

@@ -88,6 +88,9 @@ class SplitConfig(_Section):
     seed: Seed
 
 
+SignList = Literal["gtsrb", "germany"]  # the 43 classes; with further German signs
+
+
 class SyntheticConfig(_Section):
     """Numbers of synthetic images, see `data/synthetic/generate.py`."""
 
@@ -95,7 +98,7 @@ class SyntheticConfig(_Section):
     frames_per_track: Count
     test_tracks_per_class: Count
     seed: Seed
-    signs: Literal["gtsrb", "germany"] = "gtsrb"  # checkpoints of earlier releases have none
+    signs: SignList = "gtsrb"  # checkpoints of earlier releases have none
 
 
 class DataConfig(_Section):

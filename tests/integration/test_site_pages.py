@@ -7,15 +7,11 @@ import http.server
 import re
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.browser import Open, axe, chromium, expect
 from tests.helpers.site import build
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no browser is installed: apt-get install chromium")
 # The start page, and pages of each kind.

@@ -174,7 +174,7 @@ class TrainingData(NamedTuple):
     @property
     def classes(self) -> ClassList:
         """The classes of the data and, if further signs are drawn, those as well."""
-        return self.drawn.classes if self.drawn and self._has_further else self.pack.classes
+        return (self._further_drawings or self.pack).classes
 
     @property
     def fingerprint(self) -> str:
@@ -183,8 +183,9 @@ class TrainingData(NamedTuple):
         return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
     @property
-    def _has_further(self) -> bool:
-        return self.drawn is not None and len(self.drawn.classes) > len(self.pack.classes)
+    def _further_drawings(self) -> Pack | None:
+        """The drawings if they show further signs."""
+        return self.drawn if self.drawn and len(self.drawn.classes) > len(self.pack.classes) else None
 
     def drawn_classes(self, *, synthetic: bool) -> list[int]:
         """Returns the ids of the classes of which there are drawings, but no photographs.
@@ -206,9 +207,8 @@ class TrainingData(NamedTuple):
 
     def further(self, split: str) -> SplitArrays | None:
         """Returns the drawings of further signs in a split; None if there are none."""
-        if self.drawn is None or not self._has_further:
-            return None
-        return load_further(self.drawn, split, len(self.pack.classes), len(self.classes))
+        drawings = self._further_drawings
+        return load_further(drawings, split, len(self.pack.classes), len(drawings.classes)) if drawings else None
 
     def training_images(self, *splits: str) -> SplitArrays:
         """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated."""

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.browser import Open, axe, chromium, service
 from tests.integration.serving.test_page import one_image_is_answered
 from tests.integration.serving.test_review_page import SENT, reviewed, sign_in
-
-if TYPE_CHECKING:
-    pass
 
 pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="no browser is installed: apt-get install chromium"),

@@ -13,7 +13,7 @@ from src.mlops.data.classes import ClassInfo
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.synthetic.camera import photograph_track
-from src.mlops.data.synthetic.drawing import draw_sign, drawings, german_signs
+from src.mlops.data.synthetic.drawing import draw_any_version, draw_sign, drawings, german_signs
 from src.mlops.errors import DataError
 from src.mlops.io.files import write_atomically
 
@@ -95,8 +95,7 @@ def _sheet_of_photographs(raw_dir: Path) -> Image.Image:
 
 
 def _drawn(sign: ClassInfo, rng: np.random.Generator) -> Image.Image:
-    drawing = draw_sign(sign, int(rng.integers(drawings().versions(sign.number))))
-    return next(photograph_track(drawing, rng, 1)).image
+    return next(photograph_track(draw_any_version(sign, rng), rng, 1)).image
 
 
 def _photographs(folder: Path, table: pd.DataFrame, rng: np.random.Generator) -> Iterator[Image.Image]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import resvg_py
 from PIL import Image, ImageOps
 
@@ -57,6 +58,11 @@ def draw_sign(sign: ClassInfo, version: int = 0, size: int = 128) -> Image.Image
             range.
     """
     return drawings().draw(sign.number, version, size).copy()  # a copy, because callers may paint on the image
+
+
+def draw_any_version(sign: ClassInfo, rng: np.random.Generator) -> Image.Image:
+    """Draws a random version of the sign of a class, see `draw_sign`."""
+    return draw_sign(sign, int(rng.integers(drawings().versions(sign.number))))
 
 
 def german_signs() -> ClassList:

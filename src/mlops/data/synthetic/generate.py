@@ -5,23 +5,24 @@ import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
+from src.mlops.config import SignList
 from src.mlops.data.classes import CLASSES_FILE, ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, write_csv
 from src.mlops.data.synthetic.camera import photograph_track
-from src.mlops.data.synthetic.drawing import draw_sign, drawings, german_signs
+from src.mlops.data.synthetic.drawing import draw_any_version, german_signs
 from src.mlops.errors import DataError
 from src.mlops.io.progress import progress_bar
 
 # Number of the first test track. It is fixed, so more training tracks do not change the test images.
 _FIRST_TEST_TRACK = 100_000
 MAX_IMAGES = 10_000_000  # about 80 GB
-SIGN_LISTS = ("gtsrb", "germany")
+SIGN_LISTS = get_args(SignList)
 
 
 def drawing_version() -> str:
@@ -136,8 +137,7 @@ def _write_tracks(root: Path, classes: ClassList, jobs: list[_Job], seed: int) -
     def write(job: _Job) -> list[tuple[str | int, ...]]:
         rng = np.random.default_rng(np.random.SeedSequence([seed, job.class_id, job.track]))
         rows: list[tuple[str | int, ...]] = []
-        sign = classes[job.class_id]
-        drawing = draw_sign(sign, int(rng.integers(drawings().versions(sign.number))))
+        drawing = draw_any_version(classes[job.class_id], rng)
         for path, frame in zip(job.paths, photograph_track(drawing, rng, len(job.paths)), strict=True):
             frame.image.save(root / path)
             rows.append((path, job.class_id, job.track, *frame.image.size, *frame.roi))

@@ -5,10 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
-from src.mlops.data.classes import ClassInfo
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.synthetic.camera import photograph, scenery
-from src.mlops.data.synthetic.drawing import draw_sign, drawings, german_signs
+from src.mlops.data.synthetic.drawing import draw_any_version, german_signs
 
 Maker = Callable[[np.random.Generator], Image.Image]
 SIDE = 64  # px of every image
@@ -74,7 +73,7 @@ def _object(rng: np.random.Generator) -> Image.Image:
 
 def _half_sign(rng: np.random.Generator) -> Image.Image:
     """Returns an image that is filled by the left, right, upper or lower half of a sign."""
-    whole = photograph(_any_version(SIGNS[rng.integers(len(SIGNS))], rng), rng, 2 * SIDE)
+    whole = photograph(draw_any_version(SIGNS[rng.integers(len(SIGNS))], rng), rng, 2 * SIDE)
     half = SIDE
     x, y = [(0, half // 2), (half, half // 2), (half // 2, 0), (half // 2, half)][rng.integers(4)]
     return whole.crop((x, y, x + half, y + half))
@@ -83,11 +82,7 @@ def _half_sign(rng: np.random.Generator) -> Image.Image:
 def _other_sign(rng: np.random.Generator) -> Image.Image:
     """Returns a German sign that GTSRB lacks."""
     others = german_signs()[len(SIGNS) :]
-    return photograph(_any_version(others[rng.integers(len(others))], rng), rng, SIDE)
-
-
-def _any_version(sign: ClassInfo, rng: np.random.Generator) -> Image.Image:
-    return draw_sign(sign, int(rng.integers(drawings().versions(sign.number))))
+    return photograph(draw_any_version(others[rng.integers(len(others))], rng), rng, SIDE)
 
 
 _KINDS: dict[str, Maker] = {
