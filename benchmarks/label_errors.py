@@ -29,7 +29,8 @@ from src.mlops.config import load_config
 from src.mlops.data.checks import merge_tracks
 from src.mlops.data.prepare import prepare
 from src.mlops.evaluation.confident_learning import confident_classes, doubtful_labels, own_probability
-from src.mlops.evaluation.label_errors import divide, out_of_fold
+from src.mlops.evaluation.folds import divide
+from src.mlops.evaluation.label_errors import out_of_fold
 from src.mlops.model import choose_device
 
 app = new_app()

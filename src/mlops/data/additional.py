@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.mlops.config import DataConfig, SyntheticConfig
+from src.mlops.config import Config, DataConfig, SyntheticConfig
 from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
 from src.mlops.data.prepare import COLLECTED, DRAWN, prepare
@@ -210,9 +210,14 @@ class TrainingData(NamedTuple):
         drawings = self._further_drawings
         return load_further(drawings, split, len(self.pack.classes), len(drawings.classes)) if drawings else None
 
-    def training_images(self, *splits: str) -> SplitArrays:
-        """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated."""
-        arrays = self.pack.load(*splits)
+    def training_images(self, *splits: str, real: SplitArrays | None = None) -> SplitArrays:
+        """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated.
+
+        Args:
+            splits: `train`, `val` or both.
+            real: Images of the data to train on, such as some of its folds; None: those of the splits.
+        """
+        arrays = self.pack.load(*splits) if real is None else real
         if self.drawn:
             known = self.drawn.load("train", "val", REFERENCE, "test")
             arrays = stack(arrays, select(known, np.flatnonzero(known.labels < len(self.pack.classes))))
@@ -224,3 +229,21 @@ class TrainingData(NamedTuple):
             times = round(COLLECTED_SHARE / (1 - COLLECTED_SHARE) * len(arrays.rows) / count)
             arrays = stack(arrays, select(new, np.tile(np.arange(count), min(max(times, 1), MOST_TIMES))))
         return without(arrays, self.leave_out)
+
+
+def prepare_training(config: Config, pack: Pack) -> TrainingData:
+    """Prepares all images that `training` and `data.collected` add to the data.
+
+    Args:
+        config: The complete configuration.
+        pack: The data.
+
+    Raises:
+        ConfigError: The drawn signs are not those of the data, with or without further ones.
+        DataError: The collected images are missing or bad, are too few to be split, or have other classes.
+    """
+    drawn = config.training.drawn
+    collected = prepare_collected(config.data, pack, classes_to_learn(pack.classes, drawn))
+    return TrainingData(
+        pack, collected, prepare_drawn(config.data, drawn) if drawn else None, config.training.leave_out
+    )

@@ -53,6 +53,24 @@ def require_trainable(config: Config) -> None:
     require_usable(model, training)
 
 
+def require_known_classes(config: Config, classes: ClassList) -> None:
+    """Raises an error if the settings and the starting weights do not fit the classes to learn.
+
+    Raises:
+        ConfigError: Names the settings and the classes.
+    """
+    training = config.training
+    if absent := set(training.leave_out) - set(range(len(classes))):
+        raise ConfigError(
+            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {len(classes) - 1}."
+        )
+    if training.start_from and (difference := classes.difference(load_checkpoint(training.start_from).classes)):
+        raise ConfigError(
+            f"The data and training.start_from={training.start_from} have different classes: {difference}. "
+            "Start from a model of the same classes, or set training.start_from=null."
+        )
+
+
 def initial_model(config: Config, classes: ClassList | None) -> Network:
     """Builds the model with its initial weights.
 

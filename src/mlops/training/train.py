@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from src.mlops.config import Config
-from src.mlops.data.additional import TrainingData, classes_to_learn, prepare_collected, prepare_drawn
-from src.mlops.data.classes import ClassList
+from src.mlops.data.additional import TrainingData, classes_to_learn, prepare_training
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import Pack, SplitArrays, stack
 from src.mlops.data.prepare import prepare
@@ -21,7 +20,7 @@ from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.training import distributed
-from src.mlops.training.fit import fit, open_state, require_trainable
+from src.mlops.training.fit import fit, open_state, require_known_classes, require_trainable
 from src.mlops.training.plots import draw_learning_curves
 from src.mlops.training.run_dir import (
     BEST,
@@ -67,31 +66,13 @@ def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport |
         if config.training.publish:
             distributed.from_rank_0(lambda: require_writable(config.ckpt_path.parent))
         pack = distributed.first_on_each_node(lambda: prepare(config.data))
-        settings = config.training.drawn
-        classes = classes_to_learn(pack.classes, settings)
-        _require_known_classes(config, classes)
-        collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack, classes))
-        drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
-        data = TrainingData(pack, collected, drawn, config.training.leave_out)
+        require_known_classes(config, classes_to_learn(pack.classes, config.training.drawn))
+        data = distributed.first_on_each_node(lambda: prepare_training(config, pack))
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
         first = distributed.rank() == 0
         with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
             noted, described = on_epoch or (lambda _: None), on_export or (lambda _, __: None)
             return _train(config, data, device, run_dir, noted, described)
-
-
-def _require_known_classes(config: Config, classes: ClassList) -> None:
-    """Raises an error if the settings and the starting weights do not fit the classes to learn."""
-    training = config.training
-    if absent := set(training.leave_out) - set(range(len(classes))):
-        raise ConfigError(
-            f"training.leave_out: class {min(absent)} does not exist; the data has classes 0 to {len(classes) - 1}."
-        )
-    if training.start_from and (difference := classes.difference(load_checkpoint(training.start_from).classes)):
-        raise ConfigError(
-            f"The data and training.start_from={training.start_from} have different classes: {difference}. "
-            "Start from a model of the same classes, or set training.start_from=null."
-        )
 
 
 def _train(

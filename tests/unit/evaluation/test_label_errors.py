@@ -11,7 +11,7 @@ from src.mlops.config import Config
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import ConfigError, DataError
 from src.mlops.evaluation.confident_learning import confident_joint, doubtful_labels, estimate_errors
-from src.mlops.evaluation.label_errors import divide, label_errors
+from src.mlops.evaluation.label_errors import label_errors
 from src.mlops.training.tracking import CsvTracker
 from tests.helpers.images import make_image
 
@@ -66,25 +66,6 @@ class TestConfidentLearning:
     def test_a_class_without_images_is_never_confident(self) -> None:
         probabilities = np.array([[0.2, 0.1, 0.7], [0.1, 0.2, 0.7]])
         assert confident_joint(probabilities, np.array([0, 1])).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
-
-
-class TestFolds:
-    def test_groups_stay_together_and_all_folds_have_all_classes(self) -> None:
-        groups = np.arange(60) // 3
-        labels = groups // 5
-        folds = divide(labels, groups, seed=0)
-        assert all(len(set(folds[groups == group])) == 1 for group in groups)
-        assert all(set(folds[labels == label]) == {0, 1, 2, 3, 4} for label in labels)
-        assert (divide(labels, groups, seed=0) == folds).all()
-        assert (divide(labels, groups, seed=1) != folds).any()
-
-    def test_few_groups_give_fewer_folds(self) -> None:
-        assert set(divide(np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2]), seed=0)) == {0, 1, 2}
-
-    @pytest.mark.parametrize(("labels", "groups"), [([0, 0, 1], [5, 5, 5]), ([0, 1, 2], [0, 1, 2])])
-    def test_too_few_images(self, labels: list[int], groups: list[int]) -> None:
-        with pytest.raises(DataError, match="two tracks and a class with two images"):
-            divide(np.array(labels), np.array(groups), seed=0)
 
 
 def test_finds_a_wrong_label(flipped: MakeConfig, tmp_path: Path) -> None:
@@ -195,7 +176,7 @@ def test_a_full_disk_at_the_end_of_a_fold(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("src.mlops.evaluation.label_errors.write_atomically", full)
+        patch.setattr("src.mlops.evaluation.folds.write_atomically", full)
         with pytest.raises(DataError, match=r"Cannot write .*fold_0\.npy: .*No space.*continues"):
             label_errors(flipped("training.epochs=2"))
     label_errors(flipped("training.epochs=2"))
