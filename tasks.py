@@ -85,7 +85,7 @@ def command(name: str, /, **help_by_argument: str) -> Callable[[Callable[..., No
         name: Name of the task for `inv`.
         help_by_argument: Help text of each argument.
     """
-    iterable = [argument for argument in ("override",) if argument in help_by_argument]
+    iterable = [argument for argument in ("override", "other") if argument in help_by_argument]
     return lambda body: CommandTask(body, name=name, iterable=iterable, help=help_by_argument)
 
 
@@ -234,6 +234,17 @@ def evaluate(c: Context, override: list[str], split: str = "test") -> None:
 def sweep(c: Context, override: list[str], workers: int = 0) -> None:
     """Search hyperparameters and write the result to reports/latest/sweep."""
     _hydra(c, "sweep", *([f"hparams_search.workers={workers}"] if workers else []), *override)
+
+
+@command(
+    "cross-validate",
+    other="an override of a second configuration, to compare with the first; may be given several times",
+    seeds="trainings of each fold: with seed, seed + 1 and so on",
+    **OVERRIDE,
+)
+def cross_validate(c: Context, override: list[str], other: list[str], seeds: int = 1) -> None:
+    """Measure settings on five folds, or compare two configurations."""
+    _typer(c, "cross-validate", *override, other=other, seeds=seeds)
 
 
 @command("repro")
@@ -725,7 +736,7 @@ def _namespace() -> Collection:
             gcp_teardown,
         ],
     }
-    everyday = [quickstart, train, evaluate, sweep, repro, predict, explain, api, loadtest, serve_bento]
+    everyday = [quickstart, train, evaluate, sweep, cross_validate, repro, predict, explain, api, loadtest, serve_bento]
     collected = Collection(*everyday, test, check, audit, format_, docs)
     for name, members in groups.items():
         collected.add_collection(Collection(name, *members))

@@ -11,6 +11,7 @@ COMMANDS = {  # command or group of commands → its module and the name of its 
     "explain": ("predict", "explaining"),
     "api": ("serving.commands", "app"),
     "loadtest": ("serving.loadtest", "app"),
+    "cross-validate": ("evaluation.cross_validation", "app"),
     "train-job": ("train_job", "app"),
     "smoke-test": ("cloud.smoke_test", "app"),
     "collect": ("cloud.collect", "app"),

@@ -58,6 +58,12 @@ def test_options_with_numbers(inv: Inv) -> None:
     assert message == "--users must be a whole number, but is 'many'\n"
 
 
+def test_several_overrides_of_two_configurations(inv: Inv) -> None:
+    words = ["-o", "seed=1", "-o", "model=tiny_cnn", "--other", "seed=2", "--other", "training.epochs=3"]
+    printed, _ = inv("cross-validate", *words, "--seeds", "2")
+    assert "cross-validate --other seed=2 --other training.epochs=3 --seeds 2 seed=1 model=tiny_cnn" in printed
+
+
 @pytest.mark.parametrize("option", ["--help", "--unknown"])
 def test_an_option_is_not_taken_for_an_image(option: str, inv: Inv) -> None:
     commands, message = inv("explain", option)
