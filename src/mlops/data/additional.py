@@ -1,4 +1,4 @@
-"""Adds images to the data: those collected by the service, and drawn ones.
+"""Adds images to the data: those collected by the service, drawn ones, and outliers.
 
 Each kind has a pack of its own, in a subfolder of the processed folder, so the splits of the data do not change.
 """
@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.mlops.config import DataConfig, SyntheticConfig
+from src.mlops.config import DataConfig, OutlierConfig, SyntheticConfig
 from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
-from src.mlops.data.prepare import COLLECTED, DRAWN, prepare
+from src.mlops.data.prepare import COLLECTED, DRAWN, OUTLIERS, prepare
 from src.mlops.data.splits import REFERENCE
 from src.mlops.data.synthetic.generate import signs_named
+from src.mlops.data.synthetic.outliers import outlier_kinds
 from src.mlops.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 # images, but at most so many times.
 COLLECTED_SHARE = 1 / 3
 MOST_TIMES = 10
+OUTLIER = -1  # label of an image that shows none of the classes
+_FRAMES = 2  # images of each invented sign
 
 
 def classes_to_learn(data: ClassList, drawn: SyntheticConfig | None) -> ClassList:
@@ -85,6 +88,19 @@ def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
     """Renders and prepares synthetic images."""
     drawn = {"source": "synthetic", "raw_dir": data.processed_dir / DRAWN / "raw", "synthetic": settings}
     return _prepare_below(data, DRAWN, drawn)
+
+
+def prepare_outliers(data: DataConfig, settings: OutlierConfig) -> Pack:
+    """Renders and prepares images of unknown things. Their classes are the kinds of things."""
+    tracks = max(2, round(settings.images / (_FRAMES * len(outlier_kinds()))))
+    synthetic = SyntheticConfig(
+        signs="outliers", tracks_per_class=tracks, frames_per_track=_FRAMES, test_tracks_per_class=1, seed=settings.seed
+    )
+    return _prepare_below(
+        data,
+        OUTLIERS,
+        {"source": "synthetic", "raw_dir": data.processed_dir / OUTLIERS / "raw", "synthetic": synthetic},
+    )
 
 
 def prepare_further(data: DataConfig, base: Pack, classes: ClassList, drawn: Mapping[str, Any] | None) -> Pack | None:
@@ -164,12 +180,14 @@ class TrainingData(NamedTuple):
         drawn: Synthetic images; None: there are none. All of those that show the classes of the data are for training.
             Further signs, which only they show, have splits.
         leave_out: Ids of the classes to leave out.
+        outliers: Images of unknown things for training; None: there are none.
     """
 
     pack: Pack
     collected: Pack | None
     drawn: Pack | None
     leave_out: list[int]
+    outliers: Pack | None = None
 
     @property
     def classes(self) -> ClassList:
@@ -179,7 +197,7 @@ class TrainingData(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """The fingerprint of all images."""
-        prints = [pack.fingerprint for pack in (self.pack, self.collected, self.drawn) if pack]
+        prints = [pack.fingerprint for pack in (self.pack, self.collected, self.drawn, self.outliers) if pack]
         return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
     @property
@@ -211,7 +229,10 @@ class TrainingData(NamedTuple):
         return load_further(drawings, split, len(self.pack.classes), len(drawings.classes)) if drawings else None
 
     def training_images(self, *splits: str) -> SplitArrays:
-        """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated."""
+        """Returns the images of splits as they are trained on: with drawn ones, collected ones repeated, and outliers.
+
+        The label of the outliers is `OUTLIER`.
+        """
         arrays = self.pack.load(*splits)
         if self.drawn:
             known = self.drawn.load("train", "val", REFERENCE, "test")
@@ -223,4 +244,8 @@ class TrainingData(NamedTuple):
             count = len(new.rows)
             times = round(COLLECTED_SHARE / (1 - COLLECTED_SHARE) * len(arrays.rows) / count)
             arrays = stack(arrays, select(new, np.tile(np.arange(count), min(max(times, 1), MOST_TIMES))))
-        return without(arrays, self.leave_out)
+        arrays = without(arrays, self.leave_out)
+        if self.outliers:
+            unknown = self.outliers.load("train", "val", REFERENCE, "test")
+            arrays = stack(arrays, unknown._replace(labels=np.full_like(unknown.labels, OUTLIER)))
+        return arrays

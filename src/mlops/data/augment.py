@@ -27,7 +27,7 @@ def augment(
 
     Args:
         images: uint8 [N, 3, H, W].
-        labels: int64 [N].
+        labels: int64 [N]; negative for images that show no class. These are not mirrored.
         settings: Strength of each change.
         generator: The only source of randomness, on the device of the images.
         size: Side of the result in px.
@@ -67,7 +67,7 @@ class _Draw:
 
 
 def _mirror(labels: Tensor, mirrors: Tensor, leave_out: Sequence[int], draw: _Draw) -> tuple[Tensor, Tensor]:
-    mirrored = mirrors[labels]
+    mirrored = torch.where(labels >= 0, mirrors[labels], -1)
     flipped = (mirrored >= 0) & draw.chance(0.5)
     if leave_out:
         flipped &= ~torch.isin(mirrored, torch.tensor(leave_out, device=labels.device))

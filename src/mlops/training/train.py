@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from src.mlops.config import Config
-from src.mlops.data.additional import TrainingData, classes_to_learn, prepare_collected, prepare_drawn
+from src.mlops.data.additional import (
+    TrainingData,
+    classes_to_learn,
+    prepare_collected,
+    prepare_drawn,
+    prepare_outliers,
+)
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import Pack, SplitArrays, stack
@@ -72,7 +78,9 @@ def train(config: Config, on_epoch: OnEpoch | None = None, on_export: OnExport |
         _require_known_classes(config, classes)
         collected = distributed.first_on_each_node(lambda: prepare_collected(config.data, pack, classes))
         drawn = distributed.first_on_each_node(lambda: prepare_drawn(config.data, settings)) if settings else None
-        data = TrainingData(pack, collected, drawn, config.training.leave_out)
+        unknown = config.training.outliers
+        outliers = distributed.first_on_each_node(lambda: prepare_outliers(config.data, unknown)) if unknown else None
+        data = TrainingData(pack, collected, drawn, config.training.leave_out, outliers)
         run_dir = distributed.from_rank_0(lambda: open_run_dir(config))
         first = distributed.rank() == 0
         with alone(run_dir, enabled=first), log_file(run_dir / "train.log", enabled=first):
