@@ -86,8 +86,7 @@ def prepare_collected(data: DataConfig, base: Pack, classes: ClassList | None = 
 
 def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
     """Renders and prepares synthetic images."""
-    drawn = {"source": "synthetic", "raw_dir": data.processed_dir / DRAWN / "raw", "synthetic": settings}
-    return _prepare_below(data, DRAWN, drawn)
+    return _render_below(data, DRAWN, settings)
 
 
 def prepare_outliers(data: DataConfig, settings: OutlierConfig) -> Pack:
@@ -96,11 +95,7 @@ def prepare_outliers(data: DataConfig, settings: OutlierConfig) -> Pack:
     synthetic = SyntheticConfig(
         signs="outliers", tracks_per_class=tracks, frames_per_track=_FRAMES, test_tracks_per_class=1, seed=settings.seed
     )
-    return _prepare_below(
-        data,
-        OUTLIERS,
-        {"source": "synthetic", "raw_dir": data.processed_dir / OUTLIERS / "raw", "synthetic": synthetic},
-    )
+    return _render_below(data, OUTLIERS, synthetic)
 
 
 def prepare_further(data: DataConfig, base: Pack, classes: ClassList, drawn: Mapping[str, Any] | None) -> Pack | None:
@@ -148,6 +143,11 @@ def load_further(drawn: Pack, split: str, known: int, classes: int) -> SplitArra
     splits = ("val", REFERENCE) if split == "val" else (split,)
     others = [*range(known), *range(classes, len(drawn.classes))]
     return without(drawn.load(*splits), others)
+
+
+def _render_below(data: DataConfig, name: str, settings: SyntheticConfig) -> Pack:
+    rendered = {"source": "synthetic", "raw_dir": data.processed_dir / name / "raw", "synthetic": settings}
+    return _prepare_below(data, name, rendered)
 
 
 def _prepare_below(

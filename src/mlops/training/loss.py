@@ -81,12 +81,12 @@ def load_teacher(training: TrainingConfig, classes: ClassList, device: torch.dev
     checkpoint = load_checkpoint(training.teacher)
     if difference := classes.difference(checkpoint.classes):
         raise ConfigError(
-            f"training.teacher={training.teacher} has other classes than the data: {difference}. Use a model of the same "
-            "classes, or set training.teacher=null."
+            f"training.teacher={training.teacher} has other classes than the data: {difference}. Use a model of the "
+            "same classes, or set training.teacher=null."
         )
     if checkpoint.saw_validation:
         raise ConfigError(
-            f"training.teacher={training.teacher} is a final-fit model, so it was also trained on the validation images. "
-            "Use best_model.pth in its run folder instead."
+            f"training.teacher={training.teacher} is a final-fit model, so it was also trained on the validation "
+            "images. Use best_model.pth in its run folder instead."
         )
     return checkpoint.model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)

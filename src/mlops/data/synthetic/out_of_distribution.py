@@ -31,10 +31,12 @@ def draw_unknowns(count: int, seed: int) -> dict[str, list[Image.Image]]:
 
 
 def plain(rng: np.random.Generator) -> Image.Image:
+    """Returns an image of one colour."""
     return Image.new("RGB", (SIDE, SIDE), tuple(int(value) for value in rng.integers(0, 256, 3)))
 
 
 def noise(rng: np.random.Generator) -> Image.Image:
+    """Returns coloured noise, fine or coarse."""
     cells = int(rng.integers(4, SIDE + 1))  # from clouds to single pixels
     pixels = rng.integers(0, 256, (cells, cells, 3), np.uint8)
     return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
