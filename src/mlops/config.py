@@ -150,6 +150,7 @@ class AugmentationConfig(_Section):
     blur: Probability
     erase: Probability
     mirror: bool
+    scramble: Probability = 0.0  # checkpoints of earlier releases have none
 
 
 def _finite(arguments: dict[str, Any]) -> dict[str, Any]:

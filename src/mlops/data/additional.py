@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from src.mlops.config import DataConfig, OutlierConfig, SyntheticConfig
+from src.mlops.data.augment import OUTLIER
 from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
 from src.mlops.data.prepare import COLLECTED, DRAWN, OUTLIERS, prepare
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 # images, but at most so many times.
 COLLECTED_SHARE = 1 / 3
 MOST_TIMES = 10
-OUTLIER = -1  # label of an image that shows none of the classes
 _FRAMES = 2  # images of each invented sign
 
 
@@ -43,7 +43,7 @@ def classes_to_learn(data: ClassList, drawn: SyntheticConfig | None) -> ClassLis
     signs = signs_named(drawn.signs)
     if difference := data.difference_from_first(signs):
         raise ConfigError(
-            f"training.drawn.signs={drawn.signs} draws {len(signs)} German signs, whose first classes must be those of "
+            f"training.drawn.signs={drawn.signs} has {len(signs)} classes, the first of which must be those of "
             f"the data, but the data has other classes: {difference}. Use GTSRB, or train without drawn "
             "signs: training.drawn=null and classes=gtsrb."
         )
@@ -226,7 +226,9 @@ class TrainingData(NamedTuple):
     def further(self, split: str) -> SplitArrays | None:
         """Returns the drawings of further signs in a split; None if there are none."""
         drawings = self._further_drawings
-        return load_further(drawings, split, len(self.pack.classes), len(drawings.classes)) if drawings else None
+        if drawings is None:
+            return None
+        return without(load_further(drawings, split, len(self.pack.classes), len(drawings.classes)), self.leave_out)
 
     def training_images(self, *splits: str) -> SplitArrays:
         """Returns the images of splits as they are trained on: with drawn ones, collected ones repeated, and outliers.

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 
 from src.mlops.config import Config
-from src.mlops.data.additional import OUTLIER
+from src.mlops.data.augment import OUTLIER
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS

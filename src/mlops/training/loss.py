@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.mlops.config import TrainingConfig
-from src.mlops.data.additional import OUTLIER
+from src.mlops.data.augment import OUTLIER
 from src.mlops.data.classes import ClassList
 from src.mlops.errors import ConfigError
 from src.mlops.model import Network

@@ -10,7 +10,7 @@ No pictogram of a real sign is used, so a class that is left out of a training s
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ from src.mlops.data.synthetic.out_of_distribution import draw_object, noise, pla
 _FRAMES = (
     ("red_circle", "black", 6),
     ("red_circle_thin", "black", 1),
-    ("red_triangle", "black", 6),
+    ("red_triangle", "black", 8),
     ("blue_circle", "white", 3),
     ("grey_circle", "black", 2),
     ("diamond", "black", 1),
@@ -58,14 +58,41 @@ def render_outliers(kind: int, rng: np.random.Generator, frames: int) -> Iterato
 
 def _number(rng: np.random.Generator) -> Image.Image:
     """Returns a speed limit, or the end of one, with a number that is on no sign."""
-    text = _unused_number(rng)
-    font = _font_for(text, rng)
-    height = rng.uniform(36, 48) * min(1, 2.4 / len(text))
-    digits = Layer(text=text, font=font, height=height, spacing=rng.uniform(6, 18), colour="black")
-    if rng.random() < 0.8:
-        return _draw([_frame("red_circle"), digits])
-    grey = digits.model_copy(update={"colour": str(rng.choice(("grey", "black")))})
-    return _draw([_frame("grey_circle"), grey, _frame("end_stripes")])
+    ends = rng.random() < 0.2
+    colour = str(rng.choice(("grey", "black"))) if ends else "black"
+    if rng.random() < 0.5:
+        text = unused_number(rng)
+        height = rng.uniform(36, 48) * min(1, 2.4 / len(text))
+        font = _font_for(text, rng)
+        digits: list[Layer] = [Layer(text=text, font=font, height=height, spacing=rng.uniform(6, 18), colour=colour)]
+    else:
+        digits = _odd_digits(rng, colour)
+    return _draw([_frame("grey_circle"), *digits, _frame("end_stripes")] if ends else [_frame("red_circle"), *digits])
+
+
+def _odd_digits(rng: np.random.Generator, colour: str) -> list[Layer]:
+    """Returns what looks like a speed limit, but has a letter, or a mirrored or turned digit, in one place."""
+    count = int(rng.choice((2, 3), p=(0.7, 0.3)))
+    odd = int(rng.integers(count - 1))  # most limits end with 0, so that says little
+    height, gap = rng.uniform(38, 48) * min(1, 2.5 / count), rng.uniform(1, 6)
+    layers: list[Layer] = []
+    for place in range(count):
+        mirror, turn = False, 0.0
+        if place == odd:
+            character = str(rng.choice(list("23457" if rng.random() < 0.6 else "AEFHJKLPRTUVXYZ")))
+            mirror = character.isdigit() and (character in "25" or bool(rng.random() < 0.5))
+            turn = 180.0 if character.isdigit() and not mirror else 0.0
+            mirror = mirror or (turn == 0 and character.isdigit())
+        else:
+            character = "0" if place == count - 1 else str(rng.choice(list("123456789")))
+        font = _font_for(character, rng) if place == 0 else layers[0].font
+        if character not in drawings().fonts[font].glyphs:
+            font = _font_for(character, rng)
+        layers.append(Layer(text=character, font=font, height=height, colour=colour, mirror=mirror, turn=turn))
+    widths = [drawings().fonts[one.font].glyphs[one.text or ""].width * height / 100 for one in layers]
+    start = 50 - (sum(widths) + gap * (count - 1)) / 2
+    places = [start + sum(widths[:place]) + gap * place + widths[place] / 2 for place in range(count)]
+    return [one.model_copy(update={"x": x}) for one, x in zip(layers, places, strict=True)]
 
 
 def _symbol(rng: np.random.Generator) -> Image.Image:
@@ -78,6 +105,35 @@ def _symbol(rng: np.random.Generator) -> Image.Image:
     if name == "grey_circle" and rng.random() < 0.7:
         parts.append(_frame("end_stripes"))
     return _draw(parts)
+
+
+def _pictogram(rng: np.random.Generator) -> Image.Image:
+    """Returns a warning sign or a prohibition with a pictogram of several parts, most of them upright."""
+    parts = ""
+    for _ in range(int(rng.integers(2, 6))):
+        width, height = rng.uniform(8, 60), rng.uniform(8, 60)
+        px, py = rng.uniform(-25, 25), rng.uniform(-30, 30)
+        kind = rng.integers(4)
+        turn = rng.normal(0, 25) if rng.random() < 0.6 else 0
+        if kind == 0:
+            shape = f'<ellipse rx="{width / 3:.1f}" ry="{height / 3:.1f}"/>'
+        elif kind == 1:
+            left, top = -width / 2, -height / 2
+            shape = f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height / 2:.1f}"/>'
+        elif kind == 2:
+            right, low = width / 2, height / 2
+            shape = f'<polygon points="0,{-low:.1f} {right:.1f},{low:.1f} {-right:.1f},{low:.1f}"/>'
+        else:
+            shape = (
+                f'<path d="M0 {-height / 2:.1f} L{rng.uniform(-20, 20):.1f} 0 L{rng.uniform(-30, 30):.1f} '
+                f'{height:.1f}" fill="none" stroke="currentColor" stroke-width="{rng.uniform(5, 14):.1f}"/>'
+            )
+        parts += f'<g transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})">{shape}</g>'
+    if rng.random() < 0.4:  # many pictograms are symmetric
+        parts += f'<g transform="scale(-1 1)">{parts}</g>'
+    name, y, size = ("red_triangle", 61, 42) if rng.random() < 0.75 else ("red_circle", 50, 52)
+    group = f'<g transform="translate(50 {y}) scale({size * rng.uniform(0.8, 1.1) / 100:.3f})"'
+    return _draw([_frame(name), f'{group} color="{PALETTE["black"]}" fill="currentColor">{parts}</g>'])
 
 
 def _invented(rng: np.random.Generator) -> Image.Image:
@@ -97,7 +153,8 @@ def _invented(rng: np.random.Generator) -> Image.Image:
     return _draw(parts)
 
 
-def _unused_number(rng: np.random.Generator) -> str:
+def unused_number(rng: np.random.Generator) -> str:
+    """Returns a number that is on no sign of the catalogue."""
     used = _used_texts()
     while True:
         text = str(rng.integers(1, 100) if rng.random() < 0.75 else rng.integers(10, 25) * 10)
@@ -202,7 +259,7 @@ def _frame(shape: str) -> Layer:
     return Layer(shape=shape)
 
 
-def _draw(parts: list[Layer | str]) -> Image.Image:
+def _draw(parts: Sequence[Layer | str]) -> Image.Image:
     return drawings().compose(parts, 128)
 
 
@@ -228,6 +285,7 @@ def _far(rng: np.random.Generator, frames: int) -> Iterator[Frame]:
 _KINDS: dict[str, Callable[..., Iterator[Frame]]] = {
     "unused number": _as_track(_number),
     "invented symbol": _as_track(_symbol),
+    "invented pictogram": _as_track(_pictogram),
     "invented sign": _as_track(_invented),
     "no sign": _far,
 }
