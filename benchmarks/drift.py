@@ -1,6 +1,8 @@
 r"""Measures drift detection: false alarms, images until a shift is found, and the estimated accuracy.
 
     uv run python -m benchmarks.drift data.raw_dir=../shared/gtsrb evaluation.split=val
+    uv run python -m src.mlops.train data.raw_dir=../shared/gtsrb training.leave_out=[4,17,25] \
+        ckpt_path=models/benchmarks/without-4-17-25/best_model.pth
     uv run python -m benchmarks.drift data.raw_dir=../shared/gtsrb \
         --left-out-model models/benchmarks/without-4-17-25/best_model.onnx
 

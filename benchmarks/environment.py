@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from filelock import FileLock
 
 from src.mlops import ROOT
 from src.mlops.errors import ConfigError
@@ -83,6 +84,8 @@ def in_new_process(work: Callable[..., Row], *arguments: Any) -> Row:
 def write_results(name: str, rows: list[Row], key: tuple[str, ...]) -> None:
     """Writes rows with the environment to `results/NAME.csv`. Existing rows with other keys stay.
 
+    Several processes can write to the same file.
+
     Args:
         name: File name without suffix.
         rows: The rows, all with the same columns.
@@ -91,12 +94,13 @@ def write_results(name: str, rows: list[Row], key: tuple[str, ...]) -> None:
     path = RESULTS / f"{name}.csv"
     new = [{**row, **environment(), **row} for row in rows]  # a row can name its own device
     replaced = {tuple(str(row[column]) for column in key) for row in new}
-    old = [row for row in read_results(name) if tuple(row.get(column) for column in key) not in replaced]
     text = io.StringIO()
     writer = csv.DictWriter(text, new[0], restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*old, *new])
-    write_atomically(path, text.getvalue().encode())
+    with FileLock(path.with_name(f".{name}.lock")):  # otherwise rows of another process could be lost
+        old = [row for row in read_results(name) if tuple(row.get(column) for column in key) not in replaced]
+        writer.writerows([*old, *new])
+        write_atomically(path, text.getvalue().encode())
     sys.stderr.write(f"Wrote {path}\n")
 
 

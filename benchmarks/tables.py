@@ -117,24 +117,48 @@ def _batch_prediction() -> str:
 
 
 def _unknown() -> str:
-    results = read_results("unknown")
-    scores = list(dict.fromkeys(row["score"] for row in results))
-    rows = []
-    for kind, group in _groups("unknown", "kind"):
-        by_score = {row["score"]: row for row in group}
-        cells = [
-            f"{float(by_score[score]['auroc']):.3f} / {100 * float(by_score[score]['called_unknown']):.0f}"
-            for score in scores
-        ]
-        rows.append([kind, group[0]["images"], *cells])
-    head = "|".join(["kind", "images", *(f"{score}: AUROC / flagged as unknown, %" for score in scores)])
-    known = ""
-    if results:
-        share = 100 * statistics.median(
-            float(row["known_called_unknown"]) for row in results if row["score"] == "energy"
+    text = ""
+    for model, group in _groups("unknown", "model"):
+        scores = list(dict.fromkeys(row["score"] for row in group))
+        rows = []
+        for (kind,), found in grouped(group, "kind").items():
+            cells = {row["score"]: " / ".join((f"{float(row['auroc']):.4f}", *_shares(row))) for row in found}
+            rows.append([kind, found[0]["images"], *(cells.get(score, "") for score in scores)])
+        head = "|".join(["kind", "images", *(f"{score}: AUROC / FPR95, % / flagged as unknown, %" for score in scores)])
+        known = spread([float(row["known_called_unknown"]) for row in group if row["score"] == "energy"], percent=True)
+        text += (
+            f"\n**{model}.** {known.partition(' ')[0]} % of the known test signs are flagged with the energy score.\n\n"
         )
-        known = f"\nWith the energy score, {share:.2f} % of real test signs are flagged as unknown (false positives).\n"
-    return markdown_table(head, rows) + known + where(results)
+        text += markdown_table(head, rows)
+    return (text or markdown_table("", [])) + where(read_results("unknown"))
+
+
+def _shares(row: dict[str, str]) -> list[str]:
+    """Formats FPR95, if it was measured, and the share that is called unknown."""
+    return [f"{100 * float(row[column]):.1f}" if row[column] else "–" for column in ("fpr95", "called_unknown")]
+
+
+def _left_out() -> str:
+    rows = []
+    for (overrides, score), group in grouped(read_results("left_out"), "overrides", "score").items():
+        worst = min(group, key=lambda row: float(row["called_unknown"]))
+        measured = [float(row["fpr95"]) for row in group if row["fpr95"]]
+        rows.append(
+            [
+                f"`{overrides}`",
+                score,
+                str(len(group)),
+                spread([float(row["called_unknown"]) for row in group], percent=True, digits=1),
+                worst["name"],
+                spread([float(row["known_called_unknown"]) for row in group], percent=True),
+                spread([float(row["auroc"]) for row in group], digits=4),
+                spread(measured, percent=True, digits=1) if measured else "–",
+            ]
+        )
+    head = (
+        "settings|score|classes|flagged as unknown, %|class with the fewest|known test signs flagged, %|AUROC|FPR95, %"
+    )
+    return markdown_table(head, rows) + where(read_results("left_out"))
 
 
 def _label_errors() -> str:
@@ -323,6 +347,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "step": _step,
     "variants": _variants,
     "unknown": _unknown,
+    "left_out": _left_out,
     "label_errors": _label_errors,
     "batch_prediction": _batch_prediction,
     "serving": _serving,

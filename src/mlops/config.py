@@ -88,7 +88,7 @@ class SplitConfig(_Section):
     seed: Seed
 
 
-SignList = Literal["gtsrb", "germany"]  # the 43 classes; with further German signs
+SignList = Literal["gtsrb", "germany", "outliers"]  # the 43 classes; with further German signs; no sign of them
 
 
 class SyntheticConfig(_Section):
@@ -99,6 +99,13 @@ class SyntheticConfig(_Section):
     test_tracks_per_class: Count
     seed: Seed
     signs: SignList = "gtsrb"  # checkpoints of earlier releases have none
+
+
+class OutlierConfig(_Section):
+    """Rendered images of unknown things for training, see `data/synthetic/outliers.py`."""
+
+    images: Annotated[int, Field(ge=100)]
+    seed: Seed
 
 
 class DataConfig(_Section):
@@ -143,6 +150,7 @@ class AugmentationConfig(_Section):
     blur: Probability
     erase: Probability
     mirror: bool
+    scramble: Probability = 0.0  # checkpoints of earlier releases have none
 
 
 def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +196,8 @@ class TrainingConfig(_Section):
     early_stopping: Annotated[int, Field(ge=0)]
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None
+    outliers: OutlierConfig | None = None  # checkpoints of earlier releases have none
+    teacher: CheckpointPath | None = None
     leave_out: list[Annotated[int, Field(ge=0)]]
 
     def batch_size_for(self, images: int) -> int:
@@ -199,12 +209,6 @@ class TrainingConfig(_Section):
             images: Number of training images.
         """
         return self.batch_size or min(LARGEST_BATCH, 16 * max(round(images / STEPS / 16), 1))
-
-    @model_validator(mode="after")
-    def _left_out_means_unseen(self) -> Self:
-        if self.leave_out and self.drawn:
-            raise ValueError("leave_out requires training.drawn=null, because synthetic images include all classes")
-        return self
 
     @model_validator(mode="after")
     def _parts_fit_the_whole(self) -> Self:

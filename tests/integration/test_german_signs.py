@@ -2,13 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from src.mlops.config import Config
+from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import prepare
 from src.mlops.data.synthetic.drawing import german_signs
@@ -166,9 +168,20 @@ class TestTraining:
         assert f"all {images} images" in (tmp_path / "run/train.log").read_text()
         assert load_checkpoint(tmp_path / "latest/best_model.pth").provenance["trained_on"] == ["train", "val"]
 
-    def test_classes_cannot_be_left_out(self, quick: Callable[..., Config]) -> None:
-        with pytest.raises(ConfigError, match=r"leave_out requires training\.drawn=null"):
-            quick("training.leave_out=[44]")
+    def test_a_class_that_is_left_out_is_neither_trained_nor_validated(
+        self, quick: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: set[int] = set()
+        original = Batches.epoch
+
+        def epoch(batches: Batches, number: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for images, labels in original(batches, number):
+                seen.update(labels.tolist())
+                yield images, labels
+
+        monkeypatch.setattr(Batches, "epoch", epoch)
+        train(quick("training.leave_out=[2,44]"))
+        assert seen == set(range(45)) - {2, 44}
 
     def test_it_starts_from_a_model_of_the_same_signs_only(self, quick: Callable[..., Config], tmp_path: Path) -> None:
         train(quick())

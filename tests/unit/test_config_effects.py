@@ -29,7 +29,7 @@ from src.mlops.cloud import (
 )
 from src.mlops.cloud.service import State
 from src.mlops.config import AugmentationConfig, Config
-from src.mlops.data.additional import prepare_drawn
+from src.mlops.data.additional import prepare_drawn, prepare_outliers
 from src.mlops.data.augment import augment
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
@@ -84,7 +84,13 @@ def prepared(config: Config, folder: Path) -> object:
     return pack.fingerprint, pack.directory.relative_to(folder), published
 
 
-def rendered(config: Config, folder: Path) -> object:
+def rendered_outliers(config: Config, folder: Path) -> object:
+    assert config.training.outliers
+    outliers = config.training.outliers
+    return rendered(config, folder, lambda: prepare_outliers(config.data, outliers))
+
+
+def rendered(config: Config, folder: Path, prepare_images: Callable[[], object] | None = None) -> object:
     """Returns the settings with which synthetic images are rendered."""
     calls: list[dict[str, int]] = []
 
@@ -94,7 +100,9 @@ def rendered(config: Config, folder: Path) -> object:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("src.mlops.data.sources.generate", generate)
-        if config.training.drawn:
+        if prepare_images:
+            prepare_images()
+        elif config.training.drawn:
             prepare_drawn(config.data, config.training.drawn)
         else:
             prepare(config.data)
@@ -331,6 +339,7 @@ def confirmed(config: Config, folder: Path) -> object:
 
 SYNTHETIC = {"tracks_per_class": 3, "frames_per_track": 2, "test_tracks_per_class": 2, "seed": 1, "signs": "germany"}
 BASE_SYNTHETIC = "{{tracks_per_class: 2, frames_per_track: 1, test_tracks_per_class: 1, seed: 0, signs: gtsrb}}"
+OUTLIERS = "training.outliers={{images: 100, seed: 0}}"
 MODEL_ON_DISK = "ckpt_path={trained}/latest/best_model.pth"
 WANDB = "tracking.backend=wandb"
 
@@ -393,6 +402,9 @@ EFFECTS: dict[str, Effect] = {
         )
         for key, value in SYNTHETIC.items()
     },
+    "training.outliers.images": Effect(rendered_outliers, "training.outliers.images=800", (OUTLIERS,)),
+    "training.outliers.seed": Effect(rendered_outliers, "training.outliers.seed=1", (OUTLIERS,)),
+    "training.teacher": Effect(trained_model, "training.teacher={trained}/latest/best_model.pth"),
     "training.leave_out": Effect(trained_model, "training.leave_out=[2]"),
     "tracking.backend": Effect(trained_model, WANDB),
     "tracking.project": Effect(trained_model, "tracking.project=signs", (WANDB,)),

@@ -1,4 +1,4 @@
-"""Adds images to the data: those collected by the service, and drawn ones.
+"""Adds images to the data: those collected by the service, drawn ones, and outliers.
 
 Each kind has a pack of its own, in a subfolder of the processed folder, so the splits of the data do not change.
 """
@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.mlops.config import Config, DataConfig, SyntheticConfig
+from src.mlops.config import Config, DataConfig, OutlierConfig, SyntheticConfig
+from src.mlops.data.augment import OUTLIER
 from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
-from src.mlops.data.prepare import COLLECTED, DRAWN, prepare
+from src.mlops.data.prepare import COLLECTED, DRAWN, OUTLIERS, prepare
 from src.mlops.data.splits import REFERENCE
 from src.mlops.data.synthetic.generate import signs_named
+from src.mlops.data.synthetic.outliers import outlier_kinds
 from src.mlops.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 # images, but at most so many times.
 COLLECTED_SHARE = 1 / 3
 MOST_TIMES = 10
+_FRAMES = 2  # images of each invented sign
 
 
 def classes_to_learn(data: ClassList, drawn: SyntheticConfig | None) -> ClassList:
@@ -40,7 +43,7 @@ def classes_to_learn(data: ClassList, drawn: SyntheticConfig | None) -> ClassLis
     signs = signs_named(drawn.signs)
     if difference := data.difference_from_first(signs):
         raise ConfigError(
-            f"training.drawn.signs={drawn.signs} draws {len(signs)} German signs, whose first classes must be those of "
+            f"training.drawn.signs={drawn.signs} has {len(signs)} classes, the first of which must be those of "
             f"the data, but the data has other classes: {difference}. Use GTSRB, or train without drawn "
             "signs: training.drawn=null and classes=gtsrb."
         )
@@ -83,8 +86,16 @@ def prepare_collected(data: DataConfig, base: Pack, classes: ClassList | None = 
 
 def prepare_drawn(data: DataConfig, settings: SyntheticConfig) -> Pack:
     """Renders and prepares synthetic images."""
-    drawn = {"source": "synthetic", "raw_dir": data.processed_dir / DRAWN / "raw", "synthetic": settings}
-    return _prepare_below(data, DRAWN, drawn)
+    return _render_below(data, DRAWN, settings)
+
+
+def prepare_outliers(data: DataConfig, settings: OutlierConfig) -> Pack:
+    """Renders and prepares images of unknown things. Their classes are the kinds of things."""
+    tracks = max(2, round(settings.images / (_FRAMES * len(outlier_kinds()))))
+    synthetic = SyntheticConfig(
+        signs="outliers", tracks_per_class=tracks, frames_per_track=_FRAMES, test_tracks_per_class=1, seed=settings.seed
+    )
+    return _render_below(data, OUTLIERS, synthetic)
 
 
 def prepare_further(data: DataConfig, base: Pack, classes: ClassList, drawn: Mapping[str, Any] | None) -> Pack | None:
@@ -134,6 +145,11 @@ def load_further(drawn: Pack, split: str, known: int, classes: int) -> SplitArra
     return without(drawn.load(*splits), others)
 
 
+def _render_below(data: DataConfig, name: str, settings: SyntheticConfig) -> Pack:
+    rendered = {"source": "synthetic", "raw_dir": data.processed_dir / name / "raw", "synthetic": settings}
+    return _prepare_below(data, name, rendered)
+
+
 def _prepare_below(
     data: DataConfig,
     name: str,
@@ -164,12 +180,14 @@ class TrainingData(NamedTuple):
         drawn: Synthetic images; None: there are none. All of those that show the classes of the data are for training.
             Further signs, which only they show, have splits.
         leave_out: Ids of the classes to leave out.
+        outliers: Images of unknown things for training; None: there are none.
     """
 
     pack: Pack
     collected: Pack | None
     drawn: Pack | None
     leave_out: list[int]
+    outliers: Pack | None = None
 
     @property
     def classes(self) -> ClassList:
@@ -179,7 +197,7 @@ class TrainingData(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """The fingerprint of all images."""
-        prints = [pack.fingerprint for pack in (self.pack, self.collected, self.drawn) if pack]
+        prints = [pack.fingerprint for pack in (self.pack, self.collected, self.drawn, self.outliers) if pack]
         return prints[0] if len(prints) == 1 else hashlib.sha256(" ".join(prints).encode()).hexdigest()
 
     @property
@@ -208,10 +226,14 @@ class TrainingData(NamedTuple):
     def further(self, split: str) -> SplitArrays | None:
         """Returns the drawings of further signs in a split; None if there are none."""
         drawings = self._further_drawings
-        return load_further(drawings, split, len(self.pack.classes), len(drawings.classes)) if drawings else None
+        if drawings is None:
+            return None
+        return without(load_further(drawings, split, len(self.pack.classes), len(drawings.classes)), self.leave_out)
 
     def training_images(self, *splits: str, real: SplitArrays | None = None) -> SplitArrays:
-        """Returns the images of splits as they are trained on, with drawn ones, and collected ones repeated.
+        """Returns the images of splits as they are trained on: with drawn ones, collected ones repeated, and outliers.
+
+        The label of the outliers is `OUTLIER`.
 
         Args:
             splits: `train`, `val` or both.
@@ -228,7 +250,11 @@ class TrainingData(NamedTuple):
             count = len(new.rows)
             times = round(COLLECTED_SHARE / (1 - COLLECTED_SHARE) * len(arrays.rows) / count)
             arrays = stack(arrays, select(new, np.tile(np.arange(count), min(max(times, 1), MOST_TIMES))))
-        return without(arrays, self.leave_out)
+        arrays = without(arrays, self.leave_out)
+        if self.outliers:
+            unknown = self.outliers.load("train", "val", REFERENCE, "test")
+            arrays = stack(arrays, unknown._replace(labels=np.full_like(unknown.labels, OUTLIER)))
+        return arrays
 
 
 def prepare_training(config: Config, pack: Pack) -> TrainingData:
@@ -242,8 +268,8 @@ def prepare_training(config: Config, pack: Pack) -> TrainingData:
         ConfigError: The drawn signs are not those of the data, with or without further ones.
         DataError: The collected images are missing or bad, are too few to be split, or have other classes.
     """
-    drawn = config.training.drawn
-    collected = prepare_collected(config.data, pack, classes_to_learn(pack.classes, drawn))
-    return TrainingData(
-        pack, collected, prepare_drawn(config.data, drawn) if drawn else None, config.training.leave_out
-    )
+    training = config.training
+    collected = prepare_collected(config.data, pack, classes_to_learn(pack.classes, training.drawn))
+    drawn = prepare_drawn(config.data, training.drawn) if training.drawn else None
+    outliers = prepare_outliers(config.data, training.outliers) if training.outliers else None
+    return TrainingData(pack, collected, drawn, training.leave_out, outliers)

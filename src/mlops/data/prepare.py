@@ -45,7 +45,9 @@ from src.mlops.io.storage import open_storage
 logger = logging.getLogger(__name__)
 REPORT = "report.json"
 DRAWN = "drawn"  # subfolder of the processed folder for additional synthetic images
+OUTLIERS = "outliers"  # subfolder for images of unknown things
 COLLECTED = "collected"  # the same for images that the service collected
+_SUBFOLDERS = tuple(f"{name}/" for name in (DRAWN, OUTLIERS, COLLECTED))
 SETTINGS = "settings"  # key in the manifest
 PUBLISHED = ".published"  # file in the processed folder with the URL of its copy
 SPLIT_FILES = {
@@ -109,7 +111,7 @@ def _require_no_raw_images(processed_dir: Path, raw_dir: Path) -> None:
     if same_place(processed_dir, raw_dir) or (
         below
         and not (processed_dir / MANIFEST).is_file()
-        and any(not path.startswith((f"{DRAWN}/", f"{COLLECTED}/")) for path in list_files(processed_dir).images)
+        and any(not path.startswith(_SUBFOLDERS) for path in list_files(processed_dir).images)
     ):
         raise ConfigError(
             f"data.processed_dir={processed_dir} is a folder of raw images, and its files would be mistaken for "

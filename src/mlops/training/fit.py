@@ -6,6 +6,7 @@ from typing import cast
 import torch
 
 from src.mlops.config import Config
+from src.mlops.data.augment import OUTLIER
 from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
@@ -13,6 +14,7 @@ from src.mlops.errors import ConfigError, TrainingError
 from src.mlops.model import Network, build_model
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain
 from src.mlops.training import distributed
+from src.mlops.training.loss import load_teacher
 from src.mlops.training.optimizer import balanced_weights, require_usable
 from src.mlops.training.pretrained import has_pretrained_features, load_pretrained
 from src.mlops.training.pruning import start_from
@@ -112,8 +114,10 @@ def open_state(
         folder: Folder of the run.
     """
     model = initial_model(config, classes).to(device).to(memory_format=torch.channels_last)
-    weights = balanced_weights(batches.arrays.labels, len(classes)) if config.training.class_weights else None
-    state = State(config, model, len(batches), fingerprint, classes, weights)
+    labels = batches.arrays.labels
+    weights = balanced_weights(labels[labels != OUTLIER], len(classes)) if config.training.class_weights else None
+    teacher = load_teacher(config.training, classes, device)
+    state = State(config, model, len(batches), fingerprint, classes, weights, teacher)
     # A run that was killed in its first epoch has no state yet, and starts from the beginning. Rank 0 decides for all
     # ranks: in a job with several machines, only its overrides contain training.resume.
     if distributed.from_rank_0(lambda: config.training.resume and (folder / LAST).is_file()):

@@ -27,6 +27,7 @@ from src.mlops.modelfile.calibration import Calibration
 from src.mlops.modelfile.checkpoint import save_checkpoint, write_content
 from src.mlops.modelfile.metadata import FORMAT_VERSION
 from src.mlops.training import distributed
+from src.mlops.training.loss import Loss
 from src.mlops.training.metrics import classification_metrics
 from src.mlops.training.optimizer import average_weights, build_optimizer
 from src.mlops.training.profiling import PROFILED_STEPS, profiler
@@ -58,6 +59,7 @@ class State:
         data_fingerprint: Fingerprint of the training data.
         classes: The class list.
         class_weights: Weight of each class in the loss, float32 [C]; None if all are equal.
+        teacher: The network that this one learns from; None if there is none.
         epoch: Number of finished epochs.
         history: Metrics of the finished epochs.
         seconds: Duration of the finished epochs in seconds, including validation.
@@ -71,6 +73,7 @@ class State:
     data_fingerprint: str
     classes: ClassList
     class_weights: Tensor | None = None
+    teacher: Network | None = None
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -81,8 +84,8 @@ class State:
         training = self.config.training
         self.device = next(self.model.parameters()).device
         self.mirrors = torch.tensor(self.classes.mirrors, device=self.device)
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(self.device)
+        weights = self.class_weights
+        self.loss = Loss(training, None if weights is None else weights.to(self.device), self.teacher)
         self.optimizer = build_optimizer(self.model, training)
         self.scheduler = build_scheduler(self.optimizer, training, self.steps_per_epoch)
         self.averaged = average_weights(self.model, training.ema_decay)
@@ -327,8 +330,8 @@ def train_step(state: State, images: Tensor, labels: Tensor) -> Tensor:
     """Runs one step of the optimiser; returns summed loss, correct predictions and number of images, float [3]."""
     training = state.config.training
     with torch.autocast(state.device.type, _DTYPES[training.precision], enabled=training.precision != "fp32"):
-        logits = state.forward(images.contiguous(memory_format=torch.channels_last))
-    loss = F.cross_entropy(logits.float(), labels, weight=state.class_weights, label_smoothing=training.label_smoothing)
+        images = images.contiguous(memory_format=torch.channels_last)
+        loss, correct = state.loss(state.forward(images), images, labels)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     scale = state.scaler.get_scale()
@@ -338,7 +341,6 @@ def train_step(state: State, images: Tensor, labels: Tensor) -> Tensor:
         state.scheduler.step()
     state.averaged.update_parameters(state.model)
     with torch.no_grad():
-        correct = (logits.argmax(1) == labels).sum()
         return torch.stack([loss * len(labels), correct, torch.tensor(len(labels), device=loss.device)])
 
 

@@ -8,7 +8,7 @@ corner, (100, 100) the bottom right one.
 import functools
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -86,6 +86,7 @@ class Drawings:
     Attributes:
         classes: The classes of GTSRB, with their ids, and further German signs.
         descriptions: The descriptions by number.
+        fonts: The typefaces by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,7 +101,7 @@ class Drawings:
         """
         self._folder = folder
         self.descriptions = read_descriptions(folder)
-        self._fonts = read_fonts(folder)
+        self.fonts = read_fonts(folder)
         self._shapes = {path.stem: _shape(path) for path in sorted((folder / "shapes").glob("*.svg"))}
         for number, description in self.descriptions.items():
             for version, layers in enumerate(description.drawings):
@@ -131,6 +132,18 @@ class Drawings:
         image = render(self._svg(original.drawings[version]), size)
         return ImageOps.mirror(image) if mirrored else image
 
+    def compose(self, parts: Sequence[Layer | str], size: int) -> Image.Image:
+        """Draws layers that are not the description of a sign.
+
+        Args:
+            parts: Layers, or elements of SVG in the same coordinates; the lowest first.
+            size: Side of the square image in px, 8 to 2048.
+
+        Returns:
+            An RGBA image of `size` x `size` px.
+        """
+        return _render(self._svg(parts), size)
+
     def _original(self, number: str | None) -> tuple[Description, bool]:
         """Returns the description that has the drawings, and whether they must be mirrored."""
         if number is None:
@@ -152,9 +165,9 @@ class Drawings:
             raise DataError(
                 f"{where} colours the shape {layer.shape!r}, but nothing in shapes/{layer.shape}.svg is currentColor."
             )
-        if layer.text and layer.font not in self._fonts:
-            raise DataError(f"{where} has the font {layer.font!r}, but {GLYPHS} only has {', '.join(self._fonts)}.")
-        if missing := [character for character in layer.text or "" if character not in self._fonts[layer.font].glyphs]:
+        if layer.text and layer.font not in self.fonts:
+            raise DataError(f"{where} has the font {layer.font!r}, but {GLYPHS} only has {', '.join(self.fonts)}.")
+        if missing := [character for character in layer.text or "" if character not in self.fonts[layer.font].glyphs]:
             raise DataError(
                 f"{where} has the text {layer.text!r}, but the font {layer.font!r} has no glyph for {missing[0]!r}. "
                 f"Add it to {GLYPHS}."
@@ -173,8 +186,8 @@ class Drawings:
                 f"{where} shows nothing: it is outside of the sign, too small, without paint, or its path is not valid."
             )
 
-    def _svg(self, layers: list[Layer]) -> str:
-        drawn = "".join(self._draw_layer(layer) for layer in layers)
+    def _svg(self, parts: Sequence[Layer | str]) -> str:
+        drawn = "".join(part if isinstance(part, str) else self._draw_layer(part) for part in parts)
         return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{_VIEW_BOX}"><style>{_STYLE}</style>{drawn}</svg>'
 
     def _draw_layer(self, layer: Layer) -> str:
@@ -183,7 +196,7 @@ class Drawings:
         if layer.shape:
             move = f"{place} scale({layer.scale}) translate(-50 -50)"
             return f'<g transform="{move}" color="{colour}">{self._shapes[layer.shape]}</g>'
-        font = self._fonts[layer.font]
+        font = self.fonts[layer.font]
         glyphs = [font.glyphs[character] for character in layer.text or ""]
         width = sum(glyph.width for glyph in glyphs) + layer.spacing * (len(glyphs) - 1)
         start, paths = -width / 2, ""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -14,8 +15,9 @@ from src.mlops.config import SignList
 from src.mlops.data.classes import CLASSES_FILE, ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, write_csv
-from src.mlops.data.synthetic.camera import photograph_track
+from src.mlops.data.synthetic.camera import Frame, photograph_track
 from src.mlops.data.synthetic.drawing import draw_any_version, german_signs
+from src.mlops.data.synthetic.outliers import outlier_kinds, render_outliers
 from src.mlops.errors import DataError
 from src.mlops.io.progress import progress_bar
 
@@ -43,14 +45,14 @@ class _Job(NamedTuple):
 
 
 def signs_named(name: str) -> ClassList:
-    """Returns the classes of `gtsrb` or, with further signs, `germany`.
+    """Returns the classes of `gtsrb` or, with further signs, `germany`; or the kinds of `outliers`.
 
     Raises:
         DataError: There is no such list of signs.
     """
     if name not in SIGN_LISTS:
         raise DataError(f"Signs must be {' or '.join(SIGN_LISTS)}, but are {name!r}.")
-    return SIGNS if name == "gtsrb" else german_signs()
+    return {"gtsrb": lambda: SIGNS, "germany": german_signs, "outliers": outlier_kinds}[name]()
 
 
 def generate(
@@ -68,7 +70,7 @@ def generate(
 
     Args:
         folder: Folder to write to. It must be empty or not exist, and is filled only when all images are complete.
-        signs: `gtsrb` or, with further signs, `germany`.
+        signs: `gtsrb` or, with further signs, `germany`; `outliers` for images of none of them.
         tracks_per_class: Physical signs of each class in `Train/`.
         frames_per_track: Images of each physical sign.
         test_tracks_per_class: Physical signs of each class in `Test/`; 0 leaves the test set empty.
@@ -103,7 +105,7 @@ def generate(
             (root / "Train" / str(class_id)).mkdir(parents=True)
         (root / "Test").mkdir()
         jobs = _jobs(len(classes), tracks_per_class, frames_per_track, test_tracks_per_class, seed)
-        table = pd.DataFrame(_write_tracks(root, classes, jobs, seed), columns=COLUMNS)
+        table = pd.DataFrame(_write_tracks(root, signs, jobs, seed), columns=COLUMNS)
         is_test = table["path"].str.startswith("Test/")
         write_csv(table[~is_test], root / "Train.csv")
         write_csv(table[is_test].sort_values("path"), root / "Test.csv")
@@ -131,14 +133,20 @@ def _jobs(classes: int, tracks: int, frames: int, test_tracks: int, seed: int) -
     return train_jobs + test_jobs
 
 
-def _write_tracks(root: Path, classes: ClassList, jobs: list[_Job], seed: int) -> list[tuple[str | int, ...]]:
+def _render(signs: str, job: _Job, rng: np.random.Generator) -> Iterator[Frame]:
+    """Renders the frames of a track."""
+    if signs == "outliers":
+        return render_outliers(job.class_id, rng, len(job.paths))
+    return photograph_track(draw_any_version(signs_named(signs)[job.class_id], rng), rng, len(job.paths))
+
+
+def _write_tracks(root: Path, signs: str, jobs: list[_Job], seed: int) -> list[tuple[str | int, ...]]:
     """Writes the images of all tracks and returns the table's rows with the columns `COLUMNS`."""
 
     def write(job: _Job) -> list[tuple[str | int, ...]]:
         rng = np.random.default_rng(np.random.SeedSequence([seed, job.class_id, job.track]))
         rows: list[tuple[str | int, ...]] = []
-        drawing = draw_any_version(classes[job.class_id], rng)
-        for path, frame in zip(job.paths, photograph_track(drawing, rng, len(job.paths)), strict=True):
+        for path, frame in zip(job.paths, _render(signs, job, rng), strict=True):
             frame.image.save(root / path)
             rows.append((path, job.class_id, job.track, *frame.image.size, *frame.roi))
         return rows

@@ -30,17 +30,19 @@ def draw_unknowns(count: int, seed: int) -> dict[str, list[Image.Image]]:
     }
 
 
-def _blank(rng: np.random.Generator) -> Image.Image:
+def plain(rng: np.random.Generator) -> Image.Image:
+    """Returns an image of one colour."""
     return Image.new("RGB", (SIDE, SIDE), tuple(int(value) for value in rng.integers(0, 256, 3)))
 
 
-def _noise(rng: np.random.Generator) -> Image.Image:
+def noise(rng: np.random.Generator) -> Image.Image:
+    """Returns coloured noise, fine or coarse."""
     cells = int(rng.integers(4, SIDE + 1))  # from clouds to single pixels
     pixels = rng.integers(0, 256, (cells, cells, 3), np.uint8)
     return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-def _texture(rng: np.random.Generator) -> Image.Image:
+def texture(rng: np.random.Generator) -> Image.Image:
     """Returns stripes or a checked pattern of two colours, at a random angle."""
     y, x = np.mgrid[:SIDE, :SIDE]
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 32)
@@ -53,7 +55,7 @@ def _texture(rng: np.random.Generator) -> Image.Image:
     return Image.fromarray((first * share + second * (1 - share)).astype(np.uint8))
 
 
-def _object(rng: np.random.Generator) -> Image.Image:
+def draw_object(rng: np.random.Generator) -> Image.Image:
     """Returns a rendered image of overlapping coloured shapes."""
     image = Image.new("RGBA", (256, 256))
     draw = ImageDraw.Draw(image)
@@ -86,10 +88,10 @@ def _other_sign(rng: np.random.Generator) -> Image.Image:
 
 
 _KINDS: dict[str, Maker] = {
-    "blank": _blank,
-    "noise": _noise,
-    "texture": _texture,
-    "object": _object,
+    "blank": plain,
+    "noise": noise,
+    "texture": texture,
+    "object": draw_object,
     "scenery": lambda rng: scenery(rng, SIDE),
     "half sign": _half_sign,
     "other sign": _other_sign,

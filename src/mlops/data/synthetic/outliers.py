@@ -1,0 +1,291 @@
+"""Renders images that show none of the signs, for training: outlier exposure.
+
+A network that sees only known signs learns what tells them apart, which is little: a "70" is the one that is neither 30
+nor 50. Images of unknown things teach it how a known sign looks as a whole (Hendrycks, Mazeika and Dietterich, "Deep
+Anomaly Detection with Outlier Exposure", 2019).
+
+Most of them are invented signs, because real signs that the network does not know are the most similar unknown things.
+No pictogram of a real sign is used, so a class that is left out of a training stays unseen.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from src.mlops.data.classes import ClassInfo, ClassList
+from src.mlops.data.synthetic.camera import Frame, photograph_track, scenery
+from src.mlops.data.synthetic.description import PALETTE, Layer
+from src.mlops.data.synthetic.drawing import drawings
+from src.mlops.data.synthetic.out_of_distribution import draw_object, noise, plain, texture
+
+# The outlines of real signs that have something on them, with the colour of it, and how often they are used.
+_FRAMES = (
+    ("red_circle", "black", 6),
+    ("red_circle_thin", "black", 1),
+    ("red_triangle", "black", 8),
+    ("blue_circle", "white", 3),
+    ("grey_circle", "black", 2),
+    ("diamond", "black", 1),
+    ("octagon", "white", 1),
+    ("yield_triangle", "black", 1),
+)
+_SIDES = (3, 4, 5, 6, 8, 64)  # corners of an outline; 64 look like a circle
+_CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_FAR_SIDE = (24, 80)  # px of images without a sign
+
+
+def outlier_kinds() -> ClassList:
+    """Returns the kinds of images as classes of a data set."""
+    return ClassList(ClassInfo(kind, name) for kind, name in enumerate(_KINDS))
+
+
+def render_outliers(kind: int, rng: np.random.Generator, frames: int) -> Iterator[Frame]:
+    """Renders one unknown thing.
+
+    Args:
+        kind: The kind, an id of `outlier_kinds`.
+        rng: Source of every random choice.
+        frames: Number of frames of a sign, see `photograph_track`, or of images without a sign.
+
+    Yields:
+        The frames.
+    """
+    yield from list(_KINDS.values())[kind](rng, frames)
+
+
+def _number(rng: np.random.Generator) -> Image.Image:
+    """Returns a speed limit, or the end of one, with a number that is on no sign."""
+    ends = rng.random() < 0.2
+    colour = str(rng.choice(("grey", "black"))) if ends else "black"
+    if rng.random() < 0.5:
+        text = unused_number(rng)
+        height = rng.uniform(36, 48) * min(1, 2.4 / len(text))
+        font = _font_for(text, rng)
+        digits: list[Layer] = [Layer(text=text, font=font, height=height, spacing=rng.uniform(6, 18), colour=colour)]
+    else:
+        digits = _odd_digits(rng, colour)
+    return _draw([_frame("grey_circle"), *digits, _frame("end_stripes")] if ends else [_frame("red_circle"), *digits])
+
+
+def _odd_digits(rng: np.random.Generator, colour: str) -> list[Layer]:
+    """Returns what looks like a speed limit, but has a letter, or a mirrored or turned digit, in one place."""
+    count = int(rng.choice((2, 3), p=(0.7, 0.3)))
+    odd = int(rng.integers(count - 1))  # most limits end with 0, so that says little
+    height, gap = rng.uniform(38, 48) * min(1, 2.5 / count), rng.uniform(1, 6)
+    layers: list[Layer] = []
+    for place in range(count):
+        mirror, turn = False, 0.0
+        if place == odd:
+            character = str(rng.choice(list("23457" if rng.random() < 0.6 else "AEFHJKLPRTUVXYZ")))
+            mirror = character.isdigit() and (character in "25" or bool(rng.random() < 0.5))
+            turn = 180.0 if character.isdigit() and not mirror else 0.0
+            mirror = mirror or (turn == 0 and character.isdigit())
+        else:
+            character = "0" if place == count - 1 else str(rng.choice(list("123456789")))
+        font = _font_for(character, rng) if place == 0 else layers[0].font
+        if character not in drawings().fonts[font].glyphs:
+            font = _font_for(character, rng)
+        layers.append(Layer(text=character, font=font, height=height, colour=colour, mirror=mirror, turn=turn))
+    widths = [drawings().fonts[one.font].glyphs[one.text or ""].width * height / 100 for one in layers]
+    start = 50 - (sum(widths) + gap * (count - 1)) / 2
+    places = [start + sum(widths[:place]) + gap * place + widths[place] / 2 for place in range(count)]
+    return [one.model_copy(update={"x": x}) for one, x in zip(layers, places, strict=True)]
+
+
+def _symbol(rng: np.random.Generator) -> Image.Image:
+    """Returns the outline of a real sign with an invented symbol on it."""
+    weights = np.array([weight for *_, weight in _FRAMES], float)
+    name, colour, _ = _FRAMES[rng.choice(len(_FRAMES), p=weights / weights.sum())]
+    # The inner part of a triangle is small, and below or above the middle.
+    y, size = {"red_triangle": (62, 38), "yield_triangle": (38, 38), "diamond": (50, 50)}.get(name, (50, 56))
+    parts = [_frame(name), _content(rng, colour, 50, y, size * rng.uniform(0.7, 1.1))]
+    if name == "grey_circle" and rng.random() < 0.7:
+        parts.append(_frame("end_stripes"))
+    return _draw(parts)
+
+
+def _pictogram(rng: np.random.Generator) -> Image.Image:
+    """Returns a warning sign or a prohibition with a pictogram of several parts, most of them upright."""
+    parts = ""
+    for _ in range(int(rng.integers(2, 6))):
+        width, height = rng.uniform(8, 60), rng.uniform(8, 60)
+        px, py = rng.uniform(-25, 25), rng.uniform(-30, 30)
+        kind = rng.integers(4)
+        turn = rng.normal(0, 25) if rng.random() < 0.6 else 0
+        if kind == 0:
+            shape = f'<ellipse rx="{width / 3:.1f}" ry="{height / 3:.1f}"/>'
+        elif kind == 1:
+            left, top = -width / 2, -height / 2
+            shape = f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height / 2:.1f}"/>'
+        elif kind == 2:
+            right, low = width / 2, height / 2
+            shape = f'<polygon points="0,{-low:.1f} {right:.1f},{low:.1f} {-right:.1f},{low:.1f}"/>'
+        else:
+            shape = (
+                f'<path d="M0 {-height / 2:.1f} L{rng.uniform(-20, 20):.1f} 0 L{rng.uniform(-30, 30):.1f} '
+                f'{height:.1f}" fill="none" stroke="currentColor" stroke-width="{rng.uniform(5, 14):.1f}"/>'
+            )
+        parts += f'<g transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})">{shape}</g>'
+    if rng.random() < 0.4:  # many pictograms are symmetric
+        parts += f'<g transform="scale(-1 1)">{parts}</g>'
+    name, y, size = ("red_triangle", 61, 42) if rng.random() < 0.75 else ("red_circle", 50, 52)
+    group = f'<g transform="translate(50 {y}) scale({size * rng.uniform(0.8, 1.1) / 100:.3f})"'
+    return _draw([_frame(name), f'{group} color="{PALETTE["black"]}" fill="currentColor">{parts}</g>'])
+
+
+def _invented(rng: np.random.Generator) -> Image.Image:
+    """Returns a sign with an invented outline in random colours, often with something on it."""
+    corners = int(rng.choice(_SIDES))
+    turn = rng.choice((0, 180, 180 / corners)) + (rng.uniform(0, 360) if rng.random() < 0.15 else 0)
+    angles = np.radians(turn + np.arange(corners) * 360 / corners - 90)
+    border, inner, symbol = rng.choice(list(PALETTE), 3, replace=False)
+    if {border, inner} == {"red", "white"} and rng.random() < 0.7:
+        border = rng.choice(("blue", "green", "black", "yellow"))  # otherwise it may be a real sign without a symbol
+    outer = 46 if corners > 4 else 47
+    width = rng.uniform(0, 0.4)
+    rings = [(outer, "white"), (outer * 0.97, border), (outer * (1 - width), inner)]
+    parts: list[Layer | str] = [_polygon(radius, angles, str(colour)) for radius, colour in rings]
+    if {border, inner} <= {"red", "white", "black", "yellow"} or rng.random() < 0.7:
+        parts.append(_content(rng, str(symbol), 50, 50, outer * 2 * (1 - width) * rng.uniform(0.4, 0.7)))
+    return _draw(parts)
+
+
+def unused_number(rng: np.random.Generator) -> str:
+    """Returns a number that is on no sign of the catalogue."""
+    used = _used_texts()
+    while True:
+        text = str(rng.integers(1, 100) if rng.random() < 0.75 else rng.integers(10, 25) * 10)
+        if rng.random() < 0.1:
+            text = f"0{text}"[-2:]
+        if text not in used:
+            return text
+
+
+@functools.cache
+def _used_texts() -> frozenset[str]:
+    return frozenset(
+        layer.text
+        for description in drawings().descriptions.values()
+        for layers in description.drawings
+        for layer in layers
+        if layer.text
+    )
+
+
+def _font_for(text: str, rng: np.random.Generator) -> str:
+    """Returns a random typeface that has all characters."""
+    return str(rng.choice([name for name, font in drawings().fonts.items() if font.glyphs.keys() >= set(text)]))
+
+
+def _content(rng: np.random.Generator, colour: str, x: float, y: float, size: float) -> Layer | str:
+    """Returns a symbol: letters, lines, blobs or an arrow, about `size` wide and high."""
+    choice = rng.integers(5)
+    if choice == 0:
+        text = "".join(rng.choice(list(_CAPITALS), int(rng.integers(1, 4))))
+        height = size * min(1, 2.2 / (len(text) + 0.6))
+        text = text if text not in _used_texts() else "X"
+        return Layer(text=text, font=_font_for(text, rng), height=height, colour=colour, x=x, y=y)
+    if choice == 1:
+        elements = _lines(rng)
+    elif choice == 2:
+        elements = "".join(_blob(rng, rng.uniform(-25, 25, 2), rng.uniform(10, 30)) for _ in range(rng.integers(1, 5)))
+    elif choice == 3:
+        elements = _lines(rng) + _blob(rng, rng.uniform(-20, 20, 2), rng.uniform(8, 25))
+    else:
+        elements = _bars(rng)
+    if choice > 0 and rng.random() < 0.35:  # many pictograms are symmetric
+        elements += f'<g transform="scale(-1 1)">{elements}</g>'
+    return (
+        f'<g transform="translate({x} {y}) scale({size / 100})" color="{PALETTE[colour]}" fill="currentColor" '
+        f'stroke-linecap="round" stroke-linejoin="round">{elements}</g>'
+    )
+
+
+def _lines(rng: np.random.Generator) -> str:
+    """Returns a bent line, sometimes with an arrowhead, within -50 to 50."""
+    points = rng.uniform(-48, 48, (int(rng.integers(2, 6)), 2))
+    path = "M" + " L".join(f"{px:.1f} {py:.1f}" for px, py in points)
+    if rng.random() < 0.4:
+        path = f"M{points[0, 0]:.1f} {points[0, 1]:.1f} Q" + " ".join(
+            f"{px:.1f} {py:.1f}" for px, py in rng.uniform(-48, 48, (2, 2))
+        )
+    line = f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="{rng.uniform(6, 22):.1f}"/>'
+    if rng.random() < 0.4:
+        turn, side = rng.uniform(0, 360), rng.uniform(14, 24)
+        px, py = points[-1] * 0.7
+        line += (
+            f'<polygon points="0,{-side:.1f} {side:.1f},{side:.1f} {-side:.1f},{side:.1f}" '
+            f'transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})"/>'
+        )
+    return line
+
+
+def _bars(rng: np.random.Generator) -> str:
+    """Returns parallel or crossing bars."""
+    bars = ""
+    turn = rng.choice((0, 45, 90, 135)) + rng.normal(0, 6)
+    for number in range(int(rng.integers(1, 4))):
+        width, length = rng.uniform(8, 26), rng.uniform(50, 100)
+        away = number * rng.uniform(26, 34) - 15 if rng.random() < 0.6 else 0
+        angle = turn + (90 if rng.random() < 0.3 else 0)
+        bars += (
+            f'<rect x="{-length / 2:.1f}" y="{away - width / 2:.1f}" width="{length:.1f}" height="{width:.1f}" '
+            f'transform="rotate({angle:.0f})"/>'
+        )
+    return bars
+
+
+def _blob(rng: np.random.Generator, centre: np.ndarray, radius: float) -> str:
+    """Returns a closed shape, with corners or rounded."""
+    count = int(rng.integers(3, 9))
+    angles = np.sort(rng.uniform(0, 2 * math.pi, count))
+    radii = radius * rng.uniform(0.5, 1.6, count)
+    points = np.column_stack([np.cos(angles), np.sin(angles)]) * radii[:, None] + centre
+    where = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
+    edge = rng.uniform(0, 12)
+    return f'<polygon points="{where}" stroke="currentColor" stroke-width="{edge:.1f}"/>'
+
+
+def _polygon(radius: float, angles: np.ndarray, colour: str) -> str:
+    points = " ".join(f"{50 + radius * math.cos(a):.1f},{50 + radius * math.sin(a):.1f}" for a in angles)
+    paint = PALETTE[colour]
+    return f'<polygon points="{points}" style="fill:{paint};stroke:{paint}" stroke-width="4" stroke-linejoin="round"/>'
+
+
+def _frame(shape: str) -> Layer:
+    return Layer(shape=shape)
+
+
+def _draw(parts: Sequence[Layer | str]) -> Image.Image:
+    return drawings().compose(parts, 128)
+
+
+def _as_track(draw: Callable[[np.random.Generator], Image.Image]) -> Callable[..., Iterator[Frame]]:
+    def render(rng: np.random.Generator, frames: int) -> Iterator[Frame]:
+        return photograph_track(draw(rng), rng, frames)
+
+    return render
+
+
+def _far(rng: np.random.Generator, frames: int) -> Iterator[Frame]:
+    """Yields images of no sign at all."""
+    for _ in range(frames):
+        side = int(rng.integers(*_FAR_SIDE))
+        choice = rng.choice(5, p=(0.55, 0.15, 0.15, 0.1, 0.05))
+        if choice == 0:
+            image = scenery(rng, side)
+        else:
+            image = (draw_object, texture, noise, plain)[choice - 1](rng).resize((side, side))
+        yield Frame(image, (0, 0, side - 1, side - 1))
+
+
+_KINDS: dict[str, Callable[..., Iterator[Frame]]] = {
+    "unused number": _as_track(_number),
+    "invented symbol": _as_track(_symbol),
+    "invented pictogram": _as_track(_pictogram),
+    "invented sign": _as_track(_invented),
+    "no sign": _far,
+}

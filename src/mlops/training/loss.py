@@ -1,0 +1,92 @@
+"""The loss: cross-entropy, with outlier exposure and distillation where they are configured."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.mlops.config import TrainingConfig
+from src.mlops.data.augment import OUTLIER
+from src.mlops.data.classes import ClassList
+from src.mlops.errors import ConfigError
+from src.mlops.model import Network
+from src.mlops.modelfile.checkpoint import load_checkpoint
+
+# The logits of the teacher are divided by this value, and have this share of the loss (Hinton et al. 2015).
+TEMPERATURE = 2.0
+TEACHER_SHARE = 0.7
+
+
+class Loss:
+    """Computes the loss of a batch.
+
+    With outliers, the softmax has one more class for unknown things, whose logit is always 0. Its probability is then
+    1 / (1 + Σ exp(logit)), a function of the energy alone, so the training pushes the energy of known signs down and
+    that of unknown things up. The network itself does not change. (With a learned threshold instead of 0, and a
+    squared hinge, this is the energy-bounded learning of Liu et al., "Energy-based Out-of-distribution Detection",
+    2020.)
+
+    With a teacher, the network also learns the probabilities of another network on the same augmented images: Hinton,
+    Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
+
+    Args:
+        training: The settings.
+        class_weights: Weight of each class, float32 [C]; None if all are equal.
+        teacher: The network to learn from, in evaluation mode; None: there is none.
+    """
+
+    def __init__(self, training: TrainingConfig, class_weights: Tensor | None, teacher: nn.Module | None) -> None:
+        self._training = training
+        self._teacher = teacher
+        self._weights = class_weights
+        if class_weights is not None and training.outliers:
+            self._weights = F.pad(class_weights, (0, 1), value=1.0)
+
+    def __call__(self, logits: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the mean loss and the number of correct images.
+
+        Args:
+            logits: Float [N, C].
+            images: The augmented images, float [N, 3, H, W], for the teacher.
+            labels: Class ids, int64 [N]; `OUTLIER` for unknown things.
+        """
+        scores = self._scores(logits)
+        targets = torch.where(labels == OUTLIER, logits.shape[1], labels)
+        smoothing = self._training.label_smoothing
+        loss = F.cross_entropy(scores, targets, weight=self._weights, label_smoothing=smoothing)
+        if self._teacher is not None:
+            with torch.no_grad():
+                wanted = F.softmax(self._scores(self._teacher(images)) / TEMPERATURE, dim=1)
+            # The gradients of soft targets are smaller by the squared temperature.
+            distilled = F.cross_entropy(scores / TEMPERATURE, wanted) * TEMPERATURE**2
+            loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * distilled
+        return loss, (scores.argmax(1) == targets).sum()
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Returns the logits, with outliers also that of the unknown things."""
+        return F.pad(logits.float(), (0, 1)) if self._training.outliers else logits.float()
+
+
+def load_teacher(training: TrainingConfig, classes: ClassList, device: torch.device) -> Network | None:
+    """Loads the network to learn from.
+
+    Returns:
+        The network in evaluation mode, or None if `training.teacher` is null.
+
+    Raises:
+        CheckpointError: The file is not a valid checkpoint.
+        ConfigError: It has other classes, or was also trained on the validation images.
+    """
+    if training.teacher is None:
+        return None
+    checkpoint = load_checkpoint(training.teacher)
+    if difference := classes.difference(checkpoint.classes):
+        raise ConfigError(
+            f"training.teacher={training.teacher} has other classes than the data: {difference}. Use a model of the "
+            "same classes, or set training.teacher=null."
+        )
+    if checkpoint.saw_validation:
+        raise ConfigError(
+            f"training.teacher={training.teacher} is a final-fit model, so it was also trained on the validation "
+            "images. Use best_model.pth in its run folder instead."
+        )
+    return checkpoint.model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)
