@@ -31,13 +31,7 @@ from benchmarks.environment import KEPT, Row, names_and_overrides, read_results,
 from benchmarks.unknown_scores import Detection, images_of
 from src.mlops.cli import new_app, typer_main
 from src.mlops.config import Config, load_config
-from src.mlops.data.additional import (
-    TrainingData,
-    classes_to_learn,
-    prepare_collected,
-    prepare_drawn,
-    prepare_outliers,
-)
+from src.mlops.data.additional import prepare_training
 from src.mlops.data.packing import Pack, select
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import ConfigError, DataError
@@ -120,14 +114,7 @@ def _require_unseen(config: Config, pack: Pack, class_id: int) -> None:
     Raises:
         DataError: There are such images.
     """
-    settings = config.training
-    data = TrainingData(
-        pack,
-        prepare_collected(config.data, pack, classes_to_learn(pack.classes, settings.drawn)),
-        prepare_drawn(config.data, settings.drawn) if settings.drawn else None,
-        settings.leave_out,
-        prepare_outliers(config.data, settings.outliers) if settings.outliers else None,
-    )
+    data = prepare_training(config, pack)
     for use, arrays in (("training", data.training_images("train")), ("validation", data.load("val"))):
         if count := int((arrays.labels == class_id).sum()):
             raise DataError(f"Class {class_id} is left out, but {count} images of it are used for {use}.")

@@ -86,6 +86,11 @@ def cross_validate(config: Config, other: Config | None = None, seeds: int = 1) 
         )
     for one in configs:
         _require_usable(one, seeds)
+    if any(one.training.teacher for one in configs):
+        logger.warning(
+            "The teacher was trained on images of each fold, and passes on some of what it learned, so the accuracy "
+            "with training.teacher can be too high. Compare it only with that of other settings with this teacher"
+        )
     require_writable(config.evaluation.reports_dir)
     divided = [_divide(one) for one in configs]
     _require_same_folds(divided)
@@ -291,7 +296,7 @@ def _show(results: dict[str, Any]) -> None:
         if difference:
             values = (f"{key}={shorten(values[place])}" for key, values in results["changed"].items())
             console.print(f"{name}: {' '.join(values)}", soft_wrap=True)
-        table.add_row(name if difference else "", _listed(one["seeds"]), _percent(one), _listed(one["wrong"]))
+        table.add_row(name if difference else "all folds", _listed(one["seeds"]), _percent(one), _listed(one["wrong"]))
     if difference:
         only = [difference[f"only_{name}_wrong"] for name in _NAMES]
         counts = [

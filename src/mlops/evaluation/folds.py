@@ -22,7 +22,7 @@ from src.mlops.data.classes import ClassList
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import SplitArrays, select
 from src.mlops.errors import DataError
-from src.mlops.io.files import exclusive, to_json, write_atomically
+from src.mlops.io.files import exclusive, sha256, to_json, write_atomically
 from src.mlops.model import predict_logits
 from src.mlops.training.fit import fit
 from src.mlops.training.run_dir import require_writable
@@ -169,6 +169,8 @@ def _digest(config: Config, folds: Folds) -> str:
     """Returns a short hash of all that the predictions depend on, except for the code and its packages."""
     # A default in the schema is that of a setting which is newer than the first checkpoints, and means that it is off.
     training = config.training.model_dump(mode="json", exclude_defaults=True)
+    if config.training.teacher:
+        training["teacher"] = sha256(config.training.teacher)
     settings = {"model": config.model, "training": training, "seed": config.seed}
     digest = hashlib.sha256(to_json([folds.fingerprint, len(folds.classes), settings]).encode())
     digest.update(folds.arrays.labels.tobytes() + folds.numbers.tobytes())

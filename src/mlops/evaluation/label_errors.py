@@ -42,8 +42,8 @@ def label_errors(config: Config) -> pd.DataFrame:
 
     Args:
         config: `data` says where the images are, `model` and `training` how the models are trained, except that
-            `training.start_from` and `training.drawn` are not used, and that there are fewer epochs, see `SHARE`.
-            `run_dir` is the folder for the results of finished folds; null: `models/label_errors`.
+            `start_from`, `teacher`, `drawn` and `outliers` are not used, and that there are fewer epochs, see
+            `SHARE`. `run_dir` is the folder for the results of finished folds; null: `models/label_errors`.
 
     Returns:
         The content of `label_errors.csv`, the most doubtful image first: `rank`, `path`, `class_id` and `name` of
@@ -117,13 +117,16 @@ def out_of_fold(
 
 
 def _shortened(config: Config, epochs: int) -> Config:
-    """Returns the configuration with fewer epochs, and without a model that may have learned the labels to check."""
+    """Returns the configuration with fewer epochs, and without models that may have learned the labels to check."""
     training = config.training
     own = {
         "epochs": min(training.epochs, max(epochs, training.frozen_epochs + 1)),
         "start_from": None,
         "frozen_epochs": 0 if training.start_from else training.frozen_epochs,
+        "teacher": None,
         "drawn": None,
+        "outliers": None,
+        "augmentation": training.augmentation.model_copy(update={"scramble": 0.0}),  # it makes outliers
     }
     return config.model_copy(update={"training": training.model_copy(update=own)})
 

@@ -56,9 +56,10 @@ def require_trainable(config: Config) -> None:
 
 
 def require_known_classes(config: Config, classes: ClassList) -> None:
-    """Raises an error if the settings and the starting weights do not fit the classes to learn.
+    """Raises an error if the settings, the starting weights or the teacher do not fit the classes to learn.
 
     Raises:
+        CheckpointError: A checkpoint cannot be read.
         ConfigError: Names the settings and the classes.
     """
     training = config.training
@@ -71,6 +72,7 @@ def require_known_classes(config: Config, classes: ClassList) -> None:
             f"The data and training.start_from={training.start_from} have different classes: {difference}. "
             "Start from a model of the same classes, or set training.start_from=null."
         )
+    load_teacher(training, classes, torch.device("cpu"))
 
 
 def initial_model(config: Config, classes: ClassList | None) -> Network:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from src.mlops.config import Config, SyntheticConfig
+from src.mlops.data.augment import OUTLIER
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import SplitArrays
 from src.mlops.data.prepare import prepare
-from src.mlops.errors import ConfigError, DataError
+from src.mlops.errors import CheckpointError, ConfigError, DataError
 from src.mlops.evaluation.cross_validation import app, compare, cross_validate, summarise
+from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.training.tracking import CsvTracker
 from tests.helpers.synthetic import draw_quickly
 from tests.helpers.tiny import tiny_overrides, write_collected, write_kaggle
@@ -161,6 +164,28 @@ def test_added_images_are_trained_on_in_every_fold(
         "Test",
         "images",
     }  # drawings, and collected images
+
+
+def test_outliers_are_trained_on_in_every_fold(make_config: MakeConfig, seen: Seen) -> None:
+    assert cross_validate(make_config("training.epochs=1", "training.outliers={images: 100, seed: 0}"))["images"] == 80
+    first, second = (np.count_nonzero(images.labels == OUTLIER) for images in seen.images)
+    assert first == second >= 100
+
+
+def test_a_teacher(
+    make_config: MakeConfig, seen: Seen, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = Path(shutil.copy(checkpoint, tmp_path / "teacher.pth"))
+    config = make_config("training.epochs=1", f"training.teacher={teacher}")
+    cross_validate(config)
+    assert "The teacher was trained on images of each fold" in caplog.text
+    write_content(teacher, read_plain(teacher) | {"epoch": 7})
+    before = seen.epochs
+    cross_validate(config)
+    assert seen.epochs == before + 2  # another file at the same place
+    teacher.unlink()
+    with pytest.raises(CheckpointError, match=r"No checkpoint at .*teacher\.pth"):
+        cross_validate(config)
 
 
 def test_left_out_classes_are_neither_trained_on_nor_measured(make_config: MakeConfig, seen: Seen) -> None:
