@@ -277,7 +277,7 @@ def model_parity(c: Context, override: list[str]) -> None:
 
 @command("robustness", **OVERRIDE)
 def model_robustness(c: Context, override: list[str]) -> None:
-    """Measure the accuracy under rain, blur, noise and more."""
+    """Measure the accuracy under rain, blur, noise, stickers and more."""
     _hydra(c, "evaluation.robustness", *override)
 
 

@@ -1,6 +1,6 @@
 """Shifts of a stream of images: corruptions, a new camera, another mix of classes, and unknown things.
 
-Images are preprocessed, uint8 [N, S, S, 3], as the model sees them.
+Images are uint8 [N, S, S, 3], for `CAMERAS` and `FURTHER_CAMERAS` also uint8 [N, H, W, 3].
 """
 
 import numpy as np
@@ -72,9 +72,19 @@ def _white_balance(images: Pixels, strength: int) -> Pixels:
     return _pixels(images * np.array([1 + gain, 1, 1 - gain]))
 
 
+def _colder(images: Pixels, strength: int) -> Pixels:
+    """Makes images colder: more blue and less red, by 5, 12 or 25 %."""
+    return _white_balance(images[..., ::-1], strength)[..., ::-1]
+
+
 def _gamma(images: Pixels, strength: int) -> Pixels:
     """Lifts the midtones."""
     return _pixels(255 * (images / 255) ** (0.9, 0.75, 0.55)[strength - 1])
+
+
+def _darker(images: Pixels, strength: int) -> Pixels:
+    """Lowers the midtones."""
+    return _pixels(255 * (images / 255) ** (1.1, 1.35, 1.8)[strength - 1])
 
 
 def _sharpening(images: Pixels, strength: int) -> Pixels:
@@ -85,12 +95,14 @@ def _sharpening(images: Pixels, strength: int) -> Pixels:
 
 def _resolution(images: Pixels, strength: int) -> Pixels:
     """Reduces the images to 75, 50 or 33 % of their side and enlarges them again."""
-    side = images.shape[1]
-    small = round(side * (0.75, 0.5, 0.33)[strength - 1])
+    height, width = images.shape[1:3]
+    factor = (0.75, 0.5, 0.33)[strength - 1]
 
     def reduced(image: Pixels) -> Pixels:
-        coarse = Image.fromarray(image).resize((small, small), Image.Resampling.BILINEAR)
-        return np.asarray(coarse.resize((side, side), Image.Resampling.BILINEAR))
+        coarse = Image.fromarray(image).resize(
+            (round(width * factor), round(height * factor)), Image.Resampling.BILINEAR
+        )
+        return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))
 
     return np.stack([reduced(image) for image in images])
 
@@ -104,4 +116,8 @@ CAMERAS = {
     "gamma": _gamma,
     "sharpening": _sharpening,
     "resolution": _resolution,
+}
+FURTHER_CAMERAS = {  # only in benchmarks.camera_shifts; benchmarks.drift does not have them
+    "colder white balance": _colder,
+    "darker gamma": _darker,
 }

@@ -339,6 +339,34 @@ def _realism() -> str:
     return markdown_table("class|held-out images|AUROC", shown) + where(read_results("realism"))
 
 
+def _camera_shifts() -> str:
+    results = read_results("camera_shifts")
+    models = grouped(results, "model")
+    rows = []
+    for (shift, strength), group in grouped(results, "shift", "strength").items():
+        cells = []
+        for row in group:
+            cell = f"{100 * float(row['accuracy']):.2f}"
+            if row["p_value"]:
+                cell += f" ({row['wrong_only_here']} / {row['wrong_only_there']})"
+                cell = f"**{cell}**" if float(row["p_value"]) < 0.05 else cell
+            cells.append(cell)
+        rows.append([shift, strength, *cells])
+    note = ""
+    if results:
+        first, *others = (name for (name,) in models)
+        note = f"\n{int(results[0]['images']):,} images of the split `{results[0]['split']}`."
+        if others:
+            note += (
+                f" In brackets: images that only this model misclassifies, and those that only {first} misclassifies. "
+                "In the last row, these are the images that it misclassifies under more shifts, and under fewer. Bold: "
+                "more mistakes, with p < 0.05 in McNemar's exact test; one in twenty is expected by chance."
+            )
+        note += "\n"
+    head = "|".join(["shift", "strength", *(f"{name}, %" for (name,) in models)])
+    return markdown_table(head, rows) + note + where(results)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "accuracy": _accuracy,
@@ -360,6 +388,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "synthetic_only": _synthetic_only,
     "synthetic_only_classes": _synthetic_only_classes,
     "realism": _realism,
+    "camera_shifts": _camera_shifts,
     "drift": drift_tables.drift,
     "drift_false_alarms": drift_tables.drift_false_alarms,
     "drift_accuracy": drift_tables.drift_accuracy,

@@ -88,7 +88,7 @@ class SplitConfig(_Section):
     seed: Seed
 
 
-SignList = Literal["gtsrb", "germany", "outliers"]  # the 43 classes; with further German signs; no sign of them
+SignList = Literal["gtsrb", "germany"]  # the 43 classes; with further German signs
 
 
 class SyntheticConfig(_Section):
@@ -209,6 +209,15 @@ class TrainingConfig(_Section):
             images: Number of training images.
         """
         return self.batch_size or min(LARGEST_BATCH, 16 * max(round(images / STEPS / 16), 1))
+
+    @model_validator(mode="after")
+    def _scrambled_images_are_outliers(self) -> Self:
+        if self.augmentation.scramble and not self.outliers:
+            raise ValueError(
+                "augmentation.scramble makes images of unknown things, which need outliers. Set "
+                "augmentation.scramble=0, or training.outliers={images: 8000, seed: 0}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_the_whole(self) -> Self:

@@ -16,6 +16,7 @@ from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
 from src.mlops.data.prepare import COLLECTED, DRAWN, OUTLIERS, prepare
 from src.mlops.data.splits import REFERENCE
+from src.mlops.data.synthetic.generate import OUTLIERS as UNKNOWN_THINGS
 from src.mlops.data.synthetic.generate import signs_named
 from src.mlops.data.synthetic.outliers import outlier_kinds
 from src.mlops.errors import ConfigError, DataError
@@ -93,8 +94,8 @@ def prepare_outliers(data: DataConfig, settings: OutlierConfig) -> Pack:
     """Renders and prepares images of unknown things. Their classes are the kinds of things."""
     tracks = max(2, round(settings.images / (_FRAMES * len(outlier_kinds()))))
     synthetic = SyntheticConfig(
-        signs="outliers", tracks_per_class=tracks, frames_per_track=_FRAMES, test_tracks_per_class=1, seed=settings.seed
-    )
+        tracks_per_class=tracks, frames_per_track=_FRAMES, test_tracks_per_class=1, seed=settings.seed
+    ).model_copy(update={"signs": UNKNOWN_THINGS})
     return _render_below(data, OUTLIERS, synthetic)
 
 

@@ -15,6 +15,7 @@ from src.mlops.data.report import summarise
 from src.mlops.data.statements import Statements, statements_of
 from src.mlops.errors import DataError
 from src.mlops.evaluation.measurements import FURTHER, read_json, read_measurements
+from src.mlops.evaluation.stickers import DIAMETER, STICKERS
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
 from src.mlops.io.markdown import cell, plain
@@ -97,7 +98,7 @@ on {" and ".join(origin["trained_on"])} |
 ## Robustness
 
 {_robustness(robustness)}
-
+{_stickers(robustness)}
 ## Calibration
 
 Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_threshold:.4f}. Images with an energy above
@@ -207,6 +208,30 @@ With 10 % more or less light, the predicted class stays the same for {100 * resu
 {mirrored}Weakest classes: {weakest}.
 
 ![Accuracy by corruption](figures/robustness.png)"""
+
+
+def _stickers(results: dict[str, Any] | None) -> str:
+    """Returns a section about stickers; empty if they were not measured, as by earlier releases."""
+    if results is None or "stickers" not in results:
+        return ""
+    rows = [
+        {name: 100 * value if isinstance(value, float) else value for name, value in row.items()}
+        for row in results["stickers"]
+    ]
+    return f"""
+## Stickers
+
+On {results["images_with_stickers"]:,} images: {STICKERS} opaque stickers of random shapes and colours cover a share \
+of the sign, for which the central disc of {100 * DIAMETER:.0f} % of the image's side is taken. They are placed at \
+random, or where the saliency map of the image without stickers is highest. Nothing about them is optimised, so the \
+results are no bound for an attack. *Correct* is about the class, whether or not the image is flagged as unknown.
+
+| placement | of the sign covered, % | correct, % | flagged as unknown, % | wrong and not flagged, % |
+|---|---:|---:|---:|---:|
+{_lines("| {placement} | {share:.0f} | {accuracy:.2f} | {called_unknown:.2f} | {wrong_not_unknown:.2f} |", rows)}
+
+![Signs with stickers](figures/stickers.jpg)
+"""
 
 
 def _lines(template: str, rows: list[dict[str, Any]]) -> str:

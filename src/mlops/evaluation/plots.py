@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import SplitArrays
 from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from src.mlops.evaluation.stickers import sticker_versions
+from src.mlops.inference.classifier import Classifier
 from src.mlops.io.figures import label, save_figure
 from src.mlops.training.plots import draw_learning_curves
 
 _BLUE, _RED = "#2a6fb0", "#c0392b"
 _MOST = 60  # classes in a figure; more cannot be read
 _COLUMNS = 6  # of images in a gallery
-_MISTAKES, _LABEL_ERRORS = 24, 48  # images in their galleries
+_MISTAKES, _LABEL_ERRORS, _WITH_STICKERS = 24, 48, 4  # images in their galleries
 
 
 def draw_evaluation(
@@ -186,6 +188,27 @@ def draw_corrupted(image: NDArray[np.uint8], path: Path) -> None:
             panel.imshow(corrupt(image[None], name, severity)[0])
             panel.set(xticks=[], yticks=[])
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    save_figure(figure, path)
+
+
+def draw_stickers(classifier: Classifier, images: NDArray[np.uint8], path: Path) -> None:
+    """Draws images without stickers, and with stickers that cover each share of the sign at each kind of place.
+
+    Args:
+        classifier: The model whose saliency maps place the stickers.
+        images: uint8 [N, S, S, 3], of which the first four are drawn.
+        path: The JPEG file to write.
+    """
+    some = images[:_WITH_STICKERS]
+    columns = [("no stickers", some)]
+    for placement, share, covered in sticker_versions(some, classifier.run(some)):
+        columns.append((f"{placement}, {share:.0%}", covered))
+    figure = Figure(figsize=(1.3 * len(columns), 1.3 * len(some) + 0.3), layout="constrained")
+    for panels, (title, shown) in zip(figure.subplots(len(some), len(columns), squeeze=False).T, columns, strict=True):
+        panels[0].set_title(title, fontsize=9)
+        for axes, image in zip(panels, shown, strict=True):
+            axes.imshow(image)
+            axes.set_axis_off()
     save_figure(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Measures accuracy on corrupted images and writes reports/latest/robustness.json: `inv model.robustness`."""
+"""Measures accuracy with corruptions and stickers and writes reports/latest/robustness.json: `inv model.robustness`."""
 
 import logging
 from typing import Any
@@ -13,26 +13,29 @@ from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from src.mlops.evaluation.measurements import ROBUSTNESS_FILE
-from src.mlops.evaluation.plots import draw_corrupted, draw_robustness
+from src.mlops.evaluation.plots import draw_corrupted, draw_robustness, draw_stickers
+from src.mlops.evaluation.stickers import measure_stickers
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
 from src.mlops.io.progress import progress_bar
 
 logger = logging.getLogger("src.mlops.evaluation.robustness")
 IMAGES = 2000  # sampled from the split; each is classified in 65 corrupted versions
+WITH_STICKERS = 13_000  # images sampled from the split; each is classified in 6 versions with stickers
 BATCH = 200
 
 
 def robustness(config: Config) -> dict[str, Any]:
-    """Measures the export of the model at `config.ckpt_path` on corrupted images of `evaluation.split`.
+    """Measures the export of the model at `config.ckpt_path` on changed images of `evaluation.split`.
 
     Args:
         config: `ckpt_path` is the checkpoint with its export next to it; `data` says where the images are.
 
     Returns:
         The content of robustness.json: accuracy without corruption (`clean`), `accuracy` by corruption for the five
-        severities, their `mean`, the `worst_classes` across all corruptions, and the results of the behaviour tests
-        (`invariance`, `direction`).
+        severities, their `mean`, the `worst_classes` across all corruptions, the results of the behaviour tests
+        (`invariance`, `direction`), and the results with `stickers` (see `measure_stickers`) on
+        `images_with_stickers` images.
 
     Raises:
         CheckpointError: There is no exported model.
@@ -46,7 +49,8 @@ def robustness(config: Config) -> dict[str, Any]:
     # If the model knows more classes, they can be mirror images of others. Files of earlier releases have no mirrors.
     classes = known if len(known) > len(pack.classes) else pack.classes
     arrays = pack.load(config.evaluation.split)
-    chosen = np.random.default_rng(0).permutation(len(arrays.rows))[:IMAGES]
+    order = np.random.default_rng(0).permutation(len(arrays.rows))
+    chosen, with_stickers = order[:IMAGES], order[:WITH_STICKERS]
     images, labels = arrays.images[arrays.rows[chosen]], arrays.labels[chosen]
 
     clean = predicted_classes(classifier, images)
@@ -69,12 +73,17 @@ def robustness(config: Config) -> dict[str, Any]:
         "accuracy": accuracy,
         "worst_classes": _worst_classes(labels, right / (len(CORRUPTIONS) * len(SEVERITIES)), classes),
         **_behaviour(classifier, images, labels, clean, classes),
+        "images_with_stickers": len(with_stickers),
+        "stickers": measure_stickers(
+            classifier, arrays.images[arrays.rows[with_stickers]], arrays.labels[with_stickers]
+        ),
     }
     folder = config.evaluation.reports_dir
     try:
         write_atomically(folder / ROBUSTNESS_FILE, (to_json(results, indent=2) + "\n").encode())
         draw_robustness(results, folder / "figures" / "robustness.png")
         draw_corrupted(images[0], folder / "figures" / "corruptions.png")
+        draw_stickers(classifier, images, folder / "figures" / "stickers.jpg")
     except OSError as error:
         raise DataError(f"Cannot write the reports to {folder}: {error}.") from error
     weakest = min(accuracy, key=lambda name: accuracy[name][-1])

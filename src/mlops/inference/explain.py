@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from src.mlops.errors import NoSaliencyError
-from src.mlops.inference.classifier import Classifier, Prediction
+from src.mlops.inference.classifier import Classifier, Floats, Prediction
 from src.mlops.modelfile.run_errors import unusable
 from src.mlops.preprocessing import open_image, preprocess
 
@@ -66,13 +66,23 @@ def explain(classifier: Classifier, source: bytes | Path | Image.Image) -> Expla
         )
     if not np.isfinite(outputs.evidence).all():
         raise unusable(classifier.path, "its output evidence contains NaN or infinity")
-    evidence = np.maximum(outputs.evidence[0, prediction.predicted_class], 0)
-    strength = evidence / max(float(evidence.max()), 1e-9)
     scale = min(max(1.0, SHORTEST_SIDE / min(image.size)), LONGEST_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    smooth = np.asarray(Image.fromarray(strength.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    smooth = saliency(outputs.evidence[0, prediction.predicted_class], size)
     places = np.linspace(0, 1, len(_COLOURS))
     heat = np.stack([np.interp(smooth, places, channel) for channel in _COLOURS.T], axis=-1)
     overlay = image.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
     overlay.alpha_composite(Image.fromarray(heat.astype(np.uint8), "RGBA"))
     return Explanation(prediction, overlay.convert("RGB"))
+
+
+def saliency(evidence: Floats, size: tuple[int, int]) -> Floats:
+    """Returns the saliency map of one class, about 0 (no evidence for it) to 1 (the most), float32 [height, width].
+
+    Args:
+        evidence: Contribution of each position to the logit of the class, float32 [h, w].
+        size: Width and height of the map in px.
+    """
+    positive = np.maximum(evidence, 0)
+    strength = positive / max(float(positive.max()), 1e-9)
+    return np.asarray(Image.fromarray(strength.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))

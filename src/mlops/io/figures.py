@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure as PNG with 110 dpi, atomically, and creates the parent folder."""
+    """Writes a figure with 110 dpi in the format of its suffix, atomically, and creates the parent folder."""
     content = io.BytesIO()
     with warnings.catch_warnings():
         # No font has all scripts. A missing character is drawn as a box, which is no reason to warn hundreds of times.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure.savefig(content, format="png", dpi=110)
+        figure.savefig(content, format=path.suffix[1:], dpi=110)
     write_atomically(path, content.getvalue())
 
 

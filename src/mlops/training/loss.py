@@ -74,7 +74,7 @@ def load_teacher(training: TrainingConfig, classes: ClassList, device: torch.dev
 
     Raises:
         CheckpointError: The file is not a valid checkpoint.
-        ConfigError: It has other classes, or was also trained on the validation images.
+        ConfigError: It has other classes, was also trained on the validation images, or knows a class to leave out.
     """
     if training.teacher is None:
         return None
@@ -88,5 +88,10 @@ def load_teacher(training: TrainingConfig, classes: ClassList, device: torch.dev
         raise ConfigError(
             f"training.teacher={training.teacher} is a final-fit model, so it was also trained on the validation "
             "images. Use best_model.pth in its run folder instead."
+        )
+    if seen := set(training.leave_out).difference(checkpoint.config["training"].get("leave_out", [])):
+        raise ConfigError(
+            f"training.leave_out: class {min(seen)} cannot be left out, because training.teacher={training.teacher} "
+            "was trained on it. Use a teacher that left it out, too."
         )
     return checkpoint.model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)

@@ -39,8 +39,9 @@ Start = Callable[..., None]
 def no_figures() -> Iterator[None]:
     """Skips all figures, which take longer than everything else."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("evaluate.draw_evaluation", "robustness.draw_robustness", "robustness.draw_corrupted"):
-            patch.setattr(f"src.mlops.evaluation.{name}", lambda *_: None)
+        for name in ("draw_robustness", "draw_corrupted", "draw_stickers"):
+            patch.setattr(f"src.mlops.evaluation.robustness.{name}", lambda *_: None)
+        patch.setattr("src.mlops.evaluation.evaluate.draw_evaluation", lambda *_: None)
         patch.setattr("src.mlops.training.train.draw_learning_curves", lambda *_: None)
         yield
 

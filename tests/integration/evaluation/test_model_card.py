@@ -20,6 +20,7 @@ from src.mlops.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from src.mlops.evaluation.evaluate import evaluate
 from src.mlops.evaluation.model_card import data_card, model_card, write_cards
 from src.mlops.evaluation.robustness import robustness
+from src.mlops.evaluation.stickers import SHARES
 from src.mlops.inference.classifier import Classifier
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
@@ -53,8 +54,12 @@ class TestReports:
         assert results["mean"] == pytest.approx(np.mean(list(results["accuracy"].values())))
         lights = [np.clip(images * factor, 0, 255).astype(np.uint8) for factor in (0.9, 1.1)]
         assert results["invariance"] == pytest.approx(np.mean([classes(light) == classes(images) for light in lights]))
-        for name in ("robustness", "corruptions"):
-            assert (tmp_path / f"reports/figures/{name}.png").stat().st_size > 5000
+        assert results["images_with_stickers"] == 12
+        without, *with_stickers = results["stickers"]
+        assert without["accuracy"] == results["clean"]
+        assert len(with_stickers) == 2 * len(SHARES)
+        for name in ("robustness.png", "corruptions.png", "stickers.jpg"):
+            assert (tmp_path / "reports" / "figures" / name).stat().st_size > 5000
 
     def test_robustness_needs_an_export(self, trained: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"none\.onnx"):
@@ -76,7 +81,15 @@ class TestReports:
         assert re.search(rf"too few .*99\.9 %\. The sets attain {attained:.4g} %", text)
         measured = robustness(config)
         write_cards(config)
-        assert f"{100 * measured['mean']:.2f} %" in model_card.read_text()
+        text = model_card.read_text()
+        assert f"{100 * measured['mean']:.2f} %" in text
+        row = measured["stickers"][-1]
+        values = " | ".join(f"{100 * row[name]:.2f}" for name in ("accuracy", "called_unknown", "wrong_not_unknown"))
+        assert f"| saliency | 20 | {values} |" in text
+        robust = tmp_path / "reports" / "robustness.json"
+        robust.write_text(json.dumps({name: value for name, value in measured.items() if "stickers" not in name}))
+        write_cards(config)  # with the results of an earlier release
+        assert "Stickers" not in model_card.read_text()
         assert re.search("^## .*checks", data_card.read_text(), re.MULTILINE)
 
     def test_cards_of_other_classes_say_nothing_about_signs(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.mlops.config import AugmentationConfig, Config, SplitConfig
-from src.mlops.data.augment import augment
+from src.mlops.data.augment import OUTLIER, augment
 from src.mlops.data.checks import check
 from src.mlops.data.dataset import Batches
 from src.mlops.data.gtsrb import SIGNS
@@ -166,6 +166,23 @@ class TestAugment:
             else:
                 assert label == sign.class_id
         assert (labels != self.labels).any()
+
+    def test_outliers_are_not_mirrored(self) -> None:
+        outliers = torch.full_like(self.labels, OUTLIER)
+        images, labels = run(self.images, outliers, **(OFF | {"mirror": True}))
+        torch.testing.assert_close(images, self.images.float(), atol=1e-2, rtol=0)
+        assert torch.equal(labels, outliers)
+
+    def test_a_rotated_centre_makes_an_outlier_unless_nothing_changes(self) -> None:
+        flat = torch.full((43, 3, 24, 24), 90, dtype=torch.uint8)
+        images, labels = run(torch.cat([self.images, flat]), self.labels.repeat(2), **(OFF | {"scramble": 1.0}))
+        changed = (images[:43] - self.images).abs().amax(dim=(1, 2, 3)) > 1
+        assert changed.sum() > 20
+        assert torch.equal(labels[:43] == OUTLIER, changed)
+        assert torch.equal(labels[43:], self.labels)
+        torch.testing.assert_close(images[43:], flat.float(), atol=1e-2, rtol=0)
+        border = images[:43, :, [0, -1]] - self.images[:, :, [0, -1]]
+        assert border.abs().max() < 1e-2
 
     @pytest.mark.parametrize("left_out", [sign.class_id for sign in SIGNS if sign.mirror not in (None, sign.class_id)])
     def test_mirroring_creates_no_left_out_class(self, left_out: int) -> None:

@@ -93,6 +93,18 @@ class TestTeacher:
         with pytest.raises(ConfigError, match=r"training\.teacher.*final\.pth.*best_model\.pth"):
             train(make_config(f"training.teacher={tmp_path}/final.pth"))
 
+    def test_that_knows_a_class_to_leave_out_is_refused(
+        self, make_config: Callable[..., Config], checkpoint: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"training\.leave_out: class 2 .*training\.teacher="):
+            train(make_config(f"training.teacher={checkpoint}", "training.leave_out=[2]"))
+
+    def test_whose_training_images_are_now_used_for_validation_is_refused(
+        self, make_config: Callable[..., Config], checkpoint: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"training\.teacher=.*best_model\.pth.*data\.split\.seed"):
+            train(make_config(f"training.teacher={checkpoint}", "data.split.seed=3"))
+
     def test_of_other_classes_is_refused(
         self, make_config: Callable[..., Config], checkpoint: Path, tmp_path: Path
     ) -> None:

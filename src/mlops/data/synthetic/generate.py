@@ -24,7 +24,7 @@ from src.mlops.io.progress import progress_bar
 # Number of the first test track. It is fixed, so more training tracks do not change the test images.
 _FIRST_TEST_TRACK = 100_000
 MAX_IMAGES = 10_000_000  # about 80 GB
-SIGN_LISTS = get_args(SignList)
+OUTLIERS = "outliers"  # what `generate` renders instead of a list of signs
 
 
 def drawing_version() -> str:
@@ -50,9 +50,10 @@ def signs_named(name: str) -> ClassList:
     Raises:
         DataError: There is no such list of signs.
     """
-    if name not in SIGN_LISTS:
-        raise DataError(f"Signs must be {' or '.join(SIGN_LISTS)}, but are {name!r}.")
-    return {"gtsrb": lambda: SIGNS, "germany": german_signs, "outliers": outlier_kinds}[name]()
+    lists = {"gtsrb": lambda: SIGNS, "germany": german_signs, OUTLIERS: outlier_kinds}
+    if name not in lists:
+        raise DataError(f"Signs must be {', '.join(get_args(SignList))} or {OUTLIERS}, but are {name!r}.")
+    return lists[name]()
 
 
 def generate(
@@ -135,7 +136,7 @@ def _jobs(classes: int, tracks: int, frames: int, test_tracks: int, seed: int) -
 
 def _render(signs: str, job: _Job, rng: np.random.Generator) -> Iterator[Frame]:
     """Renders the frames of a track."""
-    if signs == "outliers":
+    if signs == OUTLIERS:
         return render_outliers(job.class_id, rng, len(job.paths))
     return photograph_track(draw_any_version(signs_named(signs)[job.class_id], rng), rng, len(job.paths))
 

@@ -34,6 +34,12 @@ _FRAMES = (
 )
 _SIDES = (3, 4, 5, 6, 8, 64)  # corners of an outline; 64 look like a circle
 _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERS = "ACEFHJKLMNPRTUVWXY"  # those that do not look like a digit
+# The segments of a digit, clockwise from the top one, with the middle one last.
+_SEGMENTS_OF_DIGITS = frozenset(
+    frozenset(int(segment) for segment in lit)
+    for lit in ("012345", "12", "01346", "01236", "1256", "02356", "023456", "012", "0123456", "012356", "45", "0125")
+)
 _FAR_SIDE = (24, 80)  # px of images without a sign
 
 
@@ -58,41 +64,72 @@ def render_outliers(kind: int, rng: np.random.Generator, frames: int) -> Iterato
 
 def _number(rng: np.random.Generator) -> Image.Image:
     """Returns a speed limit, or the end of one, with a number that is on no sign."""
-    ends = rng.random() < 0.2
-    colour = str(rng.choice(("grey", "black"))) if ends else "black"
-    if rng.random() < 0.5:
-        text = unused_number(rng)
-        height = rng.uniform(36, 48) * min(1, 2.4 / len(text))
-        font = _font_for(text, rng)
-        digits: list[Layer] = [Layer(text=text, font=font, height=height, spacing=rng.uniform(6, 18), colour=colour)]
-    else:
-        digits = _odd_digits(rng, colour)
-    return _draw([_frame("grey_circle"), *digits, _frame("end_stripes")] if ends else [_frame("red_circle"), *digits])
+    text = unused_number(rng)
+    height = rng.uniform(36, 48) * min(1, 2.4 / len(text))
+    colour, parts = _number_frame(rng)
+    digits = Layer(text=text, font=_font_for(text, rng), height=height, spacing=rng.uniform(6, 18), colour=colour)
+    return _draw([parts[0], digits, *parts[1:]])
 
 
-def _odd_digits(rng: np.random.Generator, colour: str) -> list[Layer]:
-    """Returns what looks like a speed limit, but has a letter, or a mirrored or turned digit, in one place."""
+def _odd_number(rng: np.random.Generator) -> Image.Image:
+    """Returns what looks like a speed limit, or the end of one, but has a wrong character in one place.
+
+    It is a letter, a mirrored or turned digit, or one of straight lines, as in a seven-segment display.
+    """
     count = int(rng.choice((2, 3), p=(0.7, 0.3)))
     odd = int(rng.integers(count - 1))  # most limits end with 0, so that says little
     height, gap = rng.uniform(38, 48) * min(1, 2.5 / count), rng.uniform(1, 6)
-    layers: list[Layer] = []
+    font = str(rng.choice(("wide", "narrow")))
+    width = height * (0.57 if font == "wide" else 0.42)
+    start = 50 - (count - 1) * (width + gap) / 2
+    colour, (frame, *above) = _number_frame(rng)
+    parts: list[Layer | str] = [frame]
     for place in range(count):
-        mirror, turn = False, 0.0
-        if place == odd:
-            character = str(rng.choice(list("23457" if rng.random() < 0.6 else "AEFHJKLPRTUVXYZ")))
-            mirror = character.isdigit() and (character in "25" or bool(rng.random() < 0.5))
-            turn = 180.0 if character.isdigit() and not mirror else 0.0
-            mirror = mirror or (turn == 0 and character.isdigit())
+        x = start + place * (width + gap)
+        character = "0" if place == count - 1 else str(rng.choice(list("123456789")))
+        if place != odd:
+            parts.append(Layer(text=character, font=font, height=height, colour=colour, x=x))
+        elif rng.random() < 0.4:
+            parts.append(_segments(rng, x, height, width, colour))
+        elif rng.random() < 0.5:
+            parts.append(Layer(text=str(rng.choice(list(_LETTERS))), font=font, height=height, colour=colour, x=x))
         else:
-            character = "0" if place == count - 1 else str(rng.choice(list("123456789")))
-        font = _font_for(character, rng) if place == 0 else layers[0].font
-        if character not in drawings().fonts[font].glyphs:
-            font = _font_for(character, rng)
-        layers.append(Layer(text=character, font=font, height=height, colour=colour, mirror=mirror, turn=turn))
-    widths = [drawings().fonts[one.font].glyphs[one.text or ""].width * height / 100 for one in layers]
-    start = 50 - (sum(widths) + gap * (count - 1)) / 2
-    places = [start + sum(widths[:place]) + gap * place + widths[place] / 2 for place in range(count)]
-    return [one.model_copy(update={"x": x}) for one, x in zip(layers, places, strict=True)]
+            digit, turned = str(rng.choice(list("2345"))), bool(rng.random() < 0.5)
+            turned = turned and digit in "34"  # 2 and 5 look like themselves if they are turned
+            turn = 180.0 if turned else 0.0
+            glyph = Layer(text=digit, font=font, height=height, colour=colour, x=x, mirror=not turned, turn=turn)
+            parts.append(glyph if digit in drawings().fonts[font].glyphs else _segments(rng, x, height, width, colour))
+    return _draw([*parts, *above])
+
+
+def _number_frame(rng: np.random.Generator) -> tuple[str, list[Layer]]:
+    """Returns the colour of the digits, the outline, and for the end of a limit what is above the digits."""
+    if rng.random() < 0.75:
+        return "black", [_frame("red_circle")]
+    return str(rng.choice(("grey", "black"))), [_frame("grey_circle"), _frame("end_stripes")]
+
+
+def _segments(rng: np.random.Generator, x: float, height: float, width: float, colour: str) -> str:
+    """Returns a character of straight lines that is no digit."""
+    while True:
+        lit = frozenset(np.flatnonzero(rng.random(7) < 0.55).tolist())
+        if 2 <= len(lit) <= 6 and lit not in _SEGMENTS_OF_DIGITS:
+            break
+    right, low, stroke = width / 2 * 0.8, height / 2 * 0.86, height * rng.uniform(0.12, 0.18)
+    lines = (
+        (-right, -low, right, -low),
+        (right, -low, right, 0),
+        (right, 0, right, low),
+        (-right, low, right, low),
+        (-right, 0, -right, low),
+        (-right, -low, -right, 0),
+        (-right, 0, right, 0),
+    )
+    path = "".join("M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*lines[place]) for place in sorted(lit))
+    return (
+        f'<path d="{path}" transform="translate({x:.1f} 50)" fill="none" style="stroke:{PALETTE[colour]}" '
+        f'stroke-width="{stroke:.1f}" stroke-linecap="{rng.choice(("round", "square"))}"/>'
+    )
 
 
 def _symbol(rng: np.random.Generator) -> Image.Image:
@@ -131,9 +168,12 @@ def _pictogram(rng: np.random.Generator) -> Image.Image:
         parts += f'<g transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})">{shape}</g>'
     if rng.random() < 0.4:  # many pictograms are symmetric
         parts += f'<g transform="scale(-1 1)">{parts}</g>'
-    name, y, size = ("red_triangle", 61, 42) if rng.random() < 0.75 else ("red_circle", 50, 52)
+    name, y, size = (("red_triangle", 61, 42), ("red_circle", 50, 52), ("grey_circle", 50, 56))[
+        rng.choice(3, p=(0.7, 0.18, 0.12))
+    ]
     group = f'<g transform="translate(50 {y}) scale({size * rng.uniform(0.8, 1.1) / 100:.3f})"'
-    return _draw([_frame(name), f'{group} color="{PALETTE["black"]}" fill="currentColor">{parts}</g>'])
+    symbol = f'{group} color="{PALETTE["black"]}" fill="currentColor">{parts}</g>'
+    return _draw([_frame(name), symbol, *([_frame("end_stripes")] if name == "grey_circle" else [])])
 
 
 def _invented(rng: np.random.Generator) -> Image.Image:
@@ -284,6 +324,7 @@ def _far(rng: np.random.Generator, frames: int) -> Iterator[Frame]:
 
 _KINDS: dict[str, Callable[..., Iterator[Frame]]] = {
     "unused number": _as_track(_number),
+    "number with an odd character": _as_track(_odd_number),
     "invented symbol": _as_track(_symbol),
     "invented pictogram": _as_track(_pictogram),
     "invented sign": _as_track(_invented),

@@ -48,7 +48,7 @@ def test_further_signs_are_classes_that_follow_those_of_gtsrb(tmp_path: Path) ->
 def test_an_unknown_list_of_signs_is_rejected(tmp_path: Path) -> None:
     assert len(signs_named("gtsrb")) < len(signs_named("germany"))
     numbers = {"tracks_per_class": 1, "frames_per_track": 1, "test_tracks_per_class": 1, "seed": 0}
-    with pytest.raises(DataError, match=r"^Signs must be gtsrb or germany or outliers, but are 'france'\.$"):
+    with pytest.raises(DataError, match=r"^Signs must be gtsrb, germany or outliers, but are 'france'\.$"):
         generate(tmp_path / "signs", **numbers, signs="france")
     assert list(tmp_path.iterdir()) == []
 
