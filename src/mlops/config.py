@@ -150,7 +150,6 @@ class AugmentationConfig(_Section):
     blur: Probability
     erase: Probability
     mirror: bool
-    scramble: Probability = 0.0  # checkpoints of earlier releases have none
 
 
 def _finite(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -209,15 +208,6 @@ class TrainingConfig(_Section):
             images: Number of training images.
         """
         return self.batch_size or min(LARGEST_BATCH, 16 * max(round(images / STEPS / 16), 1))
-
-    @model_validator(mode="after")
-    def _scrambled_images_are_outliers(self) -> Self:
-        if self.augmentation.scramble and not self.outliers:
-            raise ValueError(
-                "augmentation.scramble makes images of unknown things, which need outliers. Set "
-                "augmentation.scramble=0, or training.outliers={images: 8000, seed: 0}"
-            )
-        return self
 
     @model_validator(mode="after")
     def _parts_fit_the_whole(self) -> Self:

@@ -51,7 +51,6 @@ from src.mlops.modelfile.locate import LATEST_FILES
         ("model=null", "^Config group .*NoneType\\. See configshydra/"),
         ("training.epochs", "'training\\.epochs' must have the form key=value"),
         ("tracking.project=signs", "tracking: project is not used with backend=csv.*tracking=wandb"),
-        ("training.augmentation.scramble=0.1", r"scramble.*training\.outliers="),
         ("training.leave_out=33,34", r"several values.*A list needs brackets"),
         ("training.size_schedule=[[32,0.5]", r"closing bracket.*Write 'training\.size_schedule=\"\[\[32,0\.5\]\"'"),
         ("classes=france", "classes/france"),

@@ -395,9 +395,7 @@ EFFECTS: dict[str, Effect] = {
     **{
         f"training.augmentation.{key}": Effect(augmented, f"training.augmentation.{key}={'false' if switch else 0}")
         for key, switch in ((key, field.annotation is bool) for key, field in AugmentationConfig.model_fields.items())
-        if key != "scramble"
     },
-    "training.augmentation.scramble": Effect(augmented, "training.augmentation.scramble=0.5", (OUTLIERS,)),
     **{
         f"training.drawn.{key}": Effect(
             rendered, f"training.drawn.{key}={value}", (f"training.drawn={BASE_SYNTHETIC}",)

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from src.mlops.config import AugmentationConfig
 
 OUTLIER = -1  # label of an image that shows none of the classes
-_LEAST_CHANGE = 0.6  # mean difference that makes an image another one, as a share of its contrast
-_LEAST_CONTRAST = 4.0  # noise, in grey levels
 
 
 def augment(
@@ -46,8 +44,6 @@ def augment(
     labels, flip = (
         _mirror(labels, mirrors, leave_out, draw) if settings.mirror else (labels, torch.ones_like(draw.uniform(0, 0)))
     )
-    if settings.scramble:
-        images, labels = _scramble(images, labels, settings.scramble, draw)
     changed = _pose(images, settings, flip, draw, size)
     changed = _blur(changed, settings.blur, draw)
     changed = _light(changed, settings, draw)
@@ -78,33 +74,6 @@ def _mirror(labels: Tensor, mirrors: Tensor, leave_out: Sequence[int], draw: _Dr
     if leave_out:
         flipped &= ~torch.isin(mirrored, torch.tensor(leave_out, device=labels.device))
     return torch.where(flipped, mirrored, labels), torch.where(flipped, -1.0, 1.0)
-
-
-def _scramble(images: Tensor, labels: Tensor, probability: float, draw: _Draw) -> tuple[Tensor, Tensor]:
-    """Rotates the centre of some images, so they show no known class any more, and labels them as outliers.
-
-    Images whose centre hardly changes, such as an empty or a symmetric sign, keep their label and are not changed.
-    """
-    chosen = (draw.chance(probability) & (labels >= 0)).nonzero().squeeze(1)
-    # 60 to 300 degrees, but never close to a multiple of 45: an arrow must not become that of another sign.
-    angle = ((draw.uniform(1, 7).floor() + draw.uniform(0.3, 0.7)) * (math.pi / 4))[chosen]
-    radius = draw.uniform(0.35, 0.6)[chosen].view(-1, 1, 1)
-    centre_x, centre_y = (draw.uniform(-0.15, 0.15)[chosen].view(-1, 1, 1) for _ in range(2))
-    original = images[chosen].float()
-    side = images.shape[-1]
-    place = (2 * torch.arange(side, device=images.device) + 1) / side - 1
-    x, y = place.view(1, 1, -1) - centre_x, place.view(1, -1, 1) - centre_y
-    inside = (x.square() + y.square()).sqrt() < radius
-    cos, sin = (
-        torch.where(inside, value(angle).view(-1, 1, 1), rest) for value, rest in ((torch.cos, 1.0), (torch.sin, 0.0))
-    )
-    grid = torch.stack([cos * x - sin * y + centre_x, sin * x + cos * y + centre_y], dim=3)
-    turned = F.grid_sample(original, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    contrast = original.std(dim=(1, 2, 3)) + _LEAST_CONTRAST
-    change = ((turned - original).abs().mean(dim=1) * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2)) / contrast
-    kept = change > _LEAST_CHANGE
-    images = images.float().index_copy(0, chosen[kept], turned[kept])
-    return images, labels.index_fill(0, chosen[kept], OUTLIER)
 
 
 def _pose(images: Tensor, settings: AugmentationConfig, flip: Tensor, draw: _Draw, size: int) -> Tensor:

@@ -9,6 +9,7 @@ No pictogram of a real sign is used, so a class that is left out of a training s
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -35,11 +36,14 @@ _FRAMES = (
 _SIDES = (3, 4, 5, 6, 8, 64)  # corners of an outline; 64 look like a circle
 _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTERS = "ACEFHJKLMNPRTUVWXY"  # those that do not look like a digit
-# The segments of a digit, clockwise from the top one, with the middle one last.
+# A character is drawn on 3 x 3 points, numbered by row. These pairs are the segments of a seven-segment display,
+# clockwise from the top one, with the middle one last.
+_SEGMENTS = ((0, 2), (2, 5), (5, 8), (8, 6), (6, 3), (3, 0), (3, 5))
 _SEGMENTS_OF_DIGITS = frozenset(
     frozenset(int(segment) for segment in lit)
     for lit in ("012345", "12", "01346", "01236", "1256", "02356", "023456", "012", "0123456", "012356", "45", "0125")
 )
+_SEVENS = ([0, 2, 6], [0, 2, 7])  # lines that look like a 7
 _FAR_SIDE = (24, 80)  # px of images without a sign
 
 
@@ -90,7 +94,7 @@ def _odd_number(rng: np.random.Generator) -> Image.Image:
         if place != odd:
             parts.append(Layer(text=character, font=font, height=height, colour=colour, x=x))
         elif rng.random() < 0.4:
-            parts.append(_segments(rng, x, height, width, colour))
+            parts.append(_strokes(rng, x, height, width, colour))
         elif rng.random() < 0.5:
             parts.append(Layer(text=str(rng.choice(list(_LETTERS))), font=font, height=height, colour=colour, x=x))
         else:
@@ -98,7 +102,7 @@ def _odd_number(rng: np.random.Generator) -> Image.Image:
             turned = turned and digit in "34"  # 2 and 5 look like themselves if they are turned
             turn = 180.0 if turned else 0.0
             glyph = Layer(text=digit, font=font, height=height, colour=colour, x=x, mirror=not turned, turn=turn)
-            parts.append(glyph if digit in drawings().fonts[font].glyphs else _segments(rng, x, height, width, colour))
+            parts.append(glyph if digit in drawings().fonts[font].glyphs else _strokes(rng, x, height, width, colour))
     return _draw([*parts, *above])
 
 
@@ -109,27 +113,30 @@ def _number_frame(rng: np.random.Generator) -> tuple[str, list[Layer]]:
     return str(rng.choice(("grey", "black"))), [_frame("grey_circle"), _frame("end_stripes")]
 
 
-def _segments(rng: np.random.Generator, x: float, height: float, width: float, colour: str) -> str:
+def _strokes(rng: np.random.Generator, x: float, height: float, width: float, colour: str) -> str:
     """Returns a character of straight lines that is no digit."""
+    right, low, stroke = width * 0.4, height * 0.43, height * rng.uniform(0.12, 0.18)
+    points = [(across * right, down * low) for down in (-1, 0, 1) for across in (-1, 0, 1)]
+    if rng.random() < 0.5:
+        lit = _segments(rng)
+        lines = [_SEGMENTS[place] for place in sorted(lit)]
+    else:
+        path = rng.choice(9, int(rng.integers(3, 6)), replace=False).tolist()
+        path = path if path[:3] not in _SEVENS and path[::-1][:3] not in _SEVENS else [0, 4, 2, 8]
+        lines = list(itertools.pairwise(path))
+    drawn = "".join("M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*points[start], *points[end]) for start, end in lines)
+    return (
+        f'<path d="{drawn}" transform="translate({x:.1f} 50)" fill="none" style="stroke:{PALETTE[colour]}" '
+        f'stroke-width="{stroke:.1f}" stroke-linecap="{rng.choice(("round", "square"))}"/>'
+    )
+
+
+def _segments(rng: np.random.Generator) -> frozenset[int]:
+    """Returns segments that are not those of a digit."""
     while True:
         lit = frozenset(np.flatnonzero(rng.random(7) < 0.55).tolist())
         if 2 <= len(lit) <= 6 and lit not in _SEGMENTS_OF_DIGITS:
-            break
-    right, low, stroke = width / 2 * 0.8, height / 2 * 0.86, height * rng.uniform(0.12, 0.18)
-    lines = (
-        (-right, -low, right, -low),
-        (right, -low, right, 0),
-        (right, 0, right, low),
-        (-right, low, right, low),
-        (-right, 0, -right, low),
-        (-right, -low, -right, 0),
-        (-right, 0, right, 0),
-    )
-    path = "".join("M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*lines[place]) for place in sorted(lit))
-    return (
-        f'<path d="{path}" transform="translate({x:.1f} 50)" fill="none" style="stroke:{PALETTE[colour]}" '
-        f'stroke-width="{stroke:.1f}" stroke-linecap="{rng.choice(("round", "square"))}"/>'
-    )
+            return lit
 
 
 def _symbol(rng: np.random.Generator) -> Image.Image:
@@ -145,35 +152,50 @@ def _symbol(rng: np.random.Generator) -> Image.Image:
 
 
 def _pictogram(rng: np.random.Generator) -> Image.Image:
-    """Returns a warning sign or a prohibition with a pictogram of several parts, most of them upright."""
+    """Returns a warning sign, or a prohibition or the end of one, with a pictogram of several parts.
+
+    Round signs often have two of them side by side, as those about overtaking.
+    """
+    choice = rng.choice(3, p=(0.6, 0.2, 0.2))
+    name, y, size = (("red_triangle", 61, 42), ("red_circle", 50, 52), ("grey_circle", 50, 56))[choice]
+    black, other = PALETTE["black"], PALETTE[str(rng.choice(("black", "grey", "red")))]
+    scale = size * rng.uniform(0.8, 1.1) / 100
+    if choice and rng.random() < 0.6:
+        left, first = _figure(rng), rng.random() < 0.5
+        right = left if rng.random() < 0.4 else _figure(rng)
+        away, half = 50 - rng.uniform(13, 18), scale * 0.62
+        symbols = _group(left, away, y, half, other if first else black)
+        symbols += _group(right, 100 - away, y, half, black if first else other)
+    else:
+        symbols = _group(_figure(rng), 50, y, scale, black)
+    return _draw([_frame(name), symbols, *([_frame("end_stripes")] if choice == 2 else [])])
+
+
+def _figure(rng: np.random.Generator) -> str:
+    """Returns a pictogram of several parts within -50 to 50, most of them upright."""
     parts = ""
     for _ in range(int(rng.integers(2, 6))):
         width, height = rng.uniform(8, 60), rng.uniform(8, 60)
-        px, py = rng.uniform(-25, 25), rng.uniform(-30, 30)
-        kind = rng.integers(4)
+        right, low = width / 2, height / 2
+        shape = (
+            f'<ellipse rx="{width / 3:.1f}" ry="{height / 3:.1f}"/>',
+            f'<rect x="{-right:.1f}" y="{-low:.1f}" width="{width:.1f}" height="{low:.1f}"/>',
+            f'<polygon points="0,{-low:.1f} {right:.1f},{low:.1f} {-right:.1f},{low:.1f}"/>',
+            f'<path d="M0 {-low:.1f}L{rng.uniform(-20, 20):.1f} 0L{rng.uniform(-30, 30):.1f} {height:.1f}" fill="none" '
+            f'stroke="currentColor" stroke-width="{rng.uniform(5, 14):.1f}"/>',
+        )[rng.integers(4)]
         turn = rng.normal(0, 25) if rng.random() < 0.6 else 0
-        if kind == 0:
-            shape = f'<ellipse rx="{width / 3:.1f}" ry="{height / 3:.1f}"/>'
-        elif kind == 1:
-            left, top = -width / 2, -height / 2
-            shape = f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height / 2:.1f}"/>'
-        elif kind == 2:
-            right, low = width / 2, height / 2
-            shape = f'<polygon points="0,{-low:.1f} {right:.1f},{low:.1f} {-right:.1f},{low:.1f}"/>'
-        else:
-            shape = (
-                f'<path d="M0 {-height / 2:.1f} L{rng.uniform(-20, 20):.1f} 0 L{rng.uniform(-30, 30):.1f} '
-                f'{height:.1f}" fill="none" stroke="currentColor" stroke-width="{rng.uniform(5, 14):.1f}"/>'
-            )
+        px, py = rng.uniform(-25, 25), rng.uniform(-30, 30)
         parts += f'<g transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})">{shape}</g>'
-    if rng.random() < 0.4:  # many pictograms are symmetric
-        parts += f'<g transform="scale(-1 1)">{parts}</g>'
-    name, y, size = (("red_triangle", 61, 42), ("red_circle", 50, 52), ("grey_circle", 50, 56))[
-        rng.choice(3, p=(0.7, 0.18, 0.12))
-    ]
-    group = f'<g transform="translate(50 {y}) scale({size * rng.uniform(0.8, 1.1) / 100:.3f})"'
-    symbol = f'{group} color="{PALETTE["black"]}" fill="currentColor">{parts}</g>'
-    return _draw([_frame(name), symbol, *([_frame("end_stripes")] if name == "grey_circle" else [])])
+    return parts + (f'<g transform="scale(-1 1)">{parts}</g>' if rng.random() < 0.4 else "")
+
+
+def _group(elements: str, x: float, y: float, scale: float, colour: str) -> str:
+    """Returns elements around (0, 0) at their place on the sign."""
+    return (
+        f'<g transform="translate({x:.1f} {y:.1f}) scale({scale:.3f})" color="{colour}" fill="currentColor" '
+        f'stroke-linecap="round" stroke-linejoin="round">{elements}</g>'
+    )
 
 
 def _invented(rng: np.random.Generator) -> Image.Image:
@@ -238,10 +260,7 @@ def _content(rng: np.random.Generator, colour: str, x: float, y: float, size: fl
         elements = _bars(rng)
     if choice > 0 and rng.random() < 0.35:  # many pictograms are symmetric
         elements += f'<g transform="scale(-1 1)">{elements}</g>'
-    return (
-        f'<g transform="translate({x} {y}) scale({size / 100})" color="{PALETTE[colour]}" fill="currentColor" '
-        f'stroke-linecap="round" stroke-linejoin="round">{elements}</g>'
-    )
+    return _group(elements, x, y, size / 100, PALETTE[colour])
 
 
 def _lines(rng: np.random.Generator) -> str:
