@@ -31,9 +31,15 @@ def spread(values: list[float], *, percent: bool = False, digits: int = 2) -> st
 def interval(group: _Rows) -> str:
     """Formats the 95 % interval that the number of test images allows for the mean accuracy, in %.
 
+    All trials have the same test images, so several trials do not make it narrower.
+    """
+    return wilson(round(statistics.mean(int(row["test_wrong"]) for row in group)), int(group[0]["test_images"]))
+
+
+def wilson(wrong: int, images: int) -> str:
+    """Formats the 95 % interval of an accuracy, in %.
+
     Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
-    images = int(group[0]["test_images"])
-    wrong = round(statistics.mean(int(row["test_wrong"]) for row in group))
     found = binomtest(images - wrong, images).proportion_ci(method="wilson")
     return f"{100 * found.low:.2f} to {100 * found.high:.2f}"

@@ -58,7 +58,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def overrides(folder: Path, raw_dir: Path) -> list[str]:
-    return [*tiny_overrides(folder, raw_dir), "training.epochs=12", "training.batch_size=8", *LENIENT]
+    return [*tiny_overrides(folder, raw_dir), "training.epochs=18", "training.batch_size=8", *LENIENT]
 
 
 @pytest.fixture

@@ -60,9 +60,9 @@ def test_a_changed_package_makes_its_stages_outdated(clone: Path, monkeypatch: p
 
 
 TINY = """
-data: {image_size: 24, synthetic: {tracks_per_class: 3, frames_per_track: 2, test_tracks_per_class: 2}}
-training: {epochs: 4, batch_size: 8, size_schedule: []}
-model: {width: 4}
+data: {image_size: 24, synthetic: {tracks_per_class: 10, frames_per_track: 2, test_tracks_per_class: 2}}
+training: {epochs: 16, batch_size: 16, size_schedule: []}
+model: {width: 8}
 device: cpu
 """
 
@@ -94,7 +94,8 @@ def test_dvc_runs_only_changed_stages(clone: Path) -> None:
     accuracy = json.loads(run("dvc metrics show --json"))[""]["data"]["reports/pipeline/metrics.json"]["data"][
         "Accuracy"
     ]
-    assert accuracy > 3 / 43  # better than random guesses
+    # Random guesses have 1 / 43. Twelve trainings with other seeds and drawings had between 0.26 and 0.40.
+    assert accuracy > 5 / 43
 
     text = own.read_text()
     own.write_text(text.replace("reports_dir: reports/pipeline", "reports_dir: reports/pipeline\n  batch_size: 64"))

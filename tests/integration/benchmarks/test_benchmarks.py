@@ -1,6 +1,10 @@
 """Tests that the benchmarks run."""
 
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -8,7 +12,11 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from benchmarks import accuracy, environment, label_errors, loader, own_data, step, time_to_accuracy, uploads
+from src.mlops.config import Config
 from src.mlops.errors import ConfigError
+from src.mlops.evaluation.evaluate import evaluate
+from src.mlops.io.files import sha256
+from src.mlops.training.train import train
 from tests.helpers.images import make_image
 from tests.helpers.tiny import tiny_overrides
 
@@ -36,16 +44,91 @@ def test_loader(results: Path, overrides: list[str], tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "processed", "results"}
 
 
-def test_accuracy(results: Path, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy, "in_new_process", lambda work, *arguments: work(*arguments))  # keeps the patched KEPT
+@pytest.fixture
+def kept(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Lets the benchmark of the accuracy run in this process, and returns the folder of its models."""
+
+    def run_here(work: Callable[..., environment.Row], *arguments: Any) -> environment.Row:
+        return {**work(*arguments), "peak_memory_mb": 1}
+
+    monkeypatch.setattr(accuracy, "in_new_process", run_here)
     monkeypatch.setattr(accuracy, "KEPT", tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+def test_accuracy(kept: Path, overrides: list[str], tmp_path: Path) -> None:
     overrides = [*overrides, f"data.processed_dir={tmp_path / 'processed'}"]
     run(accuracy.app, "default", "--seed", "3", *overrides)
     (row,) = environment.read_results("accuracy")
     assert (row["configuration"], row["seed"], row["test_images"], row["epochs"]) == ("default", "3", "12", "2")
     assert float(row["test_accuracy"]) >= 0.5  # there are four classes of one colour each
     assert float(row["mmac"]) > 1
-    assert (tmp_path / "kept/default-3/best_model.pth").is_file()
+    assert float(row["ms_per_image_onnx"]) > 0
+    assert row["peak_memory_mb"] == "1"
+    assert row["model"] == sha256(kept / "default-3/best_model.pth")[:12]
+
+
+@pytest.mark.slow
+def test_accuracy_of_kept_and_interrupted_trainings(
+    kept: Path, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["default", *overrides, "model.width=4", f"data.processed_dir={tmp_path / 'processed'}"]
+    done: list[str] = []
+
+    def noted_train(config: Config) -> dict[str, float]:
+        done.append("resumed" if config.training.resume else "trained")
+        return train(config)
+
+    def noted_evaluate(config: Config) -> dict[str, Any]:
+        done.append("evaluated")
+        return evaluate(config)
+
+    monkeypatch.setattr(accuracy, "train", noted_train)
+    monkeypatch.setattr(accuracy, "evaluate", noted_evaluate)
+
+    def again(*more: str) -> dict[str, str]:
+        """Runs the command again and returns the only row."""
+        done.clear()
+        run(accuracy.app, *words, *more)
+        (row,) = environment.read_results("accuracy")
+        return row
+
+    first = again()
+    assert done == ["trained", "evaluated"]
+    assert again() == first  # its row exists
+    assert not done
+
+    results = environment.RESULTS / "accuracy.csv"
+    results.unlink()
+    (kept / "default-42/best_model.onnx").unlink()
+    row = again()  # the model of another command
+    assert done == ["evaluated"]
+    assert (row["test_wrong"], row["model"], row["epochs"]) == (first["test_wrong"], first["model"], "2")
+    assert (float(row["ms_per_image_onnx"]) > 0, row["peak_memory_mb"]) == (True, "")
+
+    (kept / "default-42/best_model.pth").unlink()  # killed before it was published
+    row = again()
+    assert done == ["resumed", "evaluated"]
+    assert row["epochs"] == "2"
+
+    (kept / "default-42/run/config.json").write_text("")  # killed at its start
+    (kept / "default-42/run/last.pth").unlink()
+    (kept / "default-42/best_model.pth").unlink()
+    again()
+    assert done == ["resumed", "evaluated"]
+
+    for kind in ("finished", "interrupted"):
+        if kind == "interrupted":
+            (kept / "default-42/best_model.pth").unlink()
+        result = CliRunner().invoke(accuracy.app, [*words, "training.label_smoothing=0.2"])
+        assert isinstance(result.exception, ConfigError)
+        assert re.search(r"default-42 .*other settings: training\.label_smoothing\. .*--again", str(result.exception))
+    again("--again")
+    assert done == ["trained", "evaluated"]
+
+    shutil.rmtree(kept)
+    again()  # has a row, perhaps of another machine
+    assert not done
 
 
 @pytest.mark.slow
