@@ -1,7 +1,6 @@
 """Tests the results of benchmarks and the tables that they generate."""
 
 import time
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
