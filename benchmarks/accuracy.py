@@ -71,7 +71,7 @@ def main(
             shutil.rmtree(run.folder, ignore_errors=True)
         elif run.is_measured():
             sys.stderr.write(
-                f"Skipped {run.folder.name}: accuracy.csv has its row. --again trains and measures anew.\n"
+                f"Skipped {run.folder.name}: accuracy.csv has its row. --again trains and measures it again.\n"
             )
             continue
         memory = "" if run.model.is_file() else in_new_process(_train, run.config)["peak_memory_mb"]

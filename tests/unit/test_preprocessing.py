@@ -326,6 +326,7 @@ def test_no_other_module_scales_images() -> None:
         "camera.py",
         "contact_sheet.py",
         "out_of_distribution.py",
+        "outliers.py",
         "augment.py",
         "corruptions.py",
         "explain.py",

@@ -8,7 +8,8 @@ import pytest
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.synthetic.drawing import drawings
 from src.mlops.data.synthetic.generate import generate
-from src.mlops.data.synthetic.outliers import outlier_kinds, render_outliers, unused_number
+from src.mlops.data.synthetic.invented import unused_number
+from src.mlops.data.synthetic.outliers import outlier_kinds, render_outliers
 
 
 @pytest.mark.parametrize("kind", range(len(outlier_kinds())))
