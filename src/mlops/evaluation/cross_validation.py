@@ -88,7 +88,7 @@ def cross_validate(config: Config, other: Config | None = None, seeds: int = 1) 
         _require_usable(one, seeds)
     if any(one.training.teacher for one in configs):
         logger.warning(
-            "The teacher was trained on images of each fold, and passes on some of what it learned, so the accuracy "
+            "A teacher that was trained on images of these folds passes on some of what it learned, so the accuracy "
             "with training.teacher can be too high. Compare it only with that of other settings with this teacher"
         )
     require_writable(config.evaluation.reports_dir)

@@ -126,7 +126,6 @@ def _shortened(config: Config, epochs: int) -> Config:
         "teacher": None,
         "drawn": None,
         "outliers": None,
-        "augmentation": training.augmentation.model_copy(update={"scramble": 0.0}),  # it makes outliers
     }
     return config.model_copy(update={"training": training.model_copy(update=own)})
 

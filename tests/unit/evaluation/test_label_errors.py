@@ -141,7 +141,7 @@ def test_settings_of_the_training(flipped: MakeConfig, checkpoint: Path, epochs:
     with pytest.raises(ConfigError, match="size_schedule has 32 px"):
         label_errors(flipped("training.size_schedule=[[32, 0.5]]"))
     unused = [f"training.{key}={checkpoint}" for key in ("start_from", "teacher")]
-    unused += ["training.outliers={images: 100, seed: 0}", "training.augmentation.scramble=0.5"]
+    unused += ["training.outliers={images: 100, seed: 0}"]
     found = label_errors(flipped("training.epochs=1", *unused, "training.leave_out=[0]"))
     assert len(epochs) == 5
     assert 0 not in set(found["class_id"])
