@@ -196,7 +196,7 @@ class TrainingConfig(_Section):
     augmentation: AugmentationConfig
     drawn: SyntheticConfig | None
     outliers: OutlierConfig | None = None  # checkpoints of earlier releases have none
-    teacher: CheckpointPath | None = None
+    teachers: list[CheckpointPath] = []
     leave_out: list[Annotated[int, Field(ge=0)]]
 
     def batch_size_for(self, images: int) -> int:

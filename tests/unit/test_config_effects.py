@@ -404,7 +404,7 @@ EFFECTS: dict[str, Effect] = {
     },
     "training.outliers.images": Effect(rendered_outliers, "training.outliers.images=800", (OUTLIERS,)),
     "training.outliers.seed": Effect(rendered_outliers, "training.outliers.seed=1", (OUTLIERS,)),
-    "training.teacher": Effect(trained_model, "training.teacher={trained}/latest/best_model.pth"),
+    "training.teachers": Effect(trained_model, "training.teachers=[{trained}/latest/best_model.pth]"),
     "training.leave_out": Effect(trained_model, "training.leave_out=[2]"),
     "tracking.backend": Effect(trained_model, WANDB),
     "tracking.project": Effect(trained_model, "tracking.project=signs", (WANDB,)),

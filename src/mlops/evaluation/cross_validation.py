@@ -86,10 +86,10 @@ def cross_validate(config: Config, other: Config | None = None, seeds: int = 1) 
         )
     for one in configs:
         _require_usable(one, seeds)
-    if any(one.training.teacher for one in configs):
+    if any(one.training.teachers for one in configs):
         logger.warning(
             "A teacher that was trained on images of these folds passes on some of what it learned, so the accuracy "
-            "with training.teacher can be too high. Compare it only with that of other settings with this teacher"
+            "with training.teachers can be too high. Compare it only with that of other settings with these teachers"
         )
     require_writable(config.evaluation.reports_dir)
     divided = [_divide(one) for one in configs]

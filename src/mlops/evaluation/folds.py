@@ -169,8 +169,8 @@ def _digest(config: Config, folds: Folds) -> str:
     """Returns a short hash of all that the predictions depend on, except for the code and its packages."""
     # A default in the schema is that of a setting which is newer than the first checkpoints, and means that it is off.
     training = config.training.model_dump(mode="json", exclude_defaults=True)
-    if config.training.teacher:
-        training["teacher"] = sha256(config.training.teacher)
+    if config.training.teachers:
+        training["teachers"] = [sha256(path) for path in config.training.teachers]
     settings = {"model": config.model, "training": training, "seed": config.seed}
     digest = hashlib.sha256(to_json([folds.fingerprint, len(folds.classes), settings]).encode())
     digest.update(folds.arrays.labels.tobytes() + folds.numbers.tobytes())

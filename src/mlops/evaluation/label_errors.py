@@ -42,7 +42,7 @@ def label_errors(config: Config) -> pd.DataFrame:
 
     Args:
         config: `data` says where the images are, `model` and `training` how the models are trained, except that
-            `start_from`, `teacher`, `drawn` and `outliers` are not used, and that there are fewer epochs, see
+            `start_from`, `teachers`, `drawn` and `outliers` are not used, and that there are fewer epochs, see
             `SHARE`. `run_dir` is the folder for the results of finished folds; null: `models/label_errors`.
 
     Returns:
@@ -123,7 +123,7 @@ def _shortened(config: Config, epochs: int) -> Config:
         "epochs": min(training.epochs, max(epochs, training.frozen_epochs + 1)),
         "start_from": None,
         "frozen_epochs": 0 if training.start_from else training.frozen_epochs,
-        "teacher": None,
+        "teachers": [],
         "drawn": None,
         "outliers": None,
     }

@@ -14,7 +14,7 @@ from src.mlops.errors import ConfigError, TrainingError
 from src.mlops.model import Network, build_model
 from src.mlops.modelfile.checkpoint import load_checkpoint, read_plain
 from src.mlops.training import distributed
-from src.mlops.training.loss import load_teacher
+from src.mlops.training.loss import load_teachers
 from src.mlops.training.optimizer import balanced_weights, require_usable
 from src.mlops.training.pretrained import has_pretrained_features, load_pretrained
 from src.mlops.training.pruning import start_from
@@ -56,7 +56,7 @@ def require_trainable(config: Config) -> None:
 
 
 def require_known_classes(config: Config, classes: ClassList) -> None:
-    """Raises an error if the settings, the starting weights or the teacher do not fit the classes to learn.
+    """Raises an error if the settings, the starting weights or the teachers do not fit the classes to learn.
 
     Raises:
         CheckpointError: A checkpoint cannot be read.
@@ -72,7 +72,7 @@ def require_known_classes(config: Config, classes: ClassList) -> None:
             f"The data and training.start_from={training.start_from} have different classes: {difference}. "
             "Start from a model of the same classes, or set training.start_from=null."
         )
-    load_teacher(training, classes, torch.device("cpu"))
+    load_teachers(training, classes, torch.device("cpu"))
 
 
 def initial_model(config: Config, classes: ClassList | None) -> Network:
@@ -118,8 +118,8 @@ def open_state(
     model = initial_model(config, classes).to(device).to(memory_format=torch.channels_last)
     labels = batches.arrays.labels
     weights = balanced_weights(labels[labels != OUTLIER], len(classes)) if config.training.class_weights else None
-    teacher = load_teacher(config.training, classes, device)
-    state = State(config, model, len(batches), fingerprint, classes, weights, teacher)
+    teachers = load_teachers(config.training, classes, device)
+    state = State(config, model, len(batches), fingerprint, classes, weights, teachers)
     # A run that was killed in its first epoch has no state yet, and starts from the beginning. Rank 0 decides for all
     # ranks: in a job with several machines, only its overrides contain training.resume.
     if distributed.from_rank_0(lambda: config.training.resume and (folder / LAST).is_file()):

@@ -1,5 +1,8 @@
 """The loss: cross-entropy, with outlier exposure and distillation where they are configured."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,9 +14,9 @@ from src.mlops.errors import ConfigError
 from src.mlops.model import Network
 from src.mlops.modelfile.checkpoint import load_checkpoint
 
-# The logits of the teacher are divided by this value, and have this share of the loss (Hinton et al. 2015).
+# The logits of the teachers are divided by this value, and have this share of the loss (Hinton et al. 2015).
 TEMPERATURE = 2.0
-TEACHER_SHARE = 0.7
+TEACHERS_SHARE = 0.7
 
 
 class Loss:
@@ -25,18 +28,18 @@ class Loss:
     squared hinge, this is the energy-bounded learning of Liu et al., "Energy-based Out-of-distribution Detection",
     2020.)
 
-    With a teacher, the network also learns the probabilities of another network on the same augmented images: Hinton,
-    Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    With teachers, the network also learns the mean of the probabilities of other networks on the same augmented images:
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Args:
         training: The settings.
         class_weights: Weight of each class, float32 [C]; None if all are equal.
-        teacher: The network to learn from, in evaluation mode; None: there is none.
+        teachers: The networks to learn from, in evaluation mode.
     """
 
-    def __init__(self, training: TrainingConfig, class_weights: Tensor | None, teacher: nn.Module | None) -> None:
+    def __init__(self, training: TrainingConfig, class_weights: Tensor | None, teachers: Sequence[nn.Module]) -> None:
         self._training = training
-        self._teacher = teacher
+        self._teachers = teachers
         self._weights = class_weights
         if class_weights is not None and training.outliers:
             self._weights = F.pad(class_weights, (0, 1), value=1.0)
@@ -46,19 +49,20 @@ class Loss:
 
         Args:
             logits: Float [N, C].
-            images: The augmented images, float [N, 3, H, W], for the teacher.
+            images: The augmented images, float [N, 3, H, W], for the teachers.
             labels: Class ids, int64 [N]; `OUTLIER` for unknown things.
         """
         scores = self._scores(logits)
         targets = torch.where(labels == OUTLIER, logits.shape[1], labels)
         smoothing = self._training.label_smoothing
         loss = F.cross_entropy(scores, targets, weight=self._weights, label_smoothing=smoothing)
-        if self._teacher is not None:
+        if self._teachers:
             with torch.no_grad():
-                wanted = F.softmax(self._scores(self._teacher(images)) / TEMPERATURE, dim=1)
+                softened = [F.softmax(self._scores(one(images)) / TEMPERATURE, dim=1) for one in self._teachers]
+                wanted = torch.stack(softened).mean(dim=0)
             # The gradients of soft targets are smaller by the squared temperature.
             distilled = F.cross_entropy(scores / TEMPERATURE, wanted) * TEMPERATURE**2
-            loss = (1 - TEACHER_SHARE) * loss + TEACHER_SHARE * distilled
+            loss = (1 - TEACHERS_SHARE) * loss + TEACHERS_SHARE * distilled
         return loss, (scores.argmax(1) == targets).sum()
 
     def _scores(self, logits: Tensor) -> Tensor:
@@ -66,32 +70,35 @@ class Loss:
         return F.pad(logits.float(), (0, 1)) if self._training.outliers else logits.float()
 
 
-def load_teacher(training: TrainingConfig, classes: ClassList, device: torch.device) -> Network | None:
-    """Loads the network to learn from.
+def load_teachers(training: TrainingConfig, classes: ClassList, device: torch.device) -> list[Network]:
+    """Loads the networks to learn from.
 
     Returns:
-        The network in evaluation mode, or None if `training.teacher` is null.
+        The networks of `training.teachers`, in evaluation mode.
 
     Raises:
-        CheckpointError: The file is not a valid checkpoint.
-        ConfigError: It has other classes, was also trained on the validation images, or knows a class to leave out.
+        CheckpointError: A file is not a valid checkpoint.
+        ConfigError: A network has other classes, was also trained on the validation images, or knows a class to leave
+            out.
     """
-    if training.teacher is None:
-        return None
-    checkpoint = load_checkpoint(training.teacher)
+    return [_load_teacher(path, training, classes, device) for path in training.teachers]
+
+
+def _load_teacher(path: Path, training: TrainingConfig, classes: ClassList, device: torch.device) -> Network:
+    checkpoint = load_checkpoint(path)
     if difference := classes.difference(checkpoint.classes):
         raise ConfigError(
-            f"training.teacher={training.teacher} has other classes than the data: {difference}. Use a model of the "
-            "same classes, or set training.teacher=null."
+            f"training.teachers: {path} has other classes than the data: {difference}. Use models of the same classes, "
+            "or set training.teachers=[]."
         )
     if checkpoint.saw_validation:
         raise ConfigError(
-            f"training.teacher={training.teacher} is a final-fit model, so it was also trained on the validation "
-            "images. Use best_model.pth in its run folder instead."
+            f"training.teachers: {path} is a final-fit model, so it was also trained on the validation images. Use "
+            "best_model.pth in its run folder instead."
         )
     if seen := set(training.leave_out).difference(checkpoint.config["training"].get("leave_out", [])):
         raise ConfigError(
-            f"training.leave_out: class {min(seen)} cannot be left out, because training.teacher={training.teacher} "
-            "was trained on it. Use a teacher that left it out, too."
+            f"training.leave_out: class {min(seen)} cannot be left out, because {path} in training.teachers was "
+            "trained on it. Use teachers that left it out, too."
         )
     return checkpoint.model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -87,8 +86,10 @@ def _train(
     known, further = data.load("val"), data.further("val")
     held_out = known if further is None else stack(known, further)
     validation = Batches(held_out, config.evaluation.batch_size, shard=distributed.shard())
-    earlier = _earlier_sketch(config, "start_from", pack, validation.arrays)
-    _earlier_sketch(config, "teacher", pack, validation.arrays)
+    start_from = config.training.start_from
+    earlier = _earlier_sketch("start_from", start_from, pack, validation.arrays) if start_from else ""
+    for teacher in config.training.teachers:
+        _earlier_sketch("teachers", teacher, pack, validation.arrays)
     if config.training.augmentation.mirror and not any(entry.mirror is not None for entry in data.classes):
         logger.info("No image is mirrored, because no class has a mirrored class, see docs/reference/data.md")
     state = open_state(config, device, batches, data.classes, data.fingerprint, run_dir)
@@ -165,20 +166,15 @@ def _batches(config: Config, arrays: SplitArrays) -> Batches:
     return Batches(arrays, batch_size, seed=config.seed, shard=distributed.shard())
 
 
-def _earlier_sketch(
-    config: Config, key: Literal["start_from", "teacher"], pack: Pack, validation: SplitArrays
-) -> str | None:
+def _earlier_sketch(key: str, path: Path, pack: Pack, validation: SplitArrays) -> str | None:
     """Returns the sketch of the images that an earlier model was trained on; None if they cannot be known."""
-    path: Path | None = getattr(config.training, key)
-    if not path:
-        return ""
     earlier = sketch_of_training(load_checkpoint(path).provenance, pack)
     if earlier is None:
         logger.warning("%s may have been trained on images that are now used for validation", path)
     elif overlap(earlier, validation.hashes).is_large:
         raise ConfigError(
-            f"training.{key}={path} was trained on images that are now used for validation, so the validation would be "
-            "too optimistic. Use the data.split.seed of its training."
+            f"training.{key}: {path} was trained on images that are now used for validation, so the validation would "
+            "be too optimistic. Use the data.split.seed of its training."
         )
     return earlier
 

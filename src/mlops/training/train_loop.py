@@ -4,7 +4,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ class State:
         data_fingerprint: Fingerprint of the training data.
         classes: The class list.
         class_weights: Weight of each class in the loss, float32 [C]; None if all are equal.
-        teacher: The network that this one learns from; None if there is none.
+        teachers: The networks that this one learns from.
         epoch: Number of finished epochs.
         history: Metrics of the finished epochs.
         seconds: Duration of the finished epochs in seconds, including validation.
@@ -73,7 +73,7 @@ class State:
     data_fingerprint: str
     classes: ClassList
     class_weights: Tensor | None = None
-    teacher: Network | None = None
+    teachers: Sequence[Network] = ()
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -85,7 +85,7 @@ class State:
         self.device = next(self.model.parameters()).device
         self.mirrors = torch.tensor(self.classes.mirrors, device=self.device)
         weights = self.class_weights
-        self.loss = Loss(training, None if weights is None else weights.to(self.device), self.teacher)
+        self.loss = Loss(training, None if weights is None else weights.to(self.device), self.teachers)
         self.optimizer = build_optimizer(self.model, training)
         self.scheduler = build_scheduler(self.optimizer, training, self.steps_per_epoch)
         self.averaged = average_weights(self.model, training.ema_decay)

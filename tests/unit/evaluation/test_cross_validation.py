@@ -176,7 +176,7 @@ def test_a_teacher(
     make_config: MakeConfig, seen: Seen, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     teacher = Path(shutil.copy(checkpoint, tmp_path / "teacher.pth"))
-    config = make_config("training.epochs=1", f"training.teacher={teacher}")
+    config = make_config("training.epochs=1", f"training.teachers=[{teacher}]")
     cross_validate(config)
     assert "A teacher that was trained on images of these folds passes on" in caplog.text
     write_content(teacher, read_plain(teacher) | {"epoch": 7})

@@ -37,13 +37,13 @@ def settings(*overrides: str) -> TrainingConfig:
 
 def test_without_outliers_it_is_the_cross_entropy() -> None:
     logits, labels = torch.randn(3, 4), torch.tensor([0, 3, 1])
-    loss, correct = Loss(settings(), None, None)(logits, IMAGES, labels)
+    loss, correct = Loss(settings(), None, ())(logits, IMAGES, labels)
     torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
     assert correct == (logits.argmax(1) == labels).sum()
 
 
 def test_with_outliers_it_pushes_the_energy_of_unknown_things_up() -> None:
-    loss = Loss(settings("training.outliers={images: 100, seed: 0}"), None, None)
+    loss = Loss(settings("training.outliers={images: 100, seed: 0}"), None, ())
     logits = torch.tensor([[2.0, 0.5, -1.0]], requires_grad=True)
     known, _ = loss(logits, IMAGES[:1], torch.tensor([0]))
     [gradient] = torch.autograd.grad(known, logits)
@@ -58,7 +58,7 @@ def test_with_outliers_it_pushes_the_energy_of_unknown_things_up() -> None:
 
 def test_class_weights_do_not_apply_to_outliers() -> None:
     weights = torch.tensor([5.0, 1.0])
-    loss = Loss(settings("training.outliers={images: 100, seed: 0}"), weights, None)
+    loss = Loss(settings("training.outliers={images: 100, seed: 0}"), weights, ())
     logits = torch.randn(2, 2)
     alone, _ = loss(logits, IMAGES[:2], torch.tensor([OUTLIER, OUTLIER]))
     torch.testing.assert_close(alone, F.softplus(torch.logsumexp(logits, 1)).mean())
@@ -66,7 +66,7 @@ def test_class_weights_do_not_apply_to_outliers() -> None:
 
 def test_a_teacher_is_followed() -> None:
     teacher = Fixed(torch.tensor([[0.0, 3.0, 0.0]]))
-    loss = Loss(settings(), None, teacher)
+    loss = Loss(settings(), None, [teacher, teacher])
     labels = torch.tensor([0])
     like_the_teacher, _ = loss(torch.tensor([[0.0, 3.0, 0.0]]), IMAGES[:1], labels)
     like_the_label, _ = loss(torch.tensor([[3.0, 0.0, 0.0]]), IMAGES[:1], labels)
@@ -81,7 +81,7 @@ class TestTeacher:
             return load_checkpoint(config.ckpt_path).model.head.weight
 
         alone = student()
-        taught = student(f"training.teacher={checkpoint}", f"run_dir={tmp_path / 'second'}")
+        taught = student(f"training.teachers=[{checkpoint}]", f"run_dir={tmp_path / 'second'}")
         assert not torch.equal(alone, taught)
 
     def test_that_saw_the_validation_images_is_refused(
@@ -90,20 +90,20 @@ class TestTeacher:
         content = read_plain(checkpoint)
         content["provenance"]["trained_on"] = ["train", "val"]
         write_content(tmp_path / "final.pth", content)
-        with pytest.raises(ConfigError, match=r"training\.teacher.*final\.pth.*best_model\.pth"):
-            train(make_config(f"training.teacher={tmp_path}/final.pth"))
+        with pytest.raises(ConfigError, match=r"training\.teachers.*final\.pth.*best_model\.pth"):
+            train(make_config(f"training.teachers=[{tmp_path}/final.pth]"))
 
     def test_that_knows_a_class_to_leave_out_is_refused(
         self, make_config: Callable[..., Config], checkpoint: Path
     ) -> None:
-        with pytest.raises(ConfigError, match=r"training\.leave_out: class 2 .*training\.teacher="):
-            train(make_config(f"training.teacher={checkpoint}", "training.leave_out=[2]"))
+        with pytest.raises(ConfigError, match=r"training\.leave_out: class 2 .*training\.teachers"):
+            train(make_config(f"training.teachers=[{checkpoint}]", "training.leave_out=[2]"))
 
     def test_whose_training_images_are_now_used_for_validation_is_refused(
         self, make_config: Callable[..., Config], checkpoint: Path
     ) -> None:
-        with pytest.raises(ConfigError, match=r"training\.teacher=.*best_model\.pth.*data\.split\.seed"):
-            train(make_config(f"training.teacher={checkpoint}", "data.split.seed=3"))
+        with pytest.raises(ConfigError, match=r"training\.teachers.*best_model\.pth.*data\.split\.seed"):
+            train(make_config(f"training.teachers=[{checkpoint}]", "data.split.seed=3"))
 
     def test_of_other_classes_is_refused(
         self, make_config: Callable[..., Config], checkpoint: Path, tmp_path: Path
@@ -112,9 +112,9 @@ class TestTeacher:
         content["classes"][0]["name"] = "Other"
         write_content(tmp_path / "other.pth", content)
         with pytest.raises(
-            ConfigError, match=r"training\.teacher=.*other\.pth has other classes.*training\.teacher=null"
+            ConfigError, match=r"training\.teachers.*other\.pth has other classes.*training\.teachers=\[\]"
         ):
-            train(make_config(f"training.teacher={tmp_path}/other.pth"))
+            train(make_config(f"training.teachers=[{tmp_path}/other.pth]"))
 
 
 def test_outliers_are_trained_on_but_not_validated(
