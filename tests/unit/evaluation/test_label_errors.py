@@ -140,7 +140,7 @@ def test_a_class_with_one_track_is_not_checked(
 def test_settings_of_the_training(flipped: MakeConfig, checkpoint: Path, epochs: list[int]) -> None:
     with pytest.raises(ConfigError, match="size_schedule has 32 px"):
         label_errors(flipped("training.size_schedule=[[32, 0.5]]"))
-    unused = [f"training.{key}={checkpoint}" for key in ("start_from", "teacher")]
+    unused = [f"training.start_from={checkpoint}", f"training.teachers=[{checkpoint}]"]
     unused += ["training.outliers={images: 100, seed: 0}"]
     found = label_errors(flipped("training.epochs=1", *unused, "training.leave_out=[0]"))
     assert len(epochs) == 5
