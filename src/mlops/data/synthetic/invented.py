@@ -36,7 +36,8 @@ _SEGMENTS_OF_DIGITS = frozenset(
     frozenset(int(segment) for segment in lit)
     for lit in ("012345", "12", "01346", "01236", "1256", "02356", "023456", "012", "0123456", "012356", "45", "0125")
 )
-_SEVENS = ([0, 2, 6], [0, 2, 7])  # lines that look like a 7
+# Share of a sign that its symbol covers at least. With less, it looks like one without a symbol, such as "give way".
+_LEAST_SYMBOL = 0.02
 
 
 def _unused_number(rng: np.random.Generator) -> Image.Image:
@@ -94,14 +95,20 @@ def _strokes(rng: np.random.Generator, x: float, height: float, width: float, co
         lit = _segments(rng)
         lines = [_SEGMENTS[place] for place in sorted(lit)]
     else:
-        path = rng.choice(9, int(rng.integers(3, 6)), replace=False).tolist()
-        path = path if path[:3] not in _SEVENS and path[::-1][:3] not in _SEVENS else [0, 4, 2, 8]
-        lines = list(itertools.pairwise(path))
+        lines = list(itertools.pairwise(_path(rng)))
     drawn = "".join("M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*points[start], *points[end]) for start, end in lines)
     return (
         f'<path d="{drawn}" transform="translate({x:.1f} 50)" fill="none" style="stroke:{PALETTE[colour]}" '
         f'stroke-width="{stroke:.1f}" stroke-linecap="{rng.choice(("round", "square"))}"/>'
     )
+
+
+def _path(rng: np.random.Generator) -> list[int]:
+    """Returns points that do not make a digit: both ends are in the same row, but most digits go from top to bottom."""
+    while True:
+        path: list[int] = rng.choice(9, int(rng.integers(3, 6)), replace=False).tolist()
+        if path[0] // 3 == path[-1] // 3:
+            return path
 
 
 def _segments(rng: np.random.Generator) -> frozenset[int]:
@@ -118,11 +125,11 @@ def _symbol(rng: np.random.Generator) -> Image.Image:
     name, colour, _ = _FRAMES[rng.choice(len(_FRAMES), p=weights / weights.sum())]
     # The inner part of a triangle is small, and below or above the middle.
     y, size = {"red_triangle": (62, 38), "yield_triangle": (38, 38), "diamond": (50, 50)}.get(name, (50, 56))
-    # Bars on a grey circle would look like the end of all restrictions.
-    parts = [_frame(name), _content(rng, colour, 50, y, size * rng.uniform(0.7, 1.1), bars=name != "grey_circle")]
-    if name == "grey_circle" and rng.random() < 0.7:
-        parts.append(_frame("end_stripes"))
-    return _draw(parts)
+    # Bars on a grey circle would look like the end of all restrictions, and those on a triangle like crossroads.
+    bars = name not in ("grey_circle", "red_triangle")
+    above = [_frame("end_stripes")] if name == "grey_circle" and rng.random() < 0.7 else []
+    scale = size * rng.uniform(0.7, 1.1)
+    return _draw_visible([_frame(name)], lambda: _content(rng, colour, 50, y, scale, bars=bars), above)
 
 
 def _pictogram(rng: np.random.Generator) -> Image.Image:
@@ -132,17 +139,23 @@ def _pictogram(rng: np.random.Generator) -> Image.Image:
     """
     choice = rng.choice(3, p=(0.6, 0.2, 0.2))
     name, y, size = (("red_triangle", 61, 42), ("red_circle", 50, 52), ("grey_circle", 50, 56))[choice]
-    black, other = PALETTE["black"], PALETTE[str(rng.choice(("black", "grey", "red")))]
     scale = size * rng.uniform(0.8, 1.1) / 100
-    if choice and rng.random() < 0.6:
-        left, first = _figure(rng), rng.random() < 0.5
-        right = left if rng.random() < 0.4 else _figure(rng)
-        away, half = 50 - rng.uniform(13, 18), scale * 0.62
-        symbols = _group(left, away, y, half, other if first else black)
-        symbols += _group(right, 100 - away, y, half, black if first else other)
-    else:
-        symbols = _group(_figure(rng), 50, y, scale, black)
-    return _draw([_frame(name), symbols, *([_frame("end_stripes")] if choice == 2 else [])])
+    above = [_frame("end_stripes")] if choice == 2 else []
+    draw_symbols = _two_figures if choice and rng.random() < 0.6 else _one_figure
+    return _draw_visible([_frame(name)], lambda: draw_symbols(rng, y, scale), above)
+
+
+def _one_figure(rng: np.random.Generator, y: float, scale: float) -> str:
+    return _group(_figure(rng), 50, y, scale, PALETTE["black"])
+
+
+def _two_figures(rng: np.random.Generator, y: float, scale: float) -> str:
+    black, other = PALETTE["black"], PALETTE[str(rng.choice(("black", "grey", "red")))]
+    left, first = _figure(rng), rng.random() < 0.5
+    right = left if rng.random() < 0.4 else _figure(rng)
+    away, half = 50 - rng.uniform(13, 18), scale * 0.62
+    symbols = _group(left, away, y, half, other if first else black)
+    return symbols + _group(right, 100 - away, y, half, black if first else other)
 
 
 def _figure(rng: np.random.Generator) -> str:
@@ -184,8 +197,10 @@ def _sign(rng: np.random.Generator) -> Image.Image:
     width = rng.uniform(0, 0.4)
     rings = [(outer, "white"), (outer * 0.97, border), (outer * (1 - width), inner)]
     parts: list[Layer | str] = [_polygon(radius, angles, str(colour)) for radius, colour in rings]
-    if {border, inner} <= {"red", "white", "black", "yellow"} or rng.random() < 0.7:
-        parts.append(_content(rng, str(symbol), 50, 50, outer * 2 * (1 - width) * rng.uniform(0.4, 0.7)))
+    # Without a symbol, these may be real signs. Wheat and grey are yellow and white in another light.
+    if {border, inner} <= {"red", "white", "black", "yellow", "wheat", "grey"} or rng.random() < 0.7:
+        size = outer * 2 * (1 - width) * rng.uniform(0.4, 0.7)
+        return _draw_visible(parts, lambda: _content(rng, str(symbol), 50, 50, size))
     return _draw(parts)
 
 
@@ -224,7 +239,7 @@ def _content(
     if choice == 0:
         text = "".join(rng.choice(list(_CAPITALS), int(rng.integers(1, 4))))
         height = size * min(1, 2.2 / (len(text) + 0.6))
-        text = text if text not in _used_texts() else "X"
+        text = text if text != "X" else "Y"  # an X is the symbol of crossroads
         return Layer(text=text, font=_font_for(text, rng), height=height, colour=colour, x=x, y=y)
     if choice == 1:
         elements = _lines(rng)
@@ -296,6 +311,19 @@ def _frame(shape: str) -> Layer:
 
 def _draw(parts: Sequence[Layer | str]) -> Image.Image:
     return drawings().compose(parts, 128)
+
+
+def _draw_visible(
+    below: Sequence[Layer | str], symbol: Callable[[], Layer | str], above: Sequence[Layer | str] = ()
+) -> Image.Image:
+    """Returns a sign with the first symbol that is large enough, and differs enough from its background."""
+    without = np.asarray(_draw([*below, *above]), int)
+    least = _LEAST_SYMBOL * (without[..., 3] > 0).sum()
+    while True:
+        image = _draw([*below, symbol(), *above])
+        changed = np.abs(np.asarray(image, int) - without).max(axis=2) > 60  # of 255
+        if changed.sum() >= least:
+            return image
 
 
 INVENTIONS: dict[str, Callable[[np.random.Generator], Image.Image]] = {

@@ -8,7 +8,7 @@ import pytest
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.synthetic.drawing import drawings
 from src.mlops.data.synthetic.generate import generate
-from src.mlops.data.synthetic.invented import unused_number
+from src.mlops.data.synthetic.invented import INVENTIONS, unused_number
 from src.mlops.data.synthetic.outliers import outlier_kinds, render_outliers
 
 
@@ -34,6 +34,14 @@ def test_no_number_is_on_a_sign() -> None:
     assert {"20", "70", "130"} <= texts
     assert len(numbers) > 80
     assert not numbers & texts
+
+
+@pytest.mark.parametrize("kind", ["invented symbol", "invented pictogram"])
+def test_no_sign_looks_as_if_it_had_no_symbol(kind: str) -> None:
+    plain = [np.asarray(drawings().draw(number), int) for number in ("250", "205", "282")]
+    for seed in range(40):
+        sign = np.asarray(INVENTIONS[kind](np.random.default_rng(seed)), int)
+        assert min((np.abs(sign - other).max(axis=2) > 60).mean() for other in plain) > 0.01
 
 
 def test_the_data_set_has_the_kinds_as_classes(tmp_path: Path) -> None:
