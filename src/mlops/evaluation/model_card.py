@@ -78,7 +78,7 @@ on {" and ".join(origin["trained_on"])} |
 | data fingerprint | {origin["data_fingerprint"]} |
 | versions | {", ".join(f"{name} {version}" for name, version in origin["versions"].items())} |
 | schedule | {training["epochs"]} epochs, batches of {training["batch_size"]}, {training["precision"]}\
-{", with synthetic images in addition to those of the data" if training["drawn"] else ""} |
+{_additions(training)} |
 
 ## Intended use
 
@@ -208,6 +208,16 @@ With 10 % more or less light, the predicted class stays the same for {100 * resu
 {mirrored}Weakest classes: {weakest}.
 
 ![Accuracy by corruption](figures/robustness.png)"""
+
+
+def _additions(training: dict[str, Any]) -> str:
+    """Returns what the network learned from besides the data. Files of earlier releases lack the newer settings."""
+    additions = {
+        "drawn": ", with synthetic images in addition to those of the data",
+        "outliers": ", with rendered images of unknown things",
+        "teachers": ", with the probabilities of other models",
+    }
+    return "".join(text for key, text in additions.items() if training.get(key))
 
 
 def _stickers(results: dict[str, Any] | None) -> str:

@@ -53,6 +53,12 @@ def require_trainable(config: Config) -> None:
             f"values, but is {training.frozen_epochs}. Use pretrained weights or training.start_from instead."
         )
     require_usable(model, training)
+    for path in training.teachers:  # before the data is prepared
+        if not path.is_file():
+            raise ConfigError(
+                f"training.teachers: there is no {path}. Train this model first, as docs/how-to/train.md describes for "
+                "experiment=tiny, name another one, or set training.teachers=[]."
+            )
 
 
 def require_known_classes(config: Config, classes: ClassList) -> None:

@@ -78,8 +78,8 @@ def load_teachers(training: TrainingConfig, classes: ClassList, device: torch.de
 
     Raises:
         CheckpointError: A file is not a valid checkpoint.
-        ConfigError: A network has other classes, was also trained on the validation images, or knows a class to leave
-            out.
+        ConfigError: A network has other classes, was also trained on the validation images, knows a class to leave out,
+            or takes outliers for signs.
     """
     return [_load_teacher(path, training, classes, device) for path in training.teachers]
 
@@ -100,5 +100,10 @@ def _load_teacher(path: Path, training: TrainingConfig, classes: ClassList, devi
         raise ConfigError(
             f"training.leave_out: class {min(seen)} cannot be left out, because {path} in training.teachers was "
             "trained on it. Use teachers that left it out, too."
+        )
+    if training.outliers and not checkpoint.config["training"].get("outliers"):
+        raise ConfigError(
+            f"training.teachers: {path} was trained without outliers, so it takes those of training.outliers for "
+            "signs. Use teachers that were trained with outliers, or set training.outliers=null."
         )
     return checkpoint.model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(requires_grad=False)

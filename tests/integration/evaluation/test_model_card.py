@@ -113,6 +113,14 @@ class TestReports:
         assert "| licence | Not stated. Set `licence` in" in data
         assert not re.search("German|car |sign", data.partition("## ")[0])
 
+    def test_cards_state_what_else_was_learned_from(self, trained: Path, exported: Path, tmp_path: Path) -> None:
+        classifier = Classifier.load(exported)
+        results = evaluate(config_of(trained, tmp_path))
+        assert "unknown things" not in model_card(classifier, results, None)
+        classifier.info.config["training"] |= {"outliers": {"images": 100, "seed": 0}, "teachers": ["other.pth"]}
+        text = model_card(classifier, results, None)
+        assert ", with rendered images of unknown things, with the probabilities of other models |" in text
+
     def test_cards_reject_results_of_another_model(self, trained: Path, exported: Path, tmp_path: Path) -> None:
         config = config_of(trained, tmp_path)
         evaluate(config)

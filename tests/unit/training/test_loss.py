@@ -105,6 +105,20 @@ class TestTeacher:
         with pytest.raises(ConfigError, match=r"training\.teachers.*best_model\.pth.*data\.split\.seed"):
             train(make_config(f"training.teachers=[{checkpoint}]", "data.split.seed=3"))
 
+    def test_that_does_not_exist_is_named_before_the_data_is_prepared(
+        self, make_config: Callable[..., Config], tmp_path: Path
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"training\.teachers: there is no .*none\.pth\. Train this model first"):
+            train(make_config(f"training.teachers=[{tmp_path}/none.pth]"))
+        assert not (tmp_path / "processed").exists()
+
+    def test_that_takes_outliers_for_signs_is_refused(
+        self, make_config: Callable[..., Config], checkpoint: Path
+    ) -> None:
+        outliers = "training.outliers={images: 100, seed: 0}"
+        with pytest.raises(ConfigError, match=r"training\.teachers: .* without outliers"):
+            train(make_config(f"training.teachers=[{checkpoint}]", outliers))
+
     def test_of_other_classes_is_refused(
         self, make_config: Callable[..., Config], checkpoint: Path, tmp_path: Path
     ) -> None:
