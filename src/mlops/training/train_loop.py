@@ -178,7 +178,9 @@ class State:
             for key in mine[section].keys() | stored[section].keys():
                 if key in {"resume", "publish", "export", "profile", "final_fit", "early_stopping", "epochs"}:
                     continue
-                if mine[section].get(key) != stored[section].get(key):
+                value = mine[section].get(key)
+                # A setting that an earlier release did not have was off.
+                if value != stored[section].get(key) and (value or key in stored[section]):
                     yield f"{section}.{key}"
         if mine["seed"] != stored["seed"]:
             yield "seed"

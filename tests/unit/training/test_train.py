@@ -10,11 +10,13 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from src.mlops.config import Config
+from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import CheckpointError, ConfigError, DataError, TrainingError
-from src.mlops.model import SignNet
+from src.mlops.model import SignNet, build_model
 from src.mlops.modelfile.checkpoint import load_checkpoint
 from src.mlops.training.train import train
+from src.mlops.training.train_loop import State
 from tests.helpers.tiny import quick_config, tiny_overrides, write_kaggle
 
 MakeConfig = Callable[..., Config]
@@ -84,6 +86,18 @@ def test_settings_with_little_effect_are_warned_about(
 def test_resume_without_a_run(make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=r"resume.*run"):
         train(make_config("training.resume=true"))
+
+
+def test_state_of_a_release_with_fewer_settings_is_resumed() -> None:
+    config = quick_config(["model.width=4"])
+    state = State(config, build_model(config.model, 43), steps_per_epoch=10, data_fingerprint="", classes=SIGNS)
+    stored = state.to_dict()
+    for key in ("outliers", "teachers"):
+        del stored["config"]["training"][key]
+    state.restore(stored)
+    del stored["config"]["training"]["ema_decay"]
+    with pytest.raises(ConfigError, match=r"changed since its start: training\.ema_decay\."):
+        state.restore(stored)
 
 
 def test_folders_that_cannot_be_written(make_config: MakeConfig, tmp_path: Path) -> None:
