@@ -105,7 +105,7 @@ class OutlierConfig(_Section):
     """Rendered images of unknown things for training, see `data/synthetic/outliers.py`."""
 
     images: Annotated[int, Field(ge=100)]
-    seed: Seed
+    seed: Seed = 0
 
 
 class DataConfig(_Section):

@@ -4,8 +4,6 @@ No pictogram of a real sign is used, so a class that is left out of a training s
 something on them that no real sign has.
 """
 
-import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -14,6 +12,15 @@ from PIL import Image
 
 from src.mlops.data.synthetic.description import PALETTE, Layer
 from src.mlops.data.synthetic.drawing import drawings
+from src.mlops.data.synthetic.symbols import (
+    draw_arrow,
+    draw_figure,
+    draw_odd_character,
+    draw_symbol,
+    font_for,
+    group,
+    used_texts,
+)
 
 # The outlines of real signs that have something on them, with the colour of it, and how often they are used.
 _FRAMES = (
@@ -27,15 +34,7 @@ _FRAMES = (
     ("yield_triangle", "black", 1),
 )
 _SIDES = (3, 4, 5, 6, 8, 64)  # corners of an outline; 64 look like a circle
-_CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTERS = "ACEFHJKLMNPRTUVWXY"  # those that do not look like a digit
-# A character is drawn on 3 x 3 points, numbered by row. These pairs are the segments of a seven-segment display,
-# clockwise from the top one, with the middle one last.
-_SEGMENTS = ((0, 2), (2, 5), (5, 8), (8, 6), (6, 3), (3, 0), (3, 5))
-_SEGMENTS_OF_DIGITS = frozenset(
-    frozenset(int(segment) for segment in lit)
-    for lit in ("012345", "12", "01346", "01236", "1256", "02356", "023456", "012", "0123456", "012356", "45", "0125")
-)
 # Share of a sign that its symbol covers at least. With less, it looks like one without a symbol, such as "give way".
 _LEAST_SYMBOL = 0.02
 
@@ -45,7 +44,7 @@ def _unused_number(rng: np.random.Generator) -> Image.Image:
     text = unused_number(rng)
     height = rng.uniform(36, 48) * min(1, 2.4 / len(text))
     colour, parts = _number_frame(rng)
-    digits = Layer(text=text, font=_font_for(text, rng), height=height, spacing=rng.uniform(6, 18), colour=colour)
+    digits = Layer(text=text, font=font_for(text, rng), height=height, spacing=rng.uniform(6, 18), colour=colour)
     return _draw([parts[0], digits, *parts[1:]])
 
 
@@ -64,11 +63,12 @@ def _odd_number(rng: np.random.Generator) -> Image.Image:
     parts: list[Layer | str] = [frame]
     for place in range(count):
         x = start + place * (width + gap)
-        character = "0" if place == count - 1 else str(rng.choice(list("123456789")))
+        digits = "111123456789" if count == 3 and place == 0 else "123456789"  # most long limits begin with 1
+        character = "0" if place == count - 1 else str(rng.choice(list(digits)))
         if place != odd:
             parts.append(Layer(text=character, font=font, height=height, colour=colour, x=x))
         elif rng.random() < 0.4:
-            parts.append(_strokes(rng, x, height, width, colour))
+            parts.append(draw_odd_character(rng, x, height, width, colour))
         elif rng.random() < 0.5:
             parts.append(Layer(text=str(rng.choice(list(_LETTERS))), font=font, height=height, colour=colour, x=x))
         else:
@@ -76,7 +76,9 @@ def _odd_number(rng: np.random.Generator) -> Image.Image:
             turned = turned and digit in "34"  # 2 and 5 look like themselves if they are turned
             turn = 180.0 if turned else 0.0
             glyph = Layer(text=digit, font=font, height=height, colour=colour, x=x, mirror=not turned, turn=turn)
-            parts.append(glyph if digit in drawings().fonts[font].glyphs else _strokes(rng, x, height, width, colour))
+            parts.append(
+                glyph if digit in drawings().fonts[font].glyphs else draw_odd_character(rng, x, height, width, colour)
+            )
     return _draw([*parts, *above])
 
 
@@ -85,38 +87,6 @@ def _number_frame(rng: np.random.Generator) -> tuple[str, list[Layer]]:
     if rng.random() < 0.75:
         return "black", [_frame("red_circle")]
     return str(rng.choice(("grey", "black"))), [_frame("grey_circle"), _frame("end_stripes")]
-
-
-def _strokes(rng: np.random.Generator, x: float, height: float, width: float, colour: str) -> str:
-    """Returns a character of straight lines that is no digit."""
-    right, low, stroke = width * 0.4, height * 0.43, height * rng.uniform(0.12, 0.18)
-    points = [(across * right, down * low) for down in (-1, 0, 1) for across in (-1, 0, 1)]
-    if rng.random() < 0.5:
-        lit = _segments(rng)
-        lines = [_SEGMENTS[place] for place in sorted(lit)]
-    else:
-        lines = list(itertools.pairwise(_path(rng)))
-    drawn = "".join("M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*points[start], *points[end]) for start, end in lines)
-    return (
-        f'<path d="{drawn}" transform="translate({x:.1f} 50)" fill="none" style="stroke:{PALETTE[colour]}" '
-        f'stroke-width="{stroke:.1f}" stroke-linecap="{rng.choice(("round", "square"))}"/>'
-    )
-
-
-def _path(rng: np.random.Generator) -> list[int]:
-    """Returns points that do not make a digit: both ends are in the same row, but most digits go from top to bottom."""
-    while True:
-        path: list[int] = rng.choice(9, int(rng.integers(3, 6)), replace=False).tolist()
-        if path[0] // 3 == path[-1] // 3:
-            return path
-
-
-def _segments(rng: np.random.Generator) -> frozenset[int]:
-    """Returns segments that are not those of a digit."""
-    while True:
-        lit = frozenset(np.flatnonzero(rng.random(7) < 0.55).tolist())
-        if 2 <= len(lit) <= 6 and lit not in _SEGMENTS_OF_DIGITS:
-            return lit
 
 
 def _symbol(rng: np.random.Generator) -> Image.Image:
@@ -129,7 +99,7 @@ def _symbol(rng: np.random.Generator) -> Image.Image:
     bars = name not in ("grey_circle", "red_triangle")
     above = [_frame("end_stripes")] if name == "grey_circle" and rng.random() < 0.7 else []
     scale = size * rng.uniform(0.7, 1.1)
-    return _draw_visible([_frame(name)], lambda: _content(rng, colour, 50, y, scale, bars=bars), above)
+    return _draw_visible([_frame(name)], lambda: draw_symbol(rng, colour, 50, y, scale, bars=bars), above)
 
 
 def _pictogram(rng: np.random.Generator) -> Image.Image:
@@ -146,43 +116,57 @@ def _pictogram(rng: np.random.Generator) -> Image.Image:
 
 
 def _one_figure(rng: np.random.Generator, y: float, scale: float) -> str:
-    return _group(_figure(rng), 50, y, scale, PALETTE["black"])
+    return group(draw_figure(rng), 50, y, scale, PALETTE["black"])
 
 
 def _two_figures(rng: np.random.Generator, y: float, scale: float) -> str:
     black, other = PALETTE["black"], PALETTE[str(rng.choice(("black", "grey", "red")))]
-    left, first = _figure(rng), rng.random() < 0.5
-    right = left if rng.random() < 0.4 else _figure(rng)
+    left, first = draw_figure(rng), rng.random() < 0.5
+    right = left if rng.random() < 0.4 else draw_figure(rng)
     away, half = 50 - rng.uniform(13, 18), scale * 0.62
-    symbols = _group(left, away, y, half, other if first else black)
-    return symbols + _group(right, 100 - away, y, half, black if first else other)
+    symbols = group(left, away, y, half, other if first else black)
+    return symbols + group(right, 100 - away, y, half, black if first else other)
 
 
-def _figure(rng: np.random.Generator) -> str:
-    """Returns a pictogram of several parts within -50 to 50, most of them upright."""
-    parts = ""
-    for _ in range(int(rng.integers(2, 6))):
-        width, height = rng.uniform(8, 60), rng.uniform(8, 60)
-        right, low = width / 2, height / 2
-        shape = (
-            f'<ellipse rx="{width / 3:.1f}" ry="{height / 3:.1f}"/>',
-            f'<rect x="{-right:.1f}" y="{-low:.1f}" width="{width:.1f}" height="{low:.1f}"/>',
-            f'<polygon points="0,{-low:.1f} {right:.1f},{low:.1f} {-right:.1f},{low:.1f}"/>',
-            f'<path d="M0 {-low:.1f}L{rng.uniform(-20, 20):.1f} 0L{rng.uniform(-30, 30):.1f} {height:.1f}" fill="none" '
-            f'stroke="currentColor" stroke-width="{rng.uniform(5, 14):.1f}"/>',
-        )[rng.integers(4)]
-        turn = rng.normal(0, 25) if rng.random() < 0.6 else 0
-        px, py = rng.uniform(-25, 25), rng.uniform(-30, 30)
-        parts += f'<g transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})">{shape}</g>'
-    return parts + (f'<g transform="scale(-1 1)">{parts}</g>' if rng.random() < 0.4 else "")
+def _mandatory(rng: np.random.Generator) -> Image.Image:
+    """Returns a blue sign with an arrow, or with one or two pictograms."""
+    choice = rng.integers(3)
+    if choice < 2:
+        arrows = "".join(draw_arrow(rng) for _ in range(int(choice) + 1))
+        return _draw([_frame("blue_circle"), group(arrows, 50, 50, rng.uniform(0.7, 0.9), PALETTE["white"])])
+    places = ((50, 50),) if rng.random() < 0.5 else (((50, 33), (50, 67)), ((34, 50), (66, 50)))[rng.integers(2)]
+    scale = rng.uniform(0.45, 0.6) / len(places) ** 0.7
+    figures = "".join(group(draw_figure(rng), x, y, scale, PALETTE["white"]) for x, y in places)
+    return _draw([_frame("blue_circle"), figures])
 
 
-def _group(elements: str, x: float, y: float, scale: float, colour: str) -> str:
-    """Returns elements around (0, 0) at their place on the sign."""
-    return (
-        f'<g transform="translate({x:.1f} {y:.1f}) scale({scale:.3f})" color="{colour}" fill="currentColor" '
-        f'stroke-linecap="round" stroke-linejoin="round">{elements}</g>'
-    )
+def _ended(rng: np.random.Generator) -> Image.Image:
+    """Returns the end of a sign that has none: an outline with a symbol, and stripes across it."""
+    name = str(rng.choice(("diamond_plain", "diamond", "red_circle", "blue_circle", "octagon", "red_triangle")))
+    colour = str(rng.choice(("white", "black", "yellow", "red")))
+    return _draw([_frame(name), draw_symbol(rng, colour, 50, 50, rng.uniform(30, 50)), _frame("end_stripes")])
+
+
+def _panel(rng: np.random.Generator) -> Image.Image:
+    """Returns a rectangular panel with a smaller invented sign on it, as those of zones have."""
+    ground, ink = (("white", "black"), ("yellow", "black"), ("blue", "white"), ("green", "white"))[
+        rng.choice(4, p=(0.55, 0.15, 0.2, 0.1))
+    ]
+    inset = rng.uniform(3, 6)
+    parts: list[Layer | str] = [
+        f'<rect x="1" y="1" width="98" height="98" rx="5" style="fill:{PALETTE[ground]}"/>',
+        f'<rect x="{inset:.1f}" y="{inset:.1f}" width="{100 - 2 * inset:.1f}" height="{100 - 2 * inset:.1f}" rx="3" '
+        f'fill="none" style="stroke:{PALETTE[ink]}" stroke-width="2"/>',
+    ]
+    low = rng.random() < 0.7
+    if low:
+        word = "".join(rng.choice(list(_LETTERS), int(rng.integers(3, 6))))
+        parts.append(Layer(text=word, font=font_for(word, rng), height=rng.uniform(10, 15), colour=ink, y=84))
+    panel = drawings().compose(parts, 200)
+    sign = (_unused_number, _odd_number, _symbol, _pictogram)[rng.integers(4)](rng)
+    left = (panel.width - sign.width) // 2
+    panel.alpha_composite(sign, (left, 16 if low else left))
+    return panel
 
 
 def _sign(rng: np.random.Generator) -> Image.Image:
@@ -200,103 +184,19 @@ def _sign(rng: np.random.Generator) -> Image.Image:
     # Without a symbol, these may be real signs. Wheat and grey are yellow and white in another light.
     if {border, inner} <= {"red", "white", "black", "yellow", "wheat", "grey"} or rng.random() < 0.7:
         size = outer * 2 * (1 - width) * rng.uniform(0.4, 0.7)
-        return _draw_visible(parts, lambda: _content(rng, str(symbol), 50, 50, size))
+        return _draw_visible(parts, lambda: draw_symbol(rng, str(symbol), 50, 50, size))
     return _draw(parts)
 
 
 def unused_number(rng: np.random.Generator) -> str:
     """Returns a number that is on no sign of the catalogue."""
-    used = _used_texts()
+    used = used_texts()
     while True:
         text = str(rng.integers(1, 100) if rng.random() < 0.75 else rng.integers(10, 25) * 10)
         if rng.random() < 0.1:
             text = f"0{text}"[-2:]
         if text not in used:
             return text
-
-
-@functools.cache
-def _used_texts() -> frozenset[str]:
-    return frozenset(
-        layer.text
-        for description in drawings().descriptions.values()
-        for layers in description.drawings
-        for layer in layers
-        if layer.text
-    )
-
-
-def _font_for(text: str, rng: np.random.Generator) -> str:
-    """Returns a random typeface that has all characters."""
-    return str(rng.choice([name for name, font in drawings().fonts.items() if font.glyphs.keys() >= set(text)]))
-
-
-def _content(
-    rng: np.random.Generator, colour: str, x: float, y: float, size: float, *, bars: bool = True
-) -> Layer | str:
-    """Returns a symbol: letters, lines, blobs, or also bars, about `size` wide and high."""
-    choice = rng.integers(5 if bars else 4)
-    if choice == 0:
-        text = "".join(rng.choice(list(_CAPITALS), int(rng.integers(1, 4))))
-        height = size * min(1, 2.2 / (len(text) + 0.6))
-        text = text if text != "X" else "Y"  # an X is the symbol of crossroads
-        return Layer(text=text, font=_font_for(text, rng), height=height, colour=colour, x=x, y=y)
-    if choice == 1:
-        elements = _lines(rng)
-    elif choice == 2:
-        elements = "".join(_blob(rng, rng.uniform(-25, 25, 2), rng.uniform(10, 30)) for _ in range(rng.integers(1, 5)))
-    elif choice == 3:
-        elements = _lines(rng) + _blob(rng, rng.uniform(-20, 20, 2), rng.uniform(8, 25))
-    else:
-        elements = _bars(rng)
-    if choice > 0 and rng.random() < 0.35:  # many pictograms are symmetric
-        elements += f'<g transform="scale(-1 1)">{elements}</g>'
-    return _group(elements, x, y, size / 100, PALETTE[colour])
-
-
-def _lines(rng: np.random.Generator) -> str:
-    """Returns a bent line, sometimes with an arrowhead, within -50 to 50."""
-    points = rng.uniform(-48, 48, (int(rng.integers(2, 6)), 2))
-    path = "M" + " L".join(f"{px:.1f} {py:.1f}" for px, py in points)
-    if rng.random() < 0.4:
-        path = f"M{points[0, 0]:.1f} {points[0, 1]:.1f} Q" + " ".join(
-            f"{px:.1f} {py:.1f}" for px, py in rng.uniform(-48, 48, (2, 2))
-        )
-    line = f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="{rng.uniform(6, 22):.1f}"/>'
-    if rng.random() < 0.4:
-        turn, side = rng.uniform(0, 360), rng.uniform(14, 24)
-        px, py = points[-1] * 0.7
-        line += (
-            f'<polygon points="0,{-side:.1f} {side:.1f},{side:.1f} {-side:.1f},{side:.1f}" '
-            f'transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})"/>'
-        )
-    return line
-
-
-def _bars(rng: np.random.Generator) -> str:
-    """Returns parallel or crossing bars."""
-    bars = ""
-    turn = rng.choice((0, 45, 90, 135)) + rng.normal(0, 6)
-    for number in range(int(rng.integers(1, 4))):
-        width, length = rng.uniform(8, 26), rng.uniform(50, 100)
-        away = number * rng.uniform(26, 34) - 15 if rng.random() < 0.6 else 0
-        angle = turn + (90 if rng.random() < 0.3 else 0)
-        bars += (
-            f'<rect x="{-length / 2:.1f}" y="{away - width / 2:.1f}" width="{length:.1f}" height="{width:.1f}" '
-            f'transform="rotate({angle:.0f})"/>'
-        )
-    return bars
-
-
-def _blob(rng: np.random.Generator, centre: np.ndarray, radius: float) -> str:
-    """Returns a closed shape, with corners or rounded."""
-    count = int(rng.integers(3, 9))
-    angles = np.sort(rng.uniform(0, 2 * math.pi, count))
-    radii = radius * rng.uniform(0.5, 1.6, count)
-    points = np.column_stack([np.cos(angles), np.sin(angles)]) * radii[:, None] + centre
-    where = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-    edge = rng.uniform(0, 12)
-    return f'<polygon points="{where}" stroke="currentColor" stroke-width="{edge:.1f}"/>'
 
 
 def _polygon(radius: float, angles: np.ndarray, colour: str) -> str:
@@ -331,6 +231,13 @@ INVENTIONS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
     "number with an odd character": _odd_number,
     "invented symbol": _symbol,
     "invented pictogram": _pictogram,
+    "invented mandatory sign": _mandatory,
+    "end of an invented sign": _ended,
+    "invented panel": _panel,
     "invented sign": _sign,
 }
-"""The kinds of invented signs. Each function draws one: a square RGBA image, transparent outside of the outline."""
+"""The kinds of invented signs. Each function draws one: a square RGBA image, transparent outside of the outline.
+
+A symbol is a letter, a line, a bar or a blob; a pictogram has several parts, most of them upright; and an invented sign
+also has an outline and colours of its own.
+"""
