@@ -273,4 +273,9 @@ def prepare_training(config: Config, pack: Pack) -> TrainingData:
     collected = prepare_collected(config.data, pack, classes_to_learn(pack.classes, training.drawn))
     drawn = prepare_drawn(config.data, training.drawn) if training.drawn else None
     outliers = prepare_outliers(config.data, training.outliers) if training.outliers else None
+    if outliers and pack.classes.difference_from_first(signs_named("germany")):
+        logger.warning(
+            "training.outliers shows signs that do not exist in Germany. If some of them are among the classes of the "
+            "data, set training.outliers=null"
+        )
     return TrainingData(pack, collected, drawn, training.leave_out, outliers)

@@ -14,7 +14,7 @@ from src.mlops.data.packing import Pack, SplitArrays, stack
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sketch import members, overlap, sketch, sketch_of_training
 from src.mlops.errors import ConfigError
-from src.mlops.io.files import write_atomically
+from src.mlops.io.files import sha256, write_atomically
 from src.mlops.model import choose_device, count_parameters
 from src.mlops.modelfile.calibration import warn_about_coverage
 from src.mlops.modelfile.checkpoint import load_checkpoint, provenance, read_plain, write_content
@@ -114,6 +114,10 @@ def _train(
         origin["drawn_classes"] = drawn_classes
     if data.drawn and further:
         origin["drawn_fingerprint"] = data.drawn.fingerprint
+    if data.outliers:
+        origin["outliers_fingerprint"] = data.outliers.fingerprint
+    if config.training.teachers:
+        origin["teachers"] = [sha256(path) for path in config.training.teachers]
     with saving(run_dir):
         tracker = start_tracking(run_dir, config, state.history) if distributed.rank() == 0 else None
 
