@@ -29,7 +29,7 @@ def _default_accuracy(rows: _Rows) -> list[str]:
 
 
 def _record_accuracy(rows: _Rows) -> list[str]:
-    return _accuracy(rows, RECORD, "`experiment=record` in bf16")
+    return _accuracy(rows, RECORD, "`experiment=record` in bf16 with earlier drawings")
 
 
 def _accuracy(rows: _Rows, overrides: str, settings: str) -> list[str]:

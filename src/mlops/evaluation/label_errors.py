@@ -119,7 +119,7 @@ def out_of_fold(
 def _shortened(config: Config, epochs: int) -> Config:
     """Returns the configuration with fewer epochs, and without models that may have learned the labels to check."""
     training = config.training
-    own = {
+    own: dict[str, object] = {
         "epochs": min(training.epochs, max(epochs, training.frozen_epochs + 1)),
         "start_from": None,
         "frozen_epochs": 0 if training.start_from else training.frozen_epochs,
