@@ -44,7 +44,6 @@ app = new_app()
 
 CHEAP = [
     "experiment=record",
-    "training.epochs=8",
     "training.precision=bf16",
     "training.drawn.tracks_per_class=20",
     "training.outliers.images=16000",

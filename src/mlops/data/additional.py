@@ -44,7 +44,7 @@ def classes_to_learn(data: ClassList, drawn: SyntheticConfig | None) -> ClassLis
     signs = signs_named(drawn.signs)
     if difference := data.difference_from_first(signs):
         raise ConfigError(
-            f"training.drawn.signs={drawn.signs} has {len(signs)} classes, the first of which must be those of "
+            f"training.drawn.signs={drawn.signs} draws {len(signs)} German signs, whose first classes must be those of "
             f"the data, but the data has other classes: {difference}. Use GTSRB, or train without drawn "
             "signs: training.drawn=null and classes=gtsrb."
         )

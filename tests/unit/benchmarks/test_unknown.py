@@ -57,6 +57,7 @@ def test_kinds_of_unknown_images(
 
 def test_each_class_is_left_out_once(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(left_out, "KEPT", tmp_path)
+    monkeypatch.setattr(left_out, "CHEAP", [])  # without thousands of synthetic images
     own = ("run_dir=", "ckpt_path=", "training.export=", "training.epochs=")
     words = [word for word in tiny_overrides(tmp_path, write_kaggle(tmp_path / "raw")) if not word.startswith(own)]
     arguments = ["0", "1", "2", "--part", "2/2", "training.epochs=1", *words]
@@ -77,6 +78,7 @@ def test_images_of_the_class_in_the_training_are_an_error(
     tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(left_out, "KEPT", tmp_path)
+    monkeypatch.setattr(left_out, "CHEAP", [])  # without thousands of synthetic images
     monkeypatch.setattr(left_out, "train", lambda _: {})
     monkeypatch.setattr("src.mlops.data.additional.without", lambda arrays, _: arrays)
     words = [word for word in tiny_overrides(tmp_path, write_kaggle(tmp_path / "raw")) if not word.startswith("run_")]

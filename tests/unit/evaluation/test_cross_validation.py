@@ -16,7 +16,7 @@ from src.mlops.data.augment import OUTLIER
 from src.mlops.data.dataset import Batches
 from src.mlops.data.packing import SplitArrays
 from src.mlops.data.prepare import prepare
-from src.mlops.errors import CheckpointError, ConfigError, DataError
+from src.mlops.errors import ConfigError, DataError
 from src.mlops.evaluation.cross_validation import app, compare, cross_validate, summarise
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.training.tracking import CsvTracker
@@ -184,7 +184,7 @@ def test_a_teacher(
     cross_validate(config)
     assert seen.epochs == before + 2  # another file at the same place
     teacher.unlink()
-    with pytest.raises(CheckpointError, match=r"No checkpoint at .*teacher\.pth"):
+    with pytest.raises(ConfigError, match=r"training\.teachers: there is no .*teacher\.pth"):
         cross_validate(config)
 
 
