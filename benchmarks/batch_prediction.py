@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.environment import DECODE_AND_INFER, Overrides, Row, write_results
-from src.mlops.cli import new_app, typer_main
+from benchmarks.environment import DECODE_AND_INFER, Row, write_results
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.evaluation.parity import images_of
 from src.mlops.inference.batch import predict_to

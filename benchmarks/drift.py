@@ -30,7 +30,7 @@ import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.environment import Overrides, Row, read_results, write_results
+from benchmarks.environment import Row, read_results, write_results
 from benchmarks.shifts import DISTANCES, MIXES, SHARES, all_shifts, shifted
 from benchmarks.streams import (
     ALARMS,
@@ -47,7 +47,7 @@ from benchmarks.streams import (
     watch_shifted,
 )
 from src.mlops import ROOT
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.data.splits import REFERENCE

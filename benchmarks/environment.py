@@ -11,10 +11,9 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from filelock import FileLock
 
 from src.mlops import ROOT
@@ -29,10 +28,6 @@ KEPT = ROOT / "models" / "benchmarks"  # models and reports of the benchmarks th
 UPPER_BOUND = "upper bound (no HTTP)"
 DECODE_AND_INFER = "decode + inference only"
 Row = dict[str, Any]
-Overrides = Annotated[
-    list[str],
-    typer.Argument(default_factory=list, show_default=False, help="Hydra overrides such as data.raw_dir=FOLDER."),
-]
 
 
 def names_and_overrides(words: list[str], known: Collection[str], what: str) -> tuple[list[str], list[str]]:

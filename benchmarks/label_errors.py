@@ -23,8 +23,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.environment import Overrides, Row, write_results
-from src.mlops.cli import new_app, typer_main
+from benchmarks.environment import Row, write_results
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.checks import merge_tracks
 from src.mlops.data.prepare import prepare

@@ -31,8 +31,8 @@ import torch
 import typer
 
 from benchmarks.baseline import Batch, ImageFiles, data_loader
-from benchmarks.environment import Overrides, Row, in_new_process, write_results
-from src.mlops.cli import new_app, typer_main
+from benchmarks.environment import Row, in_new_process, write_results
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.data.augment import augment
 from src.mlops.data.classes import CLASSES_FILE

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
-from benchmarks.environment import Overrides, Row, write_results
+from benchmarks.environment import Row, write_results
 from benchmarks.shifts import FEW, other_mix
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.monitoring.detector import ERROR_RATE, EVERY, LOOKS, needed

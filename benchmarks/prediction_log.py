@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.environment import Overrides, Row, write_results
+from benchmarks.environment import Row, write_results
 from benchmarks.pairs import (
     CONNECTIONS,
     Service,
@@ -31,7 +31,7 @@ from benchmarks.pairs import (
     with_and_without,
 )
 from benchmarks.serving import load, median_png, require_wrk
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 
 app = new_app()

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from benchmarks.environment import Overrides, write_results
-from src.mlops.cli import new_app, typer_main
+from benchmarks.environment import write_results
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import SyntheticConfig, load_config
 from src.mlops.data.additional import prepare_drawn
 from src.mlops.data.classes import ClassList

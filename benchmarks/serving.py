@@ -31,9 +31,9 @@ from typing import Annotated
 import psutil
 import typer
 
-from benchmarks.environment import UPPER_BOUND, Overrides, Row, write_results
+from benchmarks.environment import UPPER_BOUND, Row, write_results
 from src.mlops import ROOT
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ServiceError

@@ -21,7 +21,7 @@ from typing import Annotated
 import onnx
 import typer
 
-from benchmarks.environment import Overrides, Row, write_results
+from benchmarks.environment import Row, write_results
 from benchmarks.pairs import (
     CONNECTIONS,
     Service,
@@ -34,7 +34,7 @@ from benchmarks.pairs import (
 )
 from benchmarks.serving import load, median_png, require_wrk
 from src.mlops import ROOT
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.modelfile.locate import BUNDLED
 

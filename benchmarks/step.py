@@ -17,8 +17,8 @@ import torch
 import typer
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
-from benchmarks.environment import Overrides, Row, write_results
-from src.mlops.cli import new_app, typer_main
+from benchmarks.environment import Row, write_results
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import LARGEST_BATCH, load_config
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.errors import ConfigError

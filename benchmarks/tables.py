@@ -156,7 +156,7 @@ def _unknown() -> str:
 
 def _shares(row: dict[str, str]) -> list[str]:
     """Formats FPR95, if it was measured, and the share that is called unknown."""
-    return [f"{100 * float(row[column]):.1f}" if row[column] else "–" for column in ("fpr95", "called_unknown")]
+    return [f"{100 * float(row[column]):.1f}" if row[column] else _DASH for column in ("fpr95", "called_unknown")]
 
 
 def _left_out() -> str:
@@ -173,7 +173,7 @@ def _left_out() -> str:
                 worst["name"],
                 spread([float(row["known_called_unknown"]) for row in group], percent=True),
                 spread([float(row["auroc"]) for row in group], digits=4),
-                spread(measured, percent=True, digits=1) if measured else "–",
+                spread(measured, percent=True, digits=1) if measured else _DASH,
             ]
         )
     head = (

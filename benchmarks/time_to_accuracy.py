@@ -17,8 +17,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.baseline import train_baseline
-from benchmarks.environment import Overrides, Row, in_new_process, write_results
-from src.mlops.cli import new_app, typer_main
+from benchmarks.environment import Row, in_new_process, write_results
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.training.train import train

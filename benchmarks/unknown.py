@@ -28,9 +28,9 @@ import torch
 import typer
 from PIL import Image
 
-from benchmarks.environment import Overrides, Row, write_results
+from benchmarks.environment import Row, write_results
 from benchmarks.unknown_scores import Detection, Pixels, Scores
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.classes import ClassInfo
 from src.mlops.data.gtsrb import SIGNS

@@ -22,10 +22,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import count_macs
-from benchmarks.environment import RESULTS, Overrides, Row, read_results, write_results
+from benchmarks.environment import RESULTS, Row, read_results, write_results
 from benchmarks.one_variant import FORMS, IMAGES
 from src.mlops import ROOT
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import load_config
 from src.mlops.data.prepare import prepare
 from src.mlops.data.sources import locate_raw

@@ -23,6 +23,10 @@ OverrideOption = Annotated[
         help="A Hydra override such as registry=gcs; may be given several times.",
     ),
 ]
+Overrides = Annotated[
+    list[str],
+    typer.Argument(default_factory=list, show_default=False, help="Hydra overrides such as data.raw_dir=FOLDER."),
+]
 _TRACEBACK = "HYDRA_FULL_ERROR"  # variable that Hydra defines: 1 shows tracebacks
 
 

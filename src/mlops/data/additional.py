@@ -16,8 +16,7 @@ from src.mlops.data.classes import ClassList
 from src.mlops.data.packing import Pack, SplitArrays, select, stack, without
 from src.mlops.data.prepare import COLLECTED, DRAWN, OUTLIERS, prepare
 from src.mlops.data.splits import REFERENCE
-from src.mlops.data.synthetic.generate import OUTLIERS as UNKNOWN_THINGS
-from src.mlops.data.synthetic.generate import signs_named
+from src.mlops.data.synthetic.generate import UNKNOWN_THINGS, signs_named
 from src.mlops.data.synthetic.outliers import outlier_kinds
 from src.mlops.errors import ConfigError, DataError
 
@@ -26,6 +25,7 @@ logger = logging.getLogger(__name__)
 # images, but at most so many times.
 COLLECTED_SHARE = 1 / 3
 MOST_TIMES = 10
+_ALL_SPLITS = ("train", "val", REFERENCE, "test")
 _FRAMES = 2  # images of each invented sign
 
 
@@ -242,7 +242,7 @@ class TrainingData(NamedTuple):
         """
         arrays = self.pack.load(*splits) if real is None else real
         if self.drawn:
-            known = self.drawn.load("train", "val", REFERENCE, "test")
+            known = self.drawn.load(*_ALL_SPLITS)
             arrays = stack(arrays, select(known, np.flatnonzero(known.labels < len(self.pack.classes))))
         for further in filter(None, map(self.further, splits)):
             arrays = stack(arrays, further)
@@ -253,7 +253,7 @@ class TrainingData(NamedTuple):
             arrays = stack(arrays, select(new, np.tile(np.arange(count), min(max(times, 1), MOST_TIMES))))
         arrays = without(arrays, self.leave_out)
         if self.outliers:
-            unknown = self.outliers.load("train", "val", REFERENCE, "test")
+            unknown = self.outliers.load(*_ALL_SPLITS)
             arrays = stack(arrays, unknown._replace(labels=np.full_like(unknown.labels, OUTLIER)))
         return arrays
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.mlops import ROOT
-from src.mlops.cli import new_app, typer_main
+from src.mlops.cli import Overrides, new_app, typer_main
 from src.mlops.config import Config, load_config
 from src.mlops.data.additional import classes_to_learn, prepare_training
 from src.mlops.data.checks import merge_tracks
@@ -39,10 +39,7 @@ app = new_app()
 
 @app.command("cross-validate")
 def main(
-    overrides: Annotated[
-        list[str],
-        typer.Argument(default_factory=list, show_default=False, help="Hydra overrides such as data.raw_dir=FOLDER."),
-    ],
+    overrides: Overrides,
     other: Annotated[
         list[str],
         typer.Option(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from src.mlops.config import SignList
-from src.mlops.data.classes import CLASSES_FILE, ClassList
+from src.mlops.data.classes import CLASSES_FILE, ClassInfo, ClassList
 from src.mlops.data.gtsrb import SIGNS
 from src.mlops.data.layouts import COLUMNS, write_csv
 from src.mlops.data.synthetic.camera import Frame, photograph_track
@@ -24,7 +24,8 @@ from src.mlops.io.progress import progress_bar
 # Number of the first test track. It is fixed, so more training tracks do not change the test images.
 _FIRST_TEST_TRACK = 100_000
 MAX_IMAGES = 10_000_000  # about 80 GB
-OUTLIERS = "outliers"  # what `generate` renders instead of a list of signs
+UNKNOWN_THINGS = "outliers"  # what `generate` renders instead of a list of signs
+Renderer = Callable[[ClassInfo, np.random.Generator, int], Iterator[Frame]]
 
 
 def drawing_version() -> str:
@@ -50,9 +51,9 @@ def signs_named(name: str) -> ClassList:
     Raises:
         DataError: There is no such list of signs.
     """
-    lists = {"gtsrb": lambda: SIGNS, "germany": german_signs, OUTLIERS: outlier_kinds}
+    lists = {"gtsrb": lambda: SIGNS, "germany": german_signs, UNKNOWN_THINGS: outlier_kinds}
     if name not in lists:
-        raise DataError(f"Signs must be {', '.join(get_args(SignList))} or {OUTLIERS}, but are {name!r}.")
+        raise DataError(f"Signs must be {', '.join(get_args(SignList))} or {UNKNOWN_THINGS}, but are {name!r}.")
     return lists[name]()
 
 
@@ -106,7 +107,8 @@ def generate(
             (root / "Train" / str(class_id)).mkdir(parents=True)
         (root / "Test").mkdir()
         jobs = _jobs(len(classes), tracks_per_class, frames_per_track, test_tracks_per_class, seed)
-        table = pd.DataFrame(_write_tracks(root, signs, jobs, seed), columns=COLUMNS)
+        render = render_outliers if signs == UNKNOWN_THINGS else _photograph_sign
+        table = pd.DataFrame(_write_tracks(root, classes, render, jobs, seed), columns=COLUMNS)
         is_test = table["path"].str.startswith("Test/")
         write_csv(table[~is_test], root / "Train.csv")
         write_csv(table[is_test].sort_values("path"), root / "Test.csv")
@@ -134,20 +136,19 @@ def _jobs(classes: int, tracks: int, frames: int, test_tracks: int, seed: int) -
     return train_jobs + test_jobs
 
 
-def _render(signs: str, job: _Job, rng: np.random.Generator) -> Iterator[Frame]:
-    """Renders the frames of a track."""
-    if signs == OUTLIERS:
-        return render_outliers(job.class_id, rng, len(job.paths))
-    return photograph_track(draw_any_version(signs_named(signs)[job.class_id], rng), rng, len(job.paths))
+def _photograph_sign(sign: ClassInfo, rng: np.random.Generator, frames: int) -> Iterator[Frame]:
+    return photograph_track(draw_any_version(sign, rng), rng, frames)
 
 
-def _write_tracks(root: Path, signs: str, jobs: list[_Job], seed: int) -> list[tuple[str | int, ...]]:
+def _write_tracks(
+    root: Path, classes: ClassList, render: Renderer, jobs: list[_Job], seed: int
+) -> list[tuple[str | int, ...]]:
     """Writes the images of all tracks and returns the table's rows with the columns `COLUMNS`."""
 
     def write(job: _Job) -> list[tuple[str | int, ...]]:
         rng = np.random.default_rng(np.random.SeedSequence([seed, job.class_id, job.track]))
         rows: list[tuple[str | int, ...]] = []
-        for path, frame in zip(job.paths, _render(signs, job, rng), strict=True):
+        for path, frame in zip(job.paths, render(classes[job.class_id], rng, len(job.paths)), strict=True):
             frame.image.save(root / path)
             rows.append((path, job.class_id, job.track, *frame.image.size, *frame.roi))
         return rows

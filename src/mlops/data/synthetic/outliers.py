@@ -24,20 +24,19 @@ def outlier_kinds() -> ClassList:
     return ClassList(ClassInfo(kind, name) for kind, name in enumerate((*INVENTIONS, _NO_SIGN)))
 
 
-def render_outliers(kind: int, rng: np.random.Generator, frames: int) -> Iterator[Frame]:
+def render_outliers(kind: ClassInfo, rng: np.random.Generator, frames: int) -> Iterator[Frame]:
     """Renders an invented sign, or images without a sign.
 
     Args:
-        kind: The kind, an id of `outlier_kinds`.
+        kind: One of `outlier_kinds`.
         rng: Source of every random choice.
         frames: Number of images: frames of one sign, see `photograph_track`, or of different scenes.
 
     Yields:
         The images.
     """
-    name = outlier_kinds()[kind].name
-    if name in INVENTIONS:
-        yield from photograph_track(INVENTIONS[name](rng), rng, frames)
+    if draw := INVENTIONS.get(kind.name):
+        yield from photograph_track(draw(rng), rng, frames)
         return
     for _ in range(frames):
         side = int(rng.integers(*_SIDES))

@@ -40,7 +40,7 @@ def draw_symbol(
         elements = _lines(rng) + _blob(rng, rng.uniform(-20, 20, 2), rng.uniform(8, 25))
     else:
         elements = _bars(rng)
-    if choice > 0 and rng.random() < 0.35:  # many pictograms are symmetric
+    if rng.random() < 0.35:  # many pictograms are symmetric
         elements += f'<g transform="scale(-1 1)">{elements}</g>'
     return group(elements, x, y, size / 100, PALETTE[colour])
 

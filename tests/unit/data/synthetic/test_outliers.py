@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.mlops.data.classes import ClassInfo
 from src.mlops.data.layouts import read_layout
 from src.mlops.data.synthetic.drawing import drawings
 from src.mlops.data.synthetic.generate import generate
@@ -12,10 +13,12 @@ from src.mlops.data.synthetic.invented import INVENTIONS, unused_number
 from src.mlops.data.synthetic.outliers import outlier_kinds, render_outliers
 
 
-@pytest.mark.parametrize("kind", range(len(outlier_kinds())))
-def test_each_kind_varies_and_depends_on_the_seed_only(kind: int) -> None:
+@pytest.mark.parametrize("kind", outlier_kinds(), ids=lambda kind: kind.name)
+def test_each_kind_varies_and_depends_on_the_seed_only(kind: ClassInfo) -> None:
     def render(seed: int) -> list[bytes]:
-        return [frame.image.tobytes() for frame in render_outliers(kind, np.random.default_rng([seed, kind]), 2)]
+        return [
+            frame.image.tobytes() for frame in render_outliers(kind, np.random.default_rng([seed, kind.class_id]), 2)
+        ]
 
     assert render(1) == render(1)
     assert len({image for seed in range(5) for image in render(seed)}) == 10
