@@ -43,6 +43,7 @@ app = new_app()
 
 CONFIGURATIONS = {
     "default": [],
+    "teacher": ["experiment=teacher"],
     "record": ["experiment=record"],
     "tiny": ["experiment=tiny"],
     "efficientnet_lite0": ["model=efficientnet_lite0"],

@@ -112,7 +112,6 @@ class _Setting:
     def __init__(self, config: Config, model: Path) -> None:
         self.split = config.evaluation.split
         self.classifier = Classifier.load(model, threads=CORES)
-        self._threshold = self.classifier.info.calibration.energy_threshold
         self.reference = Baseline.of_model(model)
         pack = prepare(config.data)
         pack.require_fit(self.classifier.image_size, self.classifier.info.classes)
@@ -131,7 +130,7 @@ class _Setting:
 
     def observe(self, images: Pixels, tracks: NDArray[np.int64] | None = None) -> Observations:
         """Returns what the log would have about images, uint8 [N, S, S, 3]."""
-        return observations_of(run(self.classifier, images), self.reference.knowledge.centres, self._threshold, tracks)
+        return observations_of(run(self.classifier, images), self.reference.knowledge.centres, tracks)
 
 
 def _sources(setting: _Setting, estimates: list[Row]) -> Iterator[tuple[str, float, Source]]:

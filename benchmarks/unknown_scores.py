@@ -3,7 +3,8 @@
 All scores are computed from the outputs of one exported model. A higher score means that an image looks less like a
 known class:
 
-- `energy` (Liu et al., "Energy-based Out-of-distribution Detection", 2020), which the service uses.
+- `log-odds`, which the service uses: `src.mlops.modelfile.unknown.unknown_score`.
+- `energy` (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
 - `MSP`: one minus the maximum softmax probability (Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and
   Out-of-Distribution Examples in Neural Networks", 2017).
 - `Mahalanobis`: squared distance of the embedding to the nearest class mean, with one covariance for all classes (Lee
@@ -27,7 +28,7 @@ from src.mlops.data.packing import SplitArrays, select, without
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.inference.classifier import Classifier, Outputs
-from src.mlops.modelfile.unknown import fit_threshold, is_unknown
+from src.mlops.modelfile.unknown import fit_threshold, unknown_score
 
 BANK = 10_000  # training images for the means, the covariance and the nearest neighbours
 NEIGHBOURS = 10
@@ -45,9 +46,11 @@ class Scorer:
     Args:
         outputs: Outputs of the model for training images.
         labels: Their classes, int64 [N].
+        temperature: The calibrated temperature of the model.
     """
 
-    def __init__(self, outputs: Outputs, labels: NDArray[np.int64]) -> None:
+    def __init__(self, outputs: Outputs, labels: NDArray[np.int64], temperature: float) -> None:
+        self._temperature = temperature
         embedding = outputs.embedding.astype(np.float64)
         classes, places = np.unique(labels, return_inverse=True)
         self._means = np.stack([embedding[labels == one].mean(axis=0) for one in classes])
@@ -57,9 +60,11 @@ class Scorer:
 
     def __call__(self, outputs: Outputs) -> Scores:
         """Returns the scores of N images by name, float [N] each."""
+        probability = outputs.probabilities.max(axis=1)
         return {
+            "log-odds": unknown_score(probability, outputs.energy, self._temperature),
             "energy": outputs.energy,
-            "MSP": 1 - outputs.probabilities.max(axis=1),
+            "MSP": 1 - probability,
             "Mahalanobis": self._mahalanobis(outputs.embedding.astype(np.float64)),
             "nearest neighbours": self._neighbours(_normalised(outputs.embedding)),
             "norm": -np.linalg.norm(outputs.embedding, axis=1),
@@ -134,7 +139,7 @@ class Detection:
         training = without(pack.load("train"), self.left_out)
         sample = np.random.default_rng(0).permutation(len(training.rows))[:BANK]
         bank = select(training, np.sort(sample))
-        self._scorer = Scorer(self._run(images_of(bank)), bank.labels)
+        self._scorer = Scorer(self._run(images_of(bank)), bank.labels, self.classifier.info.calibration.temperature)
         self.test = pack.load("test")
         validation = self.scores(images_of(without(pack.load("val"), self.left_out)))
         self._thresholds = {
@@ -159,8 +164,8 @@ class Detection:
                 "images": len(unknown[name]),
                 "auroc": round(auroc(self._known[name], unknown[name]), 5),
                 "fpr95": round(fpr95(self._known[name], unknown[name]), 5),
-                "called_unknown": round(float(is_unknown(unknown[name], threshold).mean()), 5),
-                "known_called_unknown": round(float(is_unknown(self._known[name], threshold).mean()), 5),
+                "called_unknown": round(float((unknown[name] > threshold).mean()), 5),
+                "known_called_unknown": round(float((self._known[name] > threshold).mean()), 5),
             }
 
     def _run(self, images: Pixels) -> Outputs:

@@ -32,7 +32,7 @@ from src.mlops.evaluation.plots import draw_evaluation, draw_results
 from src.mlops.io.files import to_json
 from src.mlops.model import choose_device
 from src.mlops.modelfile.checkpoint import Checkpoint, load_checkpoint
-from src.mlops.modelfile.unknown import energy, is_unknown
+from src.mlops.modelfile.unknown import energy
 from src.mlops.training.metrics import classification_metrics
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _measure(checkpoint: Checkpoint, arrays: SplitArrays, config: Config) -> tup
     probabilities = calibration.probabilities(logits)
     predicted = probabilities.argmax(axis=1)
     _, sets = calibration.prediction_sets(probabilities)
-    unknown = is_unknown(energy(logits, calibration.temperature), calibration.energy_threshold)
+    unknown = calibration.is_unknown(probabilities, energy(logits, calibration.temperature))
     results = {
         "images": len(labels),
         "errors": int((predicted != labels).sum()),

@@ -101,15 +101,15 @@ on {" and ".join(origin["trained_on"])} |
 {_stickers(robustness)}
 ## Calibration
 
-Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_threshold:.4f}. Images with an energy above
-{calibration.energy_threshold:.3f} are flagged as unknown. All three values were fitted on validation images. \
+Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_threshold:.4f}. Images with an unknown score
+above {calibration.unknown_threshold:.3f} are flagged as unknown. All three values were fitted on validation images. \
 {_coverage(calibration)}
 
 ## Limits
 
 {about.limits}- The results are for images from the same source as the training images. Results with another camera can
   differ.
-- Unknown classes and other out-of-distribution images are detected by their energy only.
+- Unknown classes and other out-of-distribution images are detected by this score only.
   `docs/explanation/trust.md` shows how reliable this is for traffic signs and several kinds of image.
 """
 

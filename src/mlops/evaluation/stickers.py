@@ -17,7 +17,6 @@ from src.mlops.evaluation.corruptions import Pixels
 from src.mlops.inference.classifier import Classifier, Outputs
 from src.mlops.inference.explain import saliency
 from src.mlops.io.progress import progress_bar
-from src.mlops.modelfile.unknown import is_unknown
 
 SHARES = (0.05, 0.1, 0.2)  # of the sign that the stickers cover together
 STICKERS = 3  # per sign
@@ -69,7 +68,7 @@ def measure_stickers(classifier: Classifier, images: Pixels, labels: NDArray[np.
 def _judged(classifier: Classifier, outputs: Outputs, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Returns whether each image is classified correctly, and whether it is flagged as unknown, bool [2, N]."""
     right = outputs.probabilities.argmax(axis=1) == labels
-    return np.stack([right, is_unknown(outputs.energy, classifier.info.calibration.energy_threshold)])
+    return np.stack([right, classifier.info.calibration.is_unknown(outputs.probabilities, outputs.energy)])
 
 
 def sticker_versions(images: Pixels, outputs: Outputs, seed: int = 0) -> Iterator[tuple[str, float, Pixels]]:

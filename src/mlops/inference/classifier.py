@@ -26,7 +26,6 @@ from src.mlops.modelfile.metadata import (
     require_size,
 )
 from src.mlops.modelfile.run_errors import is_out_of_memory, memory_error, run_error, unusable
-from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.preprocessing import open_image, preprocess
 
 TOP_K = 5
@@ -197,7 +196,7 @@ class Classifier:
         """Converts the outputs of the network to predictions."""
         calibration = self.info.calibration
         order, sets = calibration.prediction_sets(outputs.probabilities)
-        unknown = is_unknown(outputs.energy, calibration.energy_threshold)
+        unknown = calibration.is_unknown(outputs.probabilities, outputs.energy)
         rows = zip(outputs.probabilities, order[:, :TOP_K].tolist(), sets, unknown.tolist(), strict=True)
         return [self._prediction(*row) for row in rows]
 

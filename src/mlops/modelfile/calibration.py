@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from src.mlops.modelfile.unknown import energy, fit_threshold, logsumexp
+from src.mlops.modelfile.unknown import energy, fit_threshold, logsumexp, unknown_score
 
 logger = logging.getLogger(__name__)
-# A threshold that no score and no energy exceeds. JSON has no infinity, so this is the largest float32.
+# A threshold that no score exceeds. JSON has no infinity, so this is the largest float32.
 UNLIMITED = float(np.finfo(np.float32).max)
 # Added to the score of each class beyond the first (λ of the RAPS paper; its k_reg is 1). It keeps the prediction sets
 # of confident predictions small. Chosen by the mean set size on validation images: docs/explanation/experiments.md.
@@ -29,8 +29,9 @@ class Calibration:
         temperature: Divisor of the logits (Guo et al., "On Calibration of Modern Neural Networks", 2017).
         set_threshold: The prediction set contains the classes whose cumulative score does not exceed this value: RAPS
             (Angelopoulos et al., "Uncertainty Sets for Image Classifiers using Conformal Prediction", 2021).
-        energy_threshold: An image is unknown if its energy, -T log Σ exp(logit / T), is above this value
-            (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
+        unknown_threshold: An image is unknown if its score, the result of `unknown_score`, is above this value.
+        energy_threshold: An image is also unknown if its energy is above this value. Only models of earlier releases
+            have such a threshold.
         coverage: Requested share of images whose prediction set contains the true class, as given to `fit`.
         penalty: Added to the score of each class beyond the first.
         attained_coverage: The share that the number of calibration images allows: `coverage`, or less if there were
@@ -39,6 +40,7 @@ class Calibration:
 
     temperature: float = 1.0
     set_threshold: float = UNLIMITED
+    unknown_threshold: float = UNLIMITED
     energy_threshold: float = UNLIMITED
     coverage: float = 1.0
     penalty: float = PENALTY
@@ -72,7 +74,8 @@ class Calibration:
 
         found = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         fitted = cls(temperature=float(np.exp(found.x)))
-        order, scores = fitted._ranked(fitted.probabilities(logits))
+        probabilities = fitted.probabilities(logits)
+        order, scores = fitted._ranked(probabilities)
         true_scores = np.sort(scores[order == labels[:, None]])
         # The finite-sample quantile of split conformal prediction. With too few images it does not exist; the highest
         # score of all images then gives the highest coverage that they allow.
@@ -80,7 +83,9 @@ class Calibration:
         return cls(
             temperature=fitted.temperature,
             set_threshold=float(true_scores[rank - 1]),
-            energy_threshold=fit_threshold(energy(logits, fitted.temperature), false_alarms),
+            unknown_threshold=fit_threshold(
+                fitted.unknown_scores(probabilities, energy(logits, fitted.temperature)), false_alarms
+            ),
             coverage=coverage,
             attained_coverage=attainable_coverage(len(labels), coverage),
         )
@@ -106,6 +111,29 @@ class Calibration:
         counts = np.maximum((scores <= self.set_threshold + 1e-6).sum(axis=1), 1).tolist()
         return order, [sorted(ranked[:count].tolist()) for ranked, count in zip(order, counts, strict=True)]
 
+    def unknown_scores(
+        self, probabilities: NDArray[np.floating[Any]], energies: NDArray[np.floating[Any]]
+    ) -> NDArray[np.float64]:
+        """Returns the result of `unknown_score` for each image, float64 [N].
+
+        Args:
+            probabilities: Float [N, C].
+            energies: Float [N].
+        """
+        return unknown_score(probabilities.max(axis=1), energies, self.temperature)
+
+    def is_unknown(
+        self, probabilities: NDArray[np.floating[Any]], energies: NDArray[np.floating[Any]]
+    ) -> NDArray[np.bool_]:
+        """Returns whether each image is unknown, bool [N].
+
+        Args:
+            probabilities: Float [N, C].
+            energies: Float [N].
+        """
+        scores = self.unknown_scores(probabilities, energies)
+        return np.asarray((scores > self.unknown_threshold) | (energies > self.energy_threshold))
+
     def _ranked(self, probabilities: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], NDArray[np.floating[Any]]]:
         """Returns the classes of each row, most probable first, int64 [N, C], and their cumulative scores [N, C].
 
@@ -123,8 +151,8 @@ class Calibration:
     def from_dict(cls, stored: dict[str, Any]) -> Self:
         """Returns the calibration that a model file stores.
 
-        Files of earlier releases have no `attained_coverage`, and have infinite thresholds if there were too few
-        images. Their prediction sets contain all classes, so they attain the requested coverage.
+        Files of earlier releases have no `attained_coverage` and no `unknown_threshold`, and have infinite thresholds
+        if there were too few images. Their prediction sets contain all classes, so they attain the requested coverage.
 
         Raises:
             TypeError: A name is unknown, or a value cannot be converted to a number.
@@ -138,6 +166,7 @@ class Calibration:
         sane = (
             0 < calibration.temperature < math.inf
             and calibration.set_threshold > 0
+            and not math.isnan(calibration.unknown_threshold)
             and not math.isnan(calibration.energy_threshold)
             and 0 < calibration.coverage <= 1
             and 0 <= calibration.penalty < math.inf

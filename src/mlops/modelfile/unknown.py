@@ -1,12 +1,18 @@
-"""OOD detection: an image is unknown if its energy is above a threshold.
+"""OOD detection: an image is unknown if its score is above a threshold.
 
-Liu et al., "Energy-based Out-of-distribution Detection", 2020. Needs NumPy only.
+The score joins the energy (Liu et al., "Energy-based Out-of-distribution Detection", 2020) and the probability of the
+predicted class (Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in
+Neural Networks", 2017). Needs NumPy only.
 """
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# The weight of the other known classes in the score. With 0, the score would be the negated highest logit; with 1, the
+# log-odds of a softmax with one more class. Chosen on left-out classes: docs/explanation/experiments.md.
+OTHER_CLASSES = 0.05
 
 
 def energy(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
@@ -22,19 +28,37 @@ def energy(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float6
     return -temperature * logsumexp(logits.astype(np.float64) / temperature)
 
 
-def fit_threshold(energies: NDArray[np.float64], false_alarms: float) -> float:
-    """Returns the energy that a given share of images of known classes exceeds.
+def unknown_score(
+    probability: NDArray[np.floating[Any]], energies: NDArray[np.floating[Any]], temperature: float
+) -> NDArray[np.float64]:
+    """Returns the log-odds against the predicted class of each image.
+
+    With logits z at temperature T, the score is log((1 + w Σ exp(z_k / T)) / exp(z_y / T)): y is the predicted class,
+    the sum is over the other classes, and w is `OTHER_CLASSES`. The 1 stands for something unknown, with logit 0, as in
+    training with outliers. The sum raises the score of an image between two known classes, which can be a third sign.
+    At full weight, it would raise that of blurred known signs as much, and with them the threshold.
 
     Args:
-        energies: Energies of images that the model was not trained on, float64 [N].
+        probability: Calibrated probability of the predicted class, float [N].
+        energies: The result of `energy`, float [N].
+        temperature: The calibrated temperature T.
+
+    Returns:
+        The scores, float64 [N]. The higher the score, the less the image looks like a known class.
+    """
+    likely = probability.astype(np.float64)
+    others = OTHER_CLASSES * np.maximum(1 - likely, np.finfo(np.float32).tiny)
+    return np.asarray(np.logaddexp(energies.astype(np.float64) / temperature, np.log(others)) - np.log(likely))
+
+
+def fit_threshold(scores: NDArray[np.float64], false_alarms: float) -> float:
+    """Returns the score that a given share of images of known classes exceeds.
+
+    Args:
+        scores: Scores of images that the model was not trained on, float64 [N].
         false_alarms: Target false-positive rate on these images, above 0 and below 1.
     """
-    return float(np.quantile(energies, 1 - false_alarms))
-
-
-def is_unknown(energies: NDArray[np.floating[Any]], threshold: float) -> NDArray[np.bool_]:
-    """Returns for each energy, float [N], whether the image is unknown, bool [N]."""
-    return np.asarray(energies > threshold)
+    return float(np.quantile(scores, 1 - false_alarms))
 
 
 def logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,6 @@ from src.mlops.inference.classifier import Classifier
 from src.mlops.io.progress import progress_bar
 from src.mlops.modelfile.metadata import REFERENCE as REFERENCE_KEY
 from src.mlops.modelfile.onnx_metadata import add_metadata
-from src.mlops.modelfile.unknown import is_unknown
 from src.mlops.monitoring import accuracy
 from src.mlops.monitoring.baseline import EXPORT, FEWEST_CLUSTERS, Baseline, Knowledge, Origin
 from src.mlops.monitoring.descriptors import describe
@@ -37,6 +36,7 @@ class Outputs(NamedTuple):
     predicted: NDArray[np.int64]
     probability: Floats
     energy: Floats
+    is_unknown: NDArray[np.bool_]
     embedding: NDArray[np.float16]
     descriptors: dict[str, Floats]
 
@@ -54,10 +54,12 @@ def run(classifier: Classifier, images: Pixels) -> Outputs:
     """Classifies and describes preprocessed images, uint8 [N, S, S, 3]."""
     parts = [classifier.run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
     probabilities = np.concatenate([part.probabilities for part in parts])
+    energies = np.concatenate([part.energy for part in parts])
     return Outputs(
         probabilities.argmax(axis=1),
         probabilities.max(axis=1),
-        np.concatenate([part.energy for part in parts]),
+        energies,
+        classifier.info.calibration.is_unknown(probabilities, energies),
         np.concatenate([part.embedding.astype(np.float16) for part in parts]),
         describe(images),
     )
@@ -70,15 +72,13 @@ def values_of(outputs: Outputs, centres: Floats) -> Floats:
     )
 
 
-def observations_of(
-    outputs: Outputs, centres: Floats, threshold: float, cluster: NDArray[np.int64] | None = None
-) -> Observations:
+def observations_of(outputs: Outputs, centres: Floats, cluster: NDArray[np.int64] | None = None) -> Observations:
     """Returns observations one second apart, each a cluster of its own unless `cluster` is given."""
     count = len(outputs.predicted)
     return Observations(
         np.arange(count, dtype=np.float64),
         outputs.predicted,
-        is_unknown(outputs.energy, threshold),
+        outputs.is_unknown,
         values_of(outputs, centres),
         np.arange(count) if cluster is None else cluster,
     )
@@ -145,7 +145,7 @@ def build_reference(
         classes=list(classes.names),
         images=len(images),
     )
-    observations = observations_of(outputs, centres, classifier.info.calibration.energy_threshold, tracks)
+    observations = observations_of(outputs, centres, tracks)
     return Baseline.of(observations, origin, knowledge)
 
 

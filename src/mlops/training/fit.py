@@ -57,7 +57,7 @@ def require_trainable(config: Config) -> None:
         if not path.is_file():
             raise ConfigError(
                 f"training.teachers: there is no {path}. Train this model first, as docs/how-to/train.md describes for "
-                "experiment=tiny, name another one, or set training.teachers=[]."
+                "distillation, name another one, or set training.teachers=[]."
             )
 
 

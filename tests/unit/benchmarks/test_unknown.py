@@ -13,7 +13,7 @@ from benchmarks.unknown import SIDE, crops_of
 from src.mlops.errors import ConfigError, DataError
 from tests.helpers.tiny import tiny_overrides, write_kaggle
 
-SCORES = ["energy", "MSP", "Mahalanobis", "nearest neighbours", "norm"]
+SCORES = ["log-odds", "energy", "MSP", "Mahalanobis", "nearest neighbours", "norm"]
 
 
 def test_crops_of_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,17 +60,18 @@ def test_each_class_is_left_out_once(results: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(left_out, "CHEAP", [])  # without thousands of synthetic images
     own = ("run_dir=", "ckpt_path=", "training.export=", "training.epochs=")
     words = [word for word in tiny_overrides(tmp_path, write_kaggle(tmp_path / "raw")) if not word.startswith(own)]
-    arguments = ["0", "1", "2", "--part", "2/2", "training.epochs=1", *words]
+    arguments = ["0", "1", "2", "3", "--trainings", "2", "--part", "2/2", "training.epochs=1", *words]
     outcome = CliRunner().invoke(left_out.app, arguments, catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output
     rows = environment.read_results("left_out")
-    assert Counter(row["class"] for row in rows) == {"1": 5}
-    assert [(row["score"], row["images"], row["name"]) for row in rows][:1] == [("energy", "3", "Speed limit 30 km/h")]
+    assert Counter(row["class"] for row in rows) == {"1": 6, "3": 6}
+    first = ("1,3", "log-odds", "3", "Speed limit 30 km/h")
+    assert tuple(rows[0][column] for column in ("left_out", "score", "images", "name")) == first
     assert "raw_dir" not in rows[0]["overrides"]
     assert "training.epochs=1" in rows[0]["overrides"]
     assert "Speed limit 30 km/h" in tables.TABLES["left_out"]()
 
-    monkeypatch.setattr(left_out, "train", lambda _: pytest.fail("class 1 is measured already"))
+    monkeypatch.setattr(left_out, "train", lambda _: pytest.fail("these classes are measured already"))
     assert CliRunner().invoke(left_out.app, arguments, catch_exceptions=False).exit_code == 0
 
 
@@ -82,7 +83,9 @@ def test_images_of_the_class_in_the_training_are_an_error(
     monkeypatch.setattr(left_out, "train", lambda _: {})
     monkeypatch.setattr("src.mlops.data.additional.without", lambda arrays, _: arrays)
     words = [word for word in tiny_overrides(tmp_path, write_kaggle(tmp_path / "raw")) if not word.startswith("run_")]
-    with pytest.raises(DataError, match=r"Class 1 is left out, but \d+ images of it are used for training"):
+    with pytest.raises(
+        DataError, match=r"The classes \[1\] are left out, but \d+ images of them are used for training"
+    ):
         CliRunner().invoke(left_out.app, ["1", *words], catch_exceptions=False)
 
 

@@ -113,7 +113,8 @@ class TestVersions:
 class TestMeasurement:
     def test_counts_wrong_and_unknown_images(self, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         classifier = Classifier.load(exported)
-        threshold = classifier.info.calibration.energy_threshold
+        calibration = classifier.info.calibration
+        threshold = calibration.unknown_threshold * calibration.temperature  # of the energy, for certain predictions
         images = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8)
         probabilities = np.eye(43, dtype=np.float32)[[0, 1, 2, 3]]
         energy = np.array([-1, -1, 1, 1], np.float32) + np.float32(threshold)

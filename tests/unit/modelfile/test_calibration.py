@@ -7,7 +7,7 @@ import pytest
 
 from src.mlops.evaluation.metrics import expected_calibration_error
 from src.mlops.modelfile.calibration import Calibration, warn_about_coverage
-from src.mlops.modelfile.unknown import energy, is_unknown
+from src.mlops.modelfile.unknown import energy, unknown_score
 
 
 class TestCalibration:
@@ -34,7 +34,8 @@ class TestCalibration:
         _, sets = calibration.prediction_sets(calibration.probabilities(fresh))
         covered = np.array([label in kept for label, kept in zip(truth, sets, strict=True)])
         assert covered.mean() == pytest.approx(0.999, abs=0.0011)
-        unknown = is_unknown(energy(fresh, calibration.temperature), calibration.energy_threshold)
+        energies = energy(fresh, calibration.temperature)
+        unknown = calibration.is_unknown(calibration.probabilities(fresh), energies)
         assert unknown.mean() == pytest.approx(0.01, abs=0.004)
 
     @pytest.mark.parametrize(("images", "attained"), [(1, 0.5), (100, 100 / 101), (998, 998 / 999), (999, 0.999)])
@@ -78,7 +79,7 @@ class TestCalibration:
         assert calibration.prediction_sets(np.array([[0.01, 0.98, 0.01], [0.5, 0.3, 0.2]]))[1] == [[1], [0, 1]]
 
     def test_is_restored_from_its_dict(self) -> None:
-        calibration = Calibration(1.5, 0.1, -3.0, 0.99)
+        calibration = Calibration(1.5, 0.1, -3.0, -2.0, 0.99)
         assert Calibration.from_dict(calibration.to_dict()) == calibration
 
     def test_files_of_earlier_releases(self) -> None:
@@ -88,7 +89,12 @@ class TestCalibration:
         assert all(map(math.isfinite, calibration.to_dict().values()))
         assert calibration.prediction_sets(np.full((1, 43), 1 / 43))[1] == [list(range(43))]
         highest = np.array([np.finfo(np.float32).max], np.float32)
-        assert not is_unknown(highest, calibration.energy_threshold).any()
+        assert not calibration.is_unknown(np.full((1, 43), 1 / 43), highest).any()
+
+    def test_an_energy_threshold_of_earlier_releases_is_applied(self) -> None:
+        calibration = Calibration.from_dict({"temperature": 1.5, "energy_threshold": -2.0})
+        confident = np.tile(np.float32([0.99, 0.01]), (2, 1))
+        assert calibration.is_unknown(confident, np.float32([-2.1, -1.9])).tolist() == [False, True]
 
     def test_neutral_values_are_finite(self) -> None:
         assert all(map(math.isfinite, Calibration().to_dict().values()))
@@ -97,3 +103,24 @@ class TestCalibration:
         probabilities = np.tile([0.9, 0.1], (100, 1))
         labels = np.array([0] * 50 + [1] * 50)
         assert expected_calibration_error(probabilities, labels) == pytest.approx(0.4)
+
+
+class TestUnknownScore:
+    @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+    def test_is_the_log_odds_against_the_predicted_class(self, temperature: float) -> None:
+        logits = np.float32([[8, 1, -2], [-1, -2, -3], [5, 5, 0]])
+        probability = Calibration(temperature).probabilities(logits).max(axis=1)
+        powers = np.exp(logits.astype(float) / temperature)
+        highest = powers.max(axis=1)
+        expected = np.log((1 + 0.05 * (powers.sum(axis=1) - highest)) / highest)
+        scores = unknown_score(probability, energy(logits, temperature), temperature)
+        np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+    def test_an_image_between_two_classes_has_a_higher_score(self) -> None:
+        scores = unknown_score(np.float32([0.99, 0.5]), np.float32([-6, -6]), 0.5)
+        assert scores[1] > scores[0] + 1
+
+    def test_certain_predictions_have_finite_scores(self) -> None:
+        scores = unknown_score(np.float32([1, 1]), np.float32([-200, 200]), 0.5)
+        assert np.isfinite(scores).all()
+        assert scores[0] < scores[1]
