@@ -17,9 +17,9 @@ classes.
 Only the classes themselves are left out. The class of a mirrored image is still trained, but its images are not
 mirrored: a network without *bend to the left* knows *bend to the right*.
 
-Writes benchmarks/results/left_out.csv, with a row per class and score. A training that has rows for the same overrides is
-not repeated, and an interrupted one continues. Models are in models/benchmarks/left_out/; delete them when
-the code of the training has changed. Several processes can write to the file.
+Writes benchmarks/results/left_out.csv, with a row per class and score. A training that has rows for the same overrides
+is not repeated, and an interrupted one continues. Models are in models/benchmarks/left_out/; delete them when the code
+of the training has changed. Several processes can write to the file.
 """
 
 import hashlib
