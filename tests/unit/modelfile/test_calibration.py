@@ -112,7 +112,7 @@ class TestUnknownScore:
         probability = Calibration(temperature).probabilities(logits).max(axis=1)
         powers = np.exp(logits.astype(float) / temperature)
         highest = powers.max(axis=1)
-        expected = np.log((1 + 0.05 * (powers.sum(axis=1) - highest)) / highest)
+        expected = np.log((1 + 0.1 * (powers.sum(axis=1) - highest)) / highest)
         scores = unknown_score(probability, energy(logits, temperature), temperature)
         np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
