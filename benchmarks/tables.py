@@ -22,6 +22,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _Rows = list[dict[str, str]]
 _DASH = "–"
+_LEFT_OUT_SCORES = ("unknown score", "energy", "MSP", "nearest neighbours")  # in the table of single classes
 ALL_TEST_IMAGES = 12_630  # of GTSRB
 # Single networks with their parameters, MACs in millions and accuracy, as published for all test images.
 PUBLISHED = (
@@ -146,10 +147,9 @@ def _unknown() -> str:
             cells = {row["score"]: " / ".join((f"{float(row['auroc']):.4f}", *_shares(row))) for row in found}
             rows.append([kind, found[0]["images"], *(cells.get(score, "") for score in scores)])
         head = "|".join(["kind", "images", *(f"{score}: AUROC / FPR95, % / flagged as unknown, %" for score in scores)])
-        known = spread([float(row["known_called_unknown"]) for row in group if row["score"] == "energy"], percent=True)
-        text += (
-            f"\n**{model}.** {known.partition(' ')[0]} % of the known test signs are flagged with the energy score.\n\n"
-        )
+        flagged = {row["score"]: 100 * float(row["known_called_unknown"]) for row in group}
+        known = ", ".join(f"{share:.2f} % ({score})" for score, share in flagged.items())
+        text += f"\n**{model}.** Flagged of the known test signs: {known}.\n\n"
         text += markdown_table(head, rows)
     return (text or markdown_table("", [])) + where(read_results("unknown"))
 
@@ -179,7 +179,22 @@ def _left_out() -> str:
     head = (
         "settings|score|classes|flagged as unknown, %|class with the fewest|known test signs flagged, %|AUROC|FPR95, %"
     )
-    return markdown_table(head, rows) + where(read_results("left_out"))
+    return markdown_table(head, rows) + _hardest_classes() + where(read_results("left_out"))
+
+
+def _hardest_classes() -> str:
+    """Returns a table of the ten left-out classes that the unknown score recognises least."""
+    text = ""
+    for overrides, group in _groups("left_out", "overrides"):
+        shares = {
+            name: {row["score"]: f"{100 * float(row['called_unknown']):.1f}" for row in rows}
+            for (name,), rows in grouped(group, "name").items()
+        }
+        hardest = sorted(shares, key=lambda name: float(shares[name]["unknown score"]))[:10]
+        rows = [[name, *(shares[name][score] for score in _LEFT_OUT_SCORES)] for name in hardest]
+        text += f"\nFlagged as unknown, %, of the classes with the fewest, `{overrides}`:\n\n"
+        text += markdown_table("|".join(["class", *_LEFT_OUT_SCORES]), rows)
+    return text
 
 
 def _label_errors() -> str:

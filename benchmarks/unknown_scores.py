@@ -3,7 +3,7 @@
 All scores are computed from the outputs of one exported model. A higher score means that an image looks less like a
 known class:
 
-- `log-odds`, which the service uses: `src.mlops.modelfile.unknown.unknown_score`.
+- `unknown score`, which the service uses: `src.mlops.modelfile.unknown.unknown_score`.
 - `energy` (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
 - `MSP`: one minus the maximum softmax probability (Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and
   Out-of-Distribution Examples in Neural Networks", 2017).
@@ -62,7 +62,7 @@ class Scorer:
         """Returns the scores of N images by name, float [N] each."""
         probability = outputs.probabilities.max(axis=1)
         return {
-            "log-odds": unknown_score(probability, outputs.energy, self._temperature),
+            "unknown score": unknown_score(probability, outputs.energy, self._temperature),
             "energy": outputs.energy,
             "MSP": 1 - probability,
             "Mahalanobis": self._mahalanobis(outputs.embedding.astype(np.float64)),

@@ -13,7 +13,7 @@ from benchmarks.unknown import SIDE, crops_of
 from src.mlops.errors import ConfigError, DataError
 from tests.helpers.tiny import tiny_overrides, write_kaggle
 
-SCORES = ["log-odds", "energy", "MSP", "Mahalanobis", "nearest neighbours", "norm"]
+SCORES = ["unknown score", "energy", "MSP", "Mahalanobis", "nearest neighbours", "norm"]
 
 
 def test_crops_of_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_each_class_is_left_out_once(results: Path, tmp_path: Path, monkeypatch:
     assert outcome.exit_code == 0, outcome.output
     rows = environment.read_results("left_out")
     assert Counter(row["class"] for row in rows) == {"1": 6, "3": 6}
-    first = ("1,3", "log-odds", "3", "Speed limit 30 km/h")
+    first = ("1,3", "unknown score", "3", "Speed limit 30 km/h")
     assert tuple(rows[0][column] for column in ("left_out", "score", "images", "name")) == first
     assert "raw_dir" not in rows[0]["overrides"]
     assert "training.epochs=1" in rows[0]["overrides"]
