@@ -28,8 +28,8 @@ class Loss:
     squared hinge, this is the energy-bounded learning of Liu et al., "Energy-based Out-of-distribution Detection",
     2020.)
 
-    With teachers, the network also learns the mean of the probabilities of other networks on the same augmented images:
-    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    With teachers, the network also learns the mean of the probabilities of other networks on the same augmented images,
+    except for outliers: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Args:
         training: The settings.
@@ -60,6 +60,8 @@ class Loss:
             with torch.no_grad():
                 softened = [F.softmax(self._scores(one(images)) / TEMPERATURE, dim=1) for one in self._teachers]
                 wanted = torch.stack(softened).mean(dim=0)
+                # The teachers may take an outlier for a sign. Here the label is certain.
+                wanted[labels == OUTLIER] = F.one_hot(targets[labels == OUTLIER], scores.shape[1]).to(wanted)
             # The gradients of soft targets are smaller by the squared temperature.
             distilled = F.cross_entropy(scores / TEMPERATURE, wanted) * TEMPERATURE**2
             loss = (1 - TEACHERS_SHARE) * loss + TEACHERS_SHARE * distilled

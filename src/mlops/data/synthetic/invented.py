@@ -14,6 +14,7 @@ from src.mlops.data.synthetic.description import PALETTE, Layer
 from src.mlops.data.synthetic.drawing import drawings
 from src.mlops.data.synthetic.symbols import (
     draw_arrow,
+    draw_column,
     draw_figure,
     draw_odd_character,
     draw_symbol,
@@ -113,6 +114,13 @@ def _pictogram(rng: np.random.Generator) -> Image.Image:
     above = [_frame("end_stripes")] if choice == 2 else []
     draw_symbols = _two_figures if choice and rng.random() < 0.6 else _one_figure
     return _draw_visible([_frame(name)], lambda: draw_symbols(rng, y, scale), above)
+
+
+def _column(rng: np.random.Generator) -> Image.Image:
+    """Returns a warning sign with dots and bars one above the other, or sometimes a prohibition."""
+    name, y, size = (("red_triangle", 62, 44), ("red_circle", 50, 56))[rng.choice(2, p=(0.85, 0.15))]
+    scale = size * rng.uniform(0.8, 1.1) / 100
+    return _draw_visible([_frame(name)], lambda: group(draw_column(rng), 50, y, scale, PALETTE["black"]))
 
 
 def _one_figure(rng: np.random.Generator, y: float, scale: float) -> str:
@@ -231,6 +239,7 @@ INVENTIONS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
     "number with an odd character": _odd_number,
     "invented symbol": _symbol,
     "invented pictogram": _pictogram,
+    "invented column": _column,
     "invented mandatory sign": _mandatory,
     "end of an invented sign": _ended,
     "invented panel": _panel,
@@ -238,6 +247,6 @@ INVENTIONS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
 }
 """The kinds of invented signs. Each function draws one: a square RGBA image, transparent outside of the outline.
 
-A symbol is a letter, a line, a bar or a blob; a pictogram has several parts, most of them upright; and an invented sign
-also has an outline and colours of its own.
+A symbol is a letter, a line, a bar or a blob; a pictogram has several parts, most of them upright; a column has dots and
+bars; and an invented sign also has an outline and colours of its own.
 """

@@ -12,6 +12,7 @@ import numpy as np
 from src.mlops.data.synthetic.description import PALETTE, Layer
 from src.mlops.data.synthetic.drawing import drawings
 
+_PARTS = ("black", "red", "yellow", "green", "blue", "grey")  # colours of the parts of a column
 _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # A character is drawn on 3 x 3 points, numbered by row. These pairs are the segments of a seven-segment display,
 # clockwise from the top one, with the middle one last.
@@ -123,6 +124,36 @@ def draw_figure(rng: np.random.Generator) -> str:
         px, py = rng.uniform(-25, 25), rng.uniform(-30, 30)
         parts += f'<g transform="translate({px:.1f} {py:.1f}) rotate({turn:.0f})">{shape}</g>'
     return parts + (f'<g transform="scale(-1 1)">{parts}</g>' if rng.random() < 0.4 else "")
+
+
+def draw_column(rng: np.random.Generator) -> str:
+    """Returns dots and bars one above the other, sometimes side by side, within -50 to 50.
+
+    They are never dots in red, yellow and green, as on a real sign. The longest part is the lowest one, because on an
+    exclamation mark it is above a dot.
+    """
+    count = int(rng.choice((1, 2, 3, 4), p=(0.2, 0.35, 0.3, 0.15)))
+    lengths = np.sort(rng.uniform(0.6, 3, count) * (rng.random(count) < 0.5))  # 0: a dot
+    if count == 1:
+        lengths += 2
+    colours = ["black"] * count
+    while rng.random() < 0.4 or {"red", "yellow", "green"} <= set(colours):
+        colours = rng.choice(_PARTS, count).tolist()
+    heights = np.maximum(lengths, 1) + 0.25
+    unit = min(96 / heights.sum(), 34)
+    parts, y = "", -unit * heights.sum() / 2
+    for length, height, colour in zip(lengths, heights * unit, colours, strict=True):
+        middle, width = y + height / 2, unit * rng.uniform(0.6, 1)
+        if length:
+            low, top = (height - unit * 0.25) / 2, width * rng.uniform(0.3, 0.6)
+            points = f"{-top:.1f},{middle - low:.1f} {top:.1f},{middle - low:.1f}"
+            shape = f'<polygon points="{points} {width / 2:.1f},{middle + low:.1f} {-width / 2:.1f},{middle + low:.1f}"/>'
+        else:
+            shape = f'<circle cy="{middle:.1f}" r="{width / 2:.1f}"/>'
+        parts += f'<g style="fill:{PALETTE[colour]}">{shape}</g>'
+        y += height
+    turn = rng.choice((0, 90), p=(0.8, 0.2)) + rng.normal(0, 4)
+    return f'<g transform="translate({rng.normal(0, 5):.1f} 0) rotate({turn:.0f})">{parts}</g>'
 
 
 def group(elements: str, x: float, y: float, scale: float, colour: str) -> str:
