@@ -60,11 +60,10 @@ class Scorer:
 
     def __call__(self, outputs: Outputs) -> Scores:
         """Returns the scores of N images by name, float [N] each."""
-        probability = outputs.probabilities.max(axis=1)
         return {
-            "unknown score": unknown_score(probability, outputs.energy, self._temperature),
+            "unknown score": unknown_score(outputs.probabilities, outputs.energy, self._temperature),
             "energy": outputs.energy,
-            "MSP": 1 - probability,
+            "MSP": 1 - outputs.probabilities.max(axis=1),
             "Mahalanobis": self._mahalanobis(outputs.embedding.astype(np.float64)),
             "nearest neighbours": self._neighbours(_normalised(outputs.embedding)),
             "norm": -np.linalg.norm(outputs.embedding, axis=1),

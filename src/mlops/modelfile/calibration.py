@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from src.mlops.modelfile.unknown import energy, fit_threshold, logsumexp, unknown_score
+from src.mlops.modelfile.unknown import OTHER_CLASSES, energy, fit_threshold, logsumexp, unknown_score
 
 logger = logging.getLogger(__name__)
-# A threshold that no score exceeds. JSON has no infinity, so this is the largest float32.
+# A threshold that no real score or energy exceeds. JSON has no infinity, so this is the largest float32.
 UNLIMITED = float(np.finfo(np.float32).max)
 # Added to the score of each class beyond the first (λ of the RAPS paper; its k_reg is 1). It keeps the prediction sets
 # of confident predictions small. Chosen by the mean set size on validation images: docs/explanation/experiments.md.
@@ -36,6 +36,7 @@ class Calibration:
         penalty: Added to the score of each class beyond the first.
         attained_coverage: The share that the number of calibration images allows: `coverage`, or less if there were
             too few images.
+        other_classes: Weight of the other classes in the result of `unknown_score`.
     """
 
     temperature: float = 1.0
@@ -45,6 +46,7 @@ class Calibration:
     coverage: float = 1.0
     penalty: float = PENALTY
     attained_coverage: float = 1.0
+    other_classes: float = OTHER_CLASSES
 
     @classmethod
     def fit(
@@ -120,7 +122,7 @@ class Calibration:
             probabilities: Float [N, C].
             energies: Float [N].
         """
-        return unknown_score(probabilities.max(axis=1), energies, self.temperature)
+        return unknown_score(probabilities, energies, self.temperature, self.other_classes)
 
     def is_unknown(
         self, probabilities: NDArray[np.floating[Any]], energies: NDArray[np.floating[Any]]
@@ -159,7 +161,7 @@ class Calibration:
             ValueError: A value is not a number, or is out of range.
         """
         numbers = {name: float(value) for name, value in stored.items()}
-        for name in numbers.keys() & {"set_threshold", "energy_threshold"}:
+        for name in numbers.keys() & {"set_threshold", "unknown_threshold", "energy_threshold"}:
             if math.isinf(numbers[name]):
                 numbers[name] = math.copysign(UNLIMITED, numbers[name])
         calibration = cls(**({"attained_coverage": numbers.get("coverage", 1.0)} | numbers))
@@ -171,6 +173,7 @@ class Calibration:
             and 0 < calibration.coverage <= 1
             and 0 <= calibration.penalty < math.inf
             and 0 < calibration.attained_coverage <= 1
+            and 0 <= calibration.other_classes < math.inf
         )
         if not sane:
             raise ValueError(f"A value is out of range in {calibration}")

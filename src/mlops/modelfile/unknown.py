@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# The weight of the other known classes in the score. With 0, the score would be the negated highest logit; with 1, the
-# log-odds of a softmax with one more class. Chosen on left-out classes: docs/explanation/experiments.md.
+# The weight of the other known classes in the score. With 0, the score would be the negated highest logit, divided by
+# T; with 1, the log-odds of a softmax with one more class. Chosen on left-out classes: docs/explanation/experiments.md.
 OTHER_CLASSES = 0.1
 
 
@@ -29,26 +29,32 @@ def energy(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float6
 
 
 def unknown_score(
-    probability: NDArray[np.floating[Any]], energies: NDArray[np.floating[Any]], temperature: float
+    probabilities: NDArray[np.floating[Any]],
+    energies: NDArray[np.floating[Any]],
+    temperature: float,
+    other_classes: float = OTHER_CLASSES,
 ) -> NDArray[np.float64]:
-    """Returns the log-odds against the predicted class of each image.
+    """Returns the weighted log-odds against the predicted class of each image.
 
     With logits z at temperature T, the score is log((1 + w Σ exp(z_k / T)) / exp(z_y / T)): y is the predicted class,
-    the sum is over the other classes, and w is `OTHER_CLASSES`. The 1 stands for something unknown, with logit 0, as in
+    the sum is over the other classes, and w is `other_classes`. The 1 stands for something unknown, with logit 0, as in
     training with outliers. The sum raises the score of an image between two known classes, which can be a third sign.
     At full weight, it would raise that of blurred known signs as much, and with them the threshold.
 
     Args:
-        probability: Calibrated probability of the predicted class, float [N].
+        probabilities: Calibrated probabilities, float [N, C].
         energies: The result of `energy`, float [N].
         temperature: The calibrated temperature T.
+        other_classes: The weight w of the other classes.
 
     Returns:
         The scores, float64 [N]. The higher the score, the less the image looks like a known class.
     """
-    likely = probability.astype(np.float64)
-    others = OTHER_CLASSES * np.maximum(1 - likely, np.finfo(np.float32).tiny)
-    return np.asarray(np.logaddexp(energies.astype(np.float64) / temperature, np.log(others)) - np.log(likely))
+    ascending = np.sort(probabilities.astype(np.float64), axis=1)
+    likely, others = ascending[:, -1], ascending[:, :-1].sum(axis=1)
+    with np.errstate(divide="ignore"):  # only the energy is left if the other classes have no probability
+        against = np.logaddexp(energies.astype(np.float64) / temperature, np.log(other_classes * others))
+    return np.asarray(against - np.log(likely))
 
 
 def fit_threshold(scores: NDArray[np.float64], false_alarms: float) -> float:

@@ -28,8 +28,8 @@ class Loss:
     squared hinge, this is the energy-bounded learning of Liu et al., "Energy-based Out-of-distribution Detection",
     2020.)
 
-    With teachers, the network also learns the mean of the probabilities of other networks on the same augmented images,
-    except for outliers: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    With teachers, the network also learns the mean of the probabilities of other networks on the same augmented images
+    of known signs: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015.
 
     Args:
         training: The settings.

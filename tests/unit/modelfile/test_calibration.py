@@ -83,7 +83,8 @@ class TestCalibration:
         assert Calibration.from_dict(calibration.to_dict()) == calibration
 
     def test_files_of_earlier_releases(self) -> None:
-        stored = {"temperature": 1.5, "set_threshold": math.inf, "energy_threshold": math.inf, "coverage": 0.99}
+        thresholds = dict.fromkeys(["set_threshold", "energy_threshold", "unknown_threshold"], math.inf)
+        stored = {"temperature": 1.5, "coverage": 0.99, **thresholds}
         calibration = Calibration.from_dict(stored)
         assert calibration.attained_coverage == 0.99
         assert all(map(math.isfinite, calibration.to_dict().values()))
@@ -106,21 +107,37 @@ class TestCalibration:
 
 
 class TestUnknownScore:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-    def test_is_the_log_odds_against_the_predicted_class(self, temperature: float) -> None:
-        logits = np.float32([[8, 1, -2], [-1, -2, -3], [5, 5, 0]])
-        probability = Calibration(temperature).probabilities(logits).max(axis=1)
-        powers = np.exp(logits.astype(float) / temperature)
-        highest = powers.max(axis=1)
-        expected = np.log((1 + 0.1 * (powers.sum(axis=1) - highest)) / highest)
-        scores = unknown_score(probability, energy(logits, temperature), temperature)
-        np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    def test_is_the_weighted_log_odds_against_the_predicted_class(self, temperature: float, dtype: type) -> None:
+        logits = np.array([[8, 1, -2], [-1, -2, -3], [5, 5, 0], [20, 2, 1]], np.float32)
+        *others, highest = np.exp(np.sort(logits.astype(float), axis=1) / temperature).T
+        expected = np.log((1 + 0.1 * sum(others)) / highest)
+        probabilities = Calibration(temperature).probabilities(logits).astype(dtype)
+        scores = unknown_score(probabilities, energy(logits, temperature).astype(dtype), temperature)
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
     def test_an_image_between_two_classes_has_a_higher_score(self) -> None:
-        scores = unknown_score(np.float32([0.99, 0.5]), np.float32([-6, -6]), 0.5)
+        scores = unknown_score(np.array([[0.99, 0.01], [0.5, 0.5]], np.float32), np.array([-6, -6], np.float32), 0.5)
         assert scores[1] > scores[0] + 1
 
-    def test_certain_predictions_have_finite_scores(self) -> None:
-        scores = unknown_score(np.float32([1, 1]), np.float32([-200, 200]), 0.5)
-        assert np.isfinite(scores).all()
-        assert scores[0] < scores[1]
+    def test_the_energy_decides_between_certain_predictions(self) -> None:
+        certain = np.tile(np.array([1, 0], np.float32), (3, 1))
+        scores = unknown_score(certain, np.array([-100, -50, 100], np.float32), 0.5)
+        assert scores.tolist() == pytest.approx([-200, -100, 200])
+
+    def test_false_alarms_are_kept_if_all_predictions_are_certain(self) -> None:
+        rng = np.random.default_rng(0)
+        labels = np.tile(np.arange(10), 100)
+        logits = (8 + 30 * np.eye(10)[labels] + rng.normal(0, 1, (1000, 10))).astype(np.float32)
+        calibration = Calibration.fit(logits, labels)
+        known = calibration.is_unknown(calibration.probabilities(logits), energy(logits, calibration.temperature))
+        assert known.mean() == pytest.approx(0.01, abs=0.002)
+        other = np.full((1, 10), -1, np.float32)
+        assert calibration.is_unknown(calibration.probabilities(other), energy(other, calibration.temperature)).all()
+
+    def test_the_weight_of_the_other_classes_is_stored(self) -> None:
+        calibration = Calibration(other_classes=0.5)
+        assert Calibration.from_dict(calibration.to_dict()) == calibration
+        uncertain, energies = np.array([[0.6, 0.4]], np.float32), np.array([-5], np.float32)
+        assert calibration.unknown_scores(uncertain, energies) > Calibration().unknown_scores(uncertain, energies)

@@ -73,6 +73,15 @@ def test_a_teacher_is_followed() -> None:
     assert like_the_teacher < like_the_label
 
 
+def test_the_label_of_an_outlier_counts_more_than_its_teacher() -> None:
+    teacher = Fixed(torch.tensor([[0.0, 9.0, 0.0]]))
+    loss = Loss(settings("training.outliers={images: 100, seed: 0}"), None, [teacher])
+    labels = torch.tensor([OUTLIER])
+    like_the_teacher, _ = loss(torch.tensor([[0.0, 9.0, 0.0]]), IMAGES[:1], labels)
+    like_the_label, _ = loss(torch.full((1, 3), -9.0), IMAGES[:1], labels)
+    assert like_the_label < 0.1 < 5 < like_the_teacher
+
+
 class TestTeacher:
     def test_changes_the_student(self, make_config: Callable[..., Config], checkpoint: Path, tmp_path: Path) -> None:
         def student(*overrides: str) -> Tensor:

@@ -247,6 +247,6 @@ INVENTIONS: dict[str, Callable[[np.random.Generator], Image.Image]] = {
 }
 """The kinds of invented signs. Each function draws one: a square RGBA image, transparent outside of the outline.
 
-A symbol is a letter, a line, a bar or a blob; a pictogram has several parts, most of them upright; a column has dots and
-bars; and an invented sign also has an outline and colours of its own.
+A symbol is a letter, a line, a bar or a blob; a pictogram has several parts, most of them upright; a column consists of
+dots and bars; and an invented sign also has an outline and colours of its own.
 """

@@ -147,7 +147,9 @@ def draw_column(rng: np.random.Generator) -> str:
         if length:
             low, top = (height - unit * 0.25) / 2, width * rng.uniform(0.3, 0.6)
             points = f"{-top:.1f},{middle - low:.1f} {top:.1f},{middle - low:.1f}"
-            shape = f'<polygon points="{points} {width / 2:.1f},{middle + low:.1f} {-width / 2:.1f},{middle + low:.1f}"/>'
+            shape = (
+                f'<polygon points="{points} {width / 2:.1f},{middle + low:.1f} {-width / 2:.1f},{middle + low:.1f}"/>'
+            )
         else:
             shape = f'<circle cy="{middle:.1f}" r="{width / 2:.1f}"/>'
         parts += f'<g style="fill:{PALETTE[colour]}">{shape}</g>'
