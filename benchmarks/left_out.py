@@ -1,4 +1,4 @@
-"""Measures how well a network detects signs of a class that it was not trained on, for each of the classes in turn.
+"""Measures how well a network detects signs of a class that it was not trained on, for each class.
 
     uv run python -m benchmarks.left_out data.raw_dir=../shared/gtsrb
     uv run python -m benchmarks.left_out 4 17 25 data.raw_dir=../shared/gtsrb training.optimizer.lr=0.002
@@ -54,6 +54,7 @@ CHEAP = [
     "training.drawn.tracks_per_class=20",
     "training.outliers.images=16000",
 ]
+_KEYS = ("overrides", "trainings", "left_out", "class", "score")
 # Overrides that do not change the result.
 _LOCATIONS = ("data.raw_dir=", "data.processed_dir=", "data.processed_url=", "evaluation.", "device=")
 
@@ -64,10 +65,10 @@ def main(
         list[str],
         typer.Argument(default_factory=list, show_default=False, help="Ids of classes, default: all; and overrides."),
     ],
-    trainings: Annotated[int, typer.Option(min=0, help="Trainings for all classes; 0: one for each class.")] = 0,
+    trainings: Annotated[int, typer.Option(min=0, help="Trainings to divide the classes among; 0: one per class.")] = 0,
     part: Annotated[str, typer.Option(help="Which part of the trainings, such as 1/2: the first of two.")] = "1/1",
 ) -> None:
-    """Leaves out each class in turn."""
+    """Leaves out each class once."""
     number, parts = _part(part)
     pack = prepare(load_config([word for word in words if "=" in word]).data)
     known = [str(entry.class_id) for entry in pack.classes]
@@ -76,15 +77,16 @@ def main(
     overrides = [*(word for word in CHEAP if word.partition("=")[0] not in changed), *given]
     label = " ".join(word for word in overrides if not word.startswith(_LOCATIONS))
     classes = names or known
-    groups = [classes[start::trainings] for start in range(trainings)] if trainings else [[name] for name in classes]
-    for group in filter(None, groups[number - 1 :: parts]):
+    count = min(trainings or len(classes), len(classes))
+    groups = [classes[start::count] for start in range(count)]
+    for group in groups[number - 1 :: parts]:
         listed = ",".join(group)
         if any((row["overrides"], row["left_out"]) == (label, listed) for row in read_results("left_out")):
             logger.info("The training without %s is measured already", listed)
             continue
-        about = {"overrides": label, "left_out": listed}
+        about = {"overrides": label, "trainings": len(groups), "left_out": listed}
         rows = _measure(pack, [int(name) for name in group], overrides, KEPT / "left_out" / _digest(label) / listed)
-        write_results("left_out", [about | row for row in rows], ("overrides", "left_out", "class", "score"))
+        write_results("left_out", [about | row for row in rows], _KEYS)
 
 
 def _part(text: str) -> tuple[int, int]:

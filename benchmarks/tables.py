@@ -161,12 +161,15 @@ def _shares(row: dict[str, str]) -> list[str]:
 
 def _left_out() -> str:
     rows = []
-    for (overrides, score), group in grouped(read_results("left_out"), "overrides", "score").items():
+    for (overrides, trainings, score), group in grouped(
+        read_results("left_out"), "overrides", "trainings", "score"
+    ).items():
         worst = min(group, key=lambda row: float(row["called_unknown"]))
         measured = [float(row["fpr95"]) for row in group if row["fpr95"]]
         rows.append(
             [
                 f"`{overrides}`",
+                trainings,
                 score,
                 str(len(group)),
                 spread([float(row["called_unknown"]) for row in group], percent=True, digits=1),
@@ -177,7 +180,8 @@ def _left_out() -> str:
             ]
         )
     head = (
-        "settings|score|classes|flagged as unknown, %|class with the fewest|known test signs flagged, %|AUROC|FPR95, %"
+        "settings|trainings|score|classes|flagged as unknown, %|class with the fewest|known test signs flagged, %|AUROC"
+        "|FPR95, %"
     )
     return markdown_table(head, rows) + _hardest_classes() + where(read_results("left_out"))
 
@@ -185,14 +189,14 @@ def _left_out() -> str:
 def _hardest_classes() -> str:
     """Returns a table of the ten left-out classes that the unknown score recognises least."""
     text = ""
-    for overrides, group in _groups("left_out", "overrides"):
+    for (overrides, trainings), group in grouped(read_results("left_out"), "overrides", "trainings").items():
         shares = {
             name: {row["score"]: f"{100 * float(row['called_unknown']):.1f}" for row in rows}
             for (name,), rows in grouped(group, "name").items()
         }
         hardest = sorted(shares, key=lambda name: float(shares[name]["unknown score"]))[:10]
         rows = [[name, *(shares[name][score] for score in _LEFT_OUT_SCORES)] for name in hardest]
-        text += f"\nFlagged as unknown, %, of the classes with the fewest, `{overrides}`:\n\n"
+        text += f"\nThe ten classes that are flagged least, with {trainings} trainings of `{overrides}`, in %:\n\n"
         text += markdown_table("|".join(["class", *_LEFT_OUT_SCORES]), rows)
     return text
 

@@ -19,7 +19,7 @@ from src.mlops.evaluation.stickers import DIAMETER, STICKERS
 from src.mlops.inference.classifier import Classifier
 from src.mlops.io.files import to_json, write_atomically
 from src.mlops.io.markdown import cell, plain
-from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.calibration import UNLIMITED, Calibration
 from src.mlops.modelfile.metadata import ModelInfo
 from src.mlops.project import load_project
 
@@ -101,15 +101,14 @@ on {" and ".join(origin["trained_on"])} |
 {_stickers(robustness)}
 ## Calibration
 
-Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_threshold:.4f}. Images with an unknown score
-above {calibration.unknown_threshold:.3f} are flagged as unknown. All three values were fitted on validation images. \
-{_coverage(calibration)}
+Temperature {calibration.temperature:.3f}, RAPS threshold {calibration.set_threshold:.4f}. {_unknown(calibration)} All
+values were fitted on validation images. {_coverage(calibration)}
 
 ## Limits
 
 {about.limits}- The results are for images from the same source as the training images. Results with another camera can
   differ.
-- Unknown classes and other out-of-distribution images are detected by this score only.
+- Unknown classes and other out-of-distribution images are detected in this way only.
   `docs/explanation/trust.md` shows how reliable this is for traffic signs and several kinds of image.
 """
 
@@ -174,6 +173,14 @@ these signs is unproven.**
 
 {_worst_first(measured["classes"])}
 """
+
+
+def _unknown(calibration: Calibration) -> str:
+    if calibration.unknown_threshold < UNLIMITED:
+        return f"Images with an unknown score above {calibration.unknown_threshold:.3f} are flagged as unknown."
+    if calibration.energy_threshold < UNLIMITED:  # an earlier release
+        return f"Images with an energy above {calibration.energy_threshold:.3f} are flagged as unknown."
+    return "No image is flagged as unknown."
 
 
 def _coverage(calibration: Calibration) -> str:

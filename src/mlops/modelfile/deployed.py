@@ -4,7 +4,7 @@ The input is `images`, uint8 [N, 3, S, S], where S is the image size of the mode
 
 - `probabilities` [N, C], at the calibrated temperature;
 - `embedding` [N, D];
-- `energy` [N], which decides whether an image is unknown;
+- `energy` [N], from which the unknown score follows, together with the probabilities;
 - `evidence` [N, C, h, w], the contribution of each region of the image to the logit of each class (class activation
   maps, Zhou et al. 2016). Only networks with average pooling before the last layer have this output.
 """

@@ -22,6 +22,7 @@ from src.mlops.evaluation.model_card import data_card, model_card, write_cards
 from src.mlops.evaluation.robustness import robustness
 from src.mlops.evaluation.stickers import SHARES
 from src.mlops.inference.classifier import Classifier
+from src.mlops.modelfile.calibration import Calibration
 from src.mlops.modelfile.checkpoint import read_plain, write_content
 from src.mlops.modelfile.onnx_export import export
 from src.mlops.project import load_project
@@ -120,6 +121,17 @@ class TestReports:
         classifier.info.config["training"] |= {"outliers": {"images": 100, "seed": 0}, "teachers": ["other.pth"]}
         text = model_card(classifier, results, None)
         assert ", with rendered images of unknown things, with the probabilities of other models |" in text
+
+    def test_cards_state_the_threshold_that_decides(self, trained: Path, exported: Path, tmp_path: Path) -> None:
+        classifier = Classifier.load(exported)
+        results = evaluate(config_of(trained, tmp_path))
+        assert f"score above {classifier.info.calibration.unknown_threshold:.3f}" in model_card(
+            classifier, results, None
+        )
+        cases = {"energy above -4.500 are flagged": {"energy_threshold": -4.5}, "No image is flagged as unknown.": {}}
+        for sentence, stored in cases.items():  # the first is of an earlier release
+            classifier.info = replace(classifier.info, calibration=Calibration.from_dict(stored))
+            assert sentence in model_card(classifier, results, None)
 
     def test_cards_reject_results_of_another_model(self, trained: Path, exported: Path, tmp_path: Path) -> None:
         config = config_of(trained, tmp_path)

@@ -65,8 +65,8 @@ def test_each_class_is_left_out_once(results: Path, tmp_path: Path, monkeypatch:
     assert outcome.exit_code == 0, outcome.output
     rows = environment.read_results("left_out")
     assert Counter(row["class"] for row in rows) == {"1": 6, "3": 6}
-    first = ("1,3", "unknown score", "3", "Speed limit 30 km/h")
-    assert tuple(rows[0][column] for column in ("left_out", "score", "images", "name")) == first
+    first = ("2", "1,3", "unknown score", "3", "Speed limit 30 km/h")
+    assert tuple(rows[0][column] for column in ("trainings", "left_out", "score", "images", "name")) == first
     assert "raw_dir" not in rows[0]["overrides"]
     assert "training.epochs=1" in rows[0]["overrides"]
     assert "Speed limit 30 km/h" in tables.TABLES["left_out"]()
