@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 # The weight of the other known classes in the score. With 0, the score would be the negated highest logit, divided by
 # T; with 1, the log-odds of a softmax with one more class. Chosen on left-out classes: docs/explanation/experiments.md.
-OTHER_CLASSES = 0.1
+OTHER_CLASSES = 0.03
 
 
 def energy(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ def test_fpr95_accepts_what_95_percent_of_the_known_images_do_not_exceed(unknown
 
 def test_outputs_as_scores() -> None:
     outputs = _outputs([[3, 4], [0, 1]], [[0.75, 0.25], [0.5, 0.5]], [-7, 2])
-    odds = [(np.exp(-14) + 0.025) / 0.75, (np.exp(4) + 0.05) / 0.5]
+    odds = [(np.exp(-14) + 0.0075) / 0.75, (np.exp(4) + 0.015) / 0.5]
     assert _of("unknown score", outputs) == pytest.approx(np.log(odds))
     assert _of("energy", outputs).tolist() == [-7, 2]
     assert _of("MSP", outputs).tolist() == [0.25, 0.5]

@@ -112,7 +112,7 @@ class TestUnknownScore:
     def test_is_the_weighted_log_odds_against_the_predicted_class(self, temperature: float, dtype: type) -> None:
         logits = np.array([[8, 1, -2], [-1, -2, -3], [5, 5, 0], [20, 2, 1]], np.float32)
         *others, highest = np.exp(np.sort(logits.astype(float), axis=1) / temperature).T
-        expected = np.log((1 + 0.1 * sum(others)) / highest)
+        expected = np.log((1 + 0.03 * sum(others)) / highest)
         probabilities = Calibration(temperature).probabilities(logits).astype(dtype)
         scores = unknown_score(probabilities, energy(logits, temperature).astype(dtype), temperature)
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
