@@ -39,12 +39,19 @@ def test_no_number_is_on_a_sign() -> None:
     assert not numbers & texts
 
 
-@pytest.mark.parametrize("kind", ["invented symbol", "invented pictogram"])
+@pytest.mark.parametrize("kind", ["invented symbol", "invented pictogram", "invented column"])
 def test_no_sign_looks_as_if_it_had_no_symbol(kind: str) -> None:
     plain = [np.asarray(drawings().draw(number), int) for number in ("250", "205", "282")]
     for seed in range(40):
         sign = np.asarray(INVENTIONS[kind](np.random.default_rng(seed)), int)
         assert min((np.abs(sign - other).max(axis=2) > 60).mean() for other in plain) > 0.01
+
+
+def test_no_column_looks_like_a_real_sign() -> None:
+    real = [np.asarray(drawings().draw(number).resize((128, 128)), int) for number in ("101", "131")]
+    for seed in range(40):
+        sign = np.asarray(INVENTIONS["invented column"](np.random.default_rng(seed)), int)
+        assert min((np.abs(sign - other).max(axis=2) > 60).mean() for other in real) > 0.015
 
 
 def test_the_data_set_has_the_kinds_as_classes(tmp_path: Path) -> None:
