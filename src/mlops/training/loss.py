@@ -57,15 +57,20 @@ class Loss:
         smoothing = self._training.label_smoothing
         loss = F.cross_entropy(scores, targets, weight=self._weights, label_smoothing=smoothing)
         if self._teachers:
-            with torch.no_grad():
-                softened = [F.softmax(self._scores(one(images)) / TEMPERATURE, dim=1) for one in self._teachers]
-                wanted = torch.stack(softened).mean(dim=0)
-                # The teachers may take an outlier for a sign. Here the label is certain.
-                wanted[labels == OUTLIER] = F.one_hot(targets[labels == OUTLIER], scores.shape[1]).to(wanted)
-            # The gradients of soft targets are smaller by the squared temperature.
-            distilled = F.cross_entropy(scores / TEMPERATURE, wanted) * TEMPERATURE**2
-            loss = (1 - TEACHERS_SHARE) * loss + TEACHERS_SHARE * distilled
+            # The teachers may take an outlier for a sign, but its label is certain.
+            known = labels != OUTLIER
+            distilled = self._distilled(scores[known], images[known])
+            certain = F.cross_entropy(scores[~known], targets[~known], label_smoothing=smoothing, reduction="sum")
+            loss = (1 - TEACHERS_SHARE) * loss + TEACHERS_SHARE * (distilled + certain) / len(labels)
         return loss, (scores.argmax(1) == targets).sum()
+
+    def _distilled(self, scores: Tensor, images: Tensor) -> Tensor:
+        """Returns the sum of the cross-entropies with the teachers' probabilities."""
+        with torch.no_grad():
+            softened = [F.softmax(self._scores(one(images)) / TEMPERATURE, dim=1) for one in self._teachers]
+        wanted = torch.stack(softened).mean(dim=0)
+        # The gradients of soft targets are smaller by the squared temperature.
+        return F.cross_entropy(scores / TEMPERATURE, wanted, reduction="sum") * TEMPERATURE**2
 
     def _scores(self, logits: Tensor) -> Tensor:
         """Returns the logits, with outliers also that of the unknown things."""
