@@ -65,18 +65,17 @@ def test_evidence_shows_what_decided(results: dict[str, Any]) -> None:
 def test_the_model_reports_that_rain_is_difficult(results: dict[str, Any]) -> None:
     clear, bad = results["measured"].loc[0], results["measured"].loc[5]
     assert bad["right", "blur"] > 0.9
-    assert 0.35 < bad["right", "rain"] < 0.5
+    assert 0.5 < bad["right", "rain"] < 0.65
     assert clear["right", "rain"] > 0.92
     assert bad["probability", "rain"] < clear["probability", "rain"] - 0.3
     assert bad["energy", "rain"] > clear["energy", "rain"] + 2
     assert bad["unknown", "rain"] > 0.5
 
 
-def test_most_unknown_images_are_found(results: dict[str, Any]) -> None:
+def test_all_unknown_images_are_found(results: dict[str, Any]) -> None:
     shares = {kind: (values > results["threshold"]).mean() for kind, values in results["scores"].items()}
     assert 1 / 8 < shares.pop("known sign") < 1 / 6
-    assert min(shares.values()) < 1
-    assert all(share > 0.6 for share in shares.values())
+    assert set(shares.values()) == {1}
 
 
 def test_known_signs_that_are_reported_are_difficult(results: dict[str, Any]) -> None:
