@@ -145,7 +145,7 @@ def test_real_validation_images(tmp_path: Path) -> None:
 
     answers = classes(images)
     assert (answers == labels).mean() >= 0.998
-    # Five images of one dark "bend to the left" are wrong, although the final fit trained on them: its teachers did not.
+    # Five of one dark "bend to the left" are wrong, although the final fit trained on them: its teachers did not.
     assert min(accuracy_by_class(answers, labels).values()) >= 0.8
     for factor in (0.9, 1.1):
         assert (classes(np.clip(images * factor, 0, 255).astype(np.uint8)) == answers).mean() >= 0.998
