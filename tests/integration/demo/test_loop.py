@@ -34,7 +34,8 @@ def test_a_better_model_replaces_the_first_one(tmp_path: Path) -> None:
             if "Measuring it" in line:
                 break
         killed.kill()
-    with start("--out", str(tmp_path)) as loop:  # starts over
+    # It starts over. An improvement is rarely significant with about fifty collected test images.
+    with start("--out", str(tmp_path), overrides=("gate.significance=0.5",)) as loop:
         printed, _ = loop.communicate()
     assert not loop.returncode, printed
     assert state() == before
