@@ -3,7 +3,7 @@
 All scores are computed from the outputs of one exported model. A higher score means that an image looks less like a
 known class:
 
-- `unknown score`, which the service uses: `src.mlops.modelfile.unknown.unknown_score`.
+- `unknown score`, which the service uses: `Calibration.unknown_scores`, with the weight that the model stores.
 - `energy` (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
 - `MSP`: one minus the maximum softmax probability (Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and
   Out-of-Distribution Examples in Neural Networks", 2017).
@@ -28,7 +28,8 @@ from src.mlops.data.packing import SplitArrays, select, without
 from src.mlops.data.prepare import prepare
 from src.mlops.errors import DataError
 from src.mlops.inference.classifier import Classifier, Outputs
-from src.mlops.modelfile.unknown import fit_threshold, unknown_score
+from src.mlops.modelfile.calibration import Calibration
+from src.mlops.modelfile.unknown import fit_threshold
 
 BANK = 10_000  # training images for the means, the covariance and the nearest neighbours
 NEIGHBOURS = 10
@@ -46,11 +47,11 @@ class Scorer:
     Args:
         outputs: Outputs of the model for training images.
         labels: Their classes, int64 [N].
-        temperature: The calibrated temperature of the model.
+        calibration: That of the model.
     """
 
-    def __init__(self, outputs: Outputs, labels: NDArray[np.int64], temperature: float) -> None:
-        self._temperature = temperature
+    def __init__(self, outputs: Outputs, labels: NDArray[np.int64], calibration: Calibration) -> None:
+        self._calibration = calibration
         embedding = outputs.embedding.astype(np.float64)
         classes, places = np.unique(labels, return_inverse=True)
         self._means = np.stack([embedding[labels == one].mean(axis=0) for one in classes])
@@ -61,7 +62,7 @@ class Scorer:
     def __call__(self, outputs: Outputs) -> Scores:
         """Returns the scores of N images by name, float [N] each."""
         return {
-            "unknown score": unknown_score(outputs.probabilities, outputs.energy, self._temperature),
+            "unknown score": self._calibration.unknown_scores(outputs.probabilities, outputs.energy),
             "energy": outputs.energy,
             "MSP": 1 - outputs.probabilities.max(axis=1),
             "Mahalanobis": self._mahalanobis(outputs.embedding.astype(np.float64)),
@@ -138,7 +139,7 @@ class Detection:
         training = without(pack.load("train"), self.left_out)
         sample = np.random.default_rng(0).permutation(len(training.rows))[:BANK]
         bank = select(training, np.sort(sample))
-        self._scorer = Scorer(self._run(images_of(bank)), bank.labels, self.classifier.info.calibration.temperature)
+        self._scorer = Scorer(self._run(images_of(bank)), bank.labels, self.classifier.info.calibration)
         self.test = pack.load("test")
         validation = self.scores(images_of(without(pack.load("val"), self.left_out)))
         self._thresholds = {

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.unknown_scores import Scorer, Values, auroc, fpr95
 from src.mlops.inference.classifier import Outputs
+from src.mlops.modelfile.calibration import Calibration
 
 
 def _outputs(embedding: list[list[float]], probabilities: list[list[float]], energy: list[float]) -> Outputs:
@@ -21,7 +22,7 @@ LABELS = np.array([5, 5, 5, 5, 7, 7, 7, 7])
 
 
 def _of(name: str, outputs: Outputs) -> Values:
-    return Scorer(TRAINING, LABELS, temperature=0.5)(outputs)[name]
+    return Scorer(TRAINING, LABELS, Calibration(temperature=0.5))(outputs)[name]
 
 
 def test_auroc() -> None:
