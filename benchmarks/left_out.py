@@ -84,7 +84,7 @@ def main(
         if any((row["overrides"], row["left_out"]) == (label, listed) for row in read_results("left_out")):
             logger.info("The training without %s is measured already", listed)
             continue
-        about = {"overrides": label, "trainings": len(groups), "left_out": listed}
+        about = {"overrides": label, "trainings": trainings or "one per class", "left_out": listed}
         rows = _measure(pack, [int(name) for name in group], overrides, KEPT / "left_out" / _digest(label) / listed)
         write_results("left_out", [about | row for row in rows], _KEYS)
 

@@ -196,7 +196,7 @@ def _hardest_classes() -> str:
         }
         hardest = sorted(shares, key=lambda name: float(shares[name]["unknown score"]))[:10]
         rows = [[name, *(shares[name][score] for score in _LEFT_OUT_SCORES)] for name in hardest]
-        text += f"\nThe ten classes that are flagged least, with {trainings} trainings of `{overrides}`, in %:\n\n"
+        text += f"\nThe ten classes that are flagged least, in % (`{overrides}`, trainings: {trainings}):\n\n"
         text += markdown_table("|".join(["class", *_LEFT_OUT_SCORES]), rows)
     return text
 
