@@ -22,8 +22,9 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _Rows = list[dict[str, str]]
 _DASH = "–"
-_LEFT_OUT_SCORES = ("unknown score", "energy", "MSP", "nearest neighbours")  # in the table of single classes
 ALL_TEST_IMAGES = 12_630  # of GTSRB
+# What is measured of each score for unknown images: the title of the table, the column of the results, and its digits.
+_MEASURES = (("Flagged as unknown, %", "called_unknown", 1), ("AUROC, %", "auroc", 2), ("FPR95, %", "fpr95", 1))
 # Single networks with their parameters, MACs in millions and accuracy, as published for all test images.
 PUBLISHED = (
     ("MicronNet (Wong et al. 2018)", "0.51 M", "10", 0.989),
@@ -142,63 +143,51 @@ def _unknown() -> str:
     text = ""
     for model, group in _groups("unknown", "model"):
         scores = list(dict.fromkeys(row["score"] for row in group))
-        rows = []
-        for (kind,), found in grouped(group, "kind").items():
-            cells = {row["score"]: " / ".join((f"{float(row['auroc']):.4f}", *_shares(row))) for row in found}
-            rows.append([kind, found[0]["images"], *(cells.get(score, "") for score in scores)])
-        head = "|".join(["kind", "images", *(f"{score}: AUROC / FPR95, % / flagged as unknown, %" for score in scores)])
-        flagged = {row["score"]: 100 * float(row["known_called_unknown"]) for row in group}
-        known = ", ".join(f"{share:.2f} % ({score})" for score, share in flagged.items())
-        text += f"\n**{model}.** Flagged of the known test signs: {known}.\n\n"
-        text += markdown_table(head, rows)
+        known = {row["score"]: row["known_called_unknown"] for row in group}
+        text += f"\n**{model}**\n"
+        for title, column, digits in _MEASURES:
+            rows = [
+                [kind, found[0]["images"], *_cells({row["score"]: row[column] for row in found}, scores, digits)]
+                for (kind,), found in grouped(group, "kind").items()
+            ]
+            if column == "called_unknown":
+                rows.append(["known test signs", "", *_cells(known, scores, digits)])
+            text += f"\n{title}:\n\n" + markdown_table("|".join(["kind", "images", *scores]), rows)
     return (text or markdown_table("", [])) + where(read_results("unknown"))
 
 
-def _shares(row: dict[str, str]) -> list[str]:
-    """Formats FPR95, if it was measured, and the share that is called unknown."""
-    return [f"{100 * float(row[column]):.1f}" if row[column] else _DASH for column in ("fpr95", "called_unknown")]
+def _cells(values: dict[str, str], scores: list[str], digits: int) -> list[str]:
+    return [f"{100 * float(values[score]):.{digits}f}" if values.get(score) else _DASH for score in scores]
 
 
 def _left_out() -> str:
-    rows = []
-    for (overrides, trainings, score), group in grouped(
-        read_results("left_out"), "overrides", "trainings", "score"
-    ).items():
-        worst = min(group, key=lambda row: float(row["called_unknown"]))
-        measured = [float(row["fpr95"]) for row in group if row["fpr95"]]
-        rows.append(
-            [
-                f"`{overrides}`",
-                trainings,
-                score,
-                str(len(group)),
-                spread([float(row["called_unknown"]) for row in group], percent=True, digits=1),
-                worst["name"],
-                spread([float(row["known_called_unknown"]) for row in group], percent=True),
-                spread([float(row["auroc"]) for row in group], digits=4),
-                spread(measured, percent=True, digits=1) if measured else _DASH,
-            ]
-        )
-    head = (
-        "settings|trainings|score|classes|flagged as unknown, %|class with the fewest|known test signs flagged, %|AUROC"
-        "|FPR95, %"
-    )
-    return markdown_table(head, rows) + _hardest_classes() + where(read_results("left_out"))
-
-
-def _hardest_classes() -> str:
-    """Returns a table of the ten left-out classes that the unknown score recognises least."""
     text = ""
     for (overrides, trainings), group in grouped(read_results("left_out"), "overrides", "trainings").items():
-        shares = {
-            name: {row["score"]: f"{100 * float(row['called_unknown']):.1f}" for row in rows}
-            for (name,), rows in grouped(group, "name").items()
+        classes = {
+            name: {row["score"]: row["called_unknown"] for row in own} for (name,), own in grouped(group, "name").items()
         }
-        hardest = sorted(shares, key=lambda name: float(shares[name]["unknown score"]))[:10]
-        rows = [[name, *(shares[name][score] for score in _LEFT_OUT_SCORES)] for name in hardest]
-        text += f"\nThe ten classes that are flagged least, in % (`{overrides}`, trainings: {trainings}):\n\n"
-        text += markdown_table("|".join(["class", *_LEFT_OUT_SCORES]), rows)
-    return text
+        rows = [_left_out_score(score, own) for (score,), own in grouped(group, "score").items()]
+        head = "score|flagged as unknown, %|class with the fewest|known test signs flagged, %|AUROC, %|FPR95, %"
+        text += f"\n`{overrides}`, trainings: {trainings}, classes: {len(classes)}\n\n" + markdown_table(head, rows)
+        scores = [row[0] for row in rows]
+        hardest = sorted(classes, key=lambda name: float(classes[name]["unknown score"]))[:10]
+        text += "\nThe ten classes that are flagged least, in %:\n\n"
+        rows = [[name, *_cells(classes[name], scores, digits=1)] for name in hardest]
+        text += markdown_table("|".join(["class", *scores]), rows)
+    return (text or markdown_table("", [])) + where(read_results("left_out"))
+
+
+def _left_out_score(score: str, rows: _Rows) -> list[str]:
+    worst = min(rows, key=lambda row: float(row["called_unknown"]))
+    measured = [float(row["fpr95"]) for row in rows if row["fpr95"]]
+    return [
+        score,
+        spread([float(row["called_unknown"]) for row in rows], percent=True, digits=1),
+        worst["name"],
+        spread([float(row["known_called_unknown"]) for row in rows], percent=True),
+        spread([float(row["auroc"]) for row in rows], percent=True),
+        spread(measured, percent=True, digits=1) if measured else _DASH,
+    ]
 
 
 def _label_errors() -> str:
