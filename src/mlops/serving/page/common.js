@@ -24,6 +24,12 @@ export function named(tag, name, kind = "") {
   return Object.assign(element(tag, name, kind), { dir: "auto" });
 }
 
+/** Formats a probability, but never as 0 or 100 %, because the model is never certain. */
+export function percent(share) {
+  if (share < 0.0005) return "< 0.1 %";
+  return share < 0.9995 ? `${(100 * share).toFixed(1)} %` : "> 99.9 %";
+}
+
 /** Shows a status message. The kind `heard` is for screen readers only, because the page already shows the text. */
 export function say(words, kind = "") {
   byId("status").className = kind;

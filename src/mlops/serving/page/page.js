@@ -1,6 +1,6 @@
 // The web page of the service.
 
-import { byId, element, item, kept, named, say } from "./common.js";
+import { byId, element, item, kept, named, percent, say } from "./common.js";
 
 const PER_REQUEST = 16; // images per batch request; small, to show results step by step
 const LARGE = 1_500_000; // bytes; a larger JPEG image is scaled down before it is sent
@@ -13,7 +13,6 @@ let urls = []; // object URLs of the images on the page
 let table = []; // rows of the CSV file to download
 const classCounts = {}; // number of classes by model version
 
-const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const milliseconds = (since) => `${Math.round(performance.now() - since)} ms`;
 
 /** Returns the number of a class in its catalogue, with `before`; nothing if it has none. */

@@ -1,9 +1,8 @@
 // The review page.
 
-import { byId, element, item, kept, named, say } from "./common.js";
+import { byId, element, item, kept, named, percent, say } from "./common.js";
 
 const reviewer = Math.random().toString(36).slice(2); // so that two reviewers get different images
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 let queue = []; // the images to label next; the first one is shown
 let classes = [];
