@@ -7,7 +7,7 @@ from benchmarks.figures import grouped, interval, seeds, spread
 from benchmarks.markdown import markdown_table
 from src.mlops.evaluation.corruptions import CORRUPTIONS
 
-RECORD = "experiment=record training.precision=bf16"
+RECORD, TINY = (f"experiment={name} training.precision=bf16" for name in ("record", "tiny"))
 SEVERITIES, IMAGES = ("3", "1"), "100"  # of the corruptions in the line about drift
 _Rows = list[dict[str, str]]
 
@@ -29,7 +29,11 @@ def _default_accuracy(rows: _Rows) -> list[str]:
 
 
 def _record_accuracy(rows: _Rows) -> list[str]:
-    return _accuracy(rows, RECORD, "`experiment=record` in bf16 with earlier drawings, without teachers")
+    return _accuracy(rows, RECORD, "`experiment=record` in bf16")
+
+
+def _tiny_accuracy(rows: _Rows) -> list[str]:
+    return _accuracy(rows, TINY, "`experiment=tiny` in bf16")
 
 
 def _accuracy(rows: _Rows, overrides: str, settings: str) -> list[str]:
@@ -128,6 +132,7 @@ LINES: tuple[tuple[str, str, Callable[[_Rows], list[str]]], ...] = (
     ("accuracy", "how-to/train.md#configurations", _default_accuracy),
     ("accuracy", "explanation/trust.md#calibration", _calibration),
     ("accuracy", "how-to/train.md#configurations", _record_accuracy),
+    ("accuracy", "how-to/train.md#configurations", _tiny_accuracy),
     ("synthetic_only", "explanation/experiments.md#drawn-signs-only", _synthetic_only),
     ("synthetic_only", "explanation/experiments.md#drawn-signs-only", _quickstart),
     ("variants", "explanation/performance.md#variants-and-runtimes", _latency),
