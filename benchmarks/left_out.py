@@ -52,6 +52,7 @@ CHEAP = [
     "experiment=teacher",
     "training.precision=bf16",
     "training.drawn.tracks_per_class=20",
+    "training.drawn.frames_per_track=6",
     "training.outliers.images=16000",
 ]
 _KEYS = ("overrides", "trainings", "left_out", "class", "score")
