@@ -4,9 +4,10 @@
     uv run python -m benchmarks.accuracy teacher tiny --seed 1 --seed 2 --seed 3 data.raw_dir=../shared/gtsrb
 
 Trains each named configuration with each seed, then evaluates it once on the test images. All settings were chosen on
-validation images before. `tiny` learns from the models of `teacher` with the seeds 1 and 2, so train them first. `ms_per_image` is the median of 200 forward passes of one image in torch, and
-`ms_per_image_onnx` in ONNX Runtime with one thread, without decoding. Overrides apply to all configurations. Writes
-benchmarks/results/accuracy.csv and keeps the rows of other configurations, seeds and overrides.
+validation images before. `tiny` learns from the models of `teacher` with the seeds 1 and 2, so train them first.
+`ms_per_image` is the median of 200 forward passes of one image in torch, and `ms_per_image_onnx` in ONNX Runtime with
+one thread, without decoding. Overrides apply to all configurations. Writes benchmarks/results/accuracy.csv and keeps
+the rows of other configurations, seeds and overrides.
 
 Models and reports are in models/benchmarks/NAME-SEED/. The same command continues an interrupted training there. A
 finished best_model.pth in that folder is only evaluated, also if another command wrote it, and not even that if its row

@@ -164,7 +164,8 @@ def _left_out() -> str:
     text = ""
     for (overrides, trainings), group in grouped(read_results("left_out"), "overrides", "trainings").items():
         classes = {
-            name: {row["score"]: row["called_unknown"] for row in own} for (name,), own in grouped(group, "name").items()
+            name: {row["score"]: row["called_unknown"] for row in own}
+            for (name,), own in grouped(group, "name").items()
         }
         rows = [_left_out_score(score, own) for (score,), own in grouped(group, "score").items()]
         head = "score|flagged as unknown, %|class with the fewest|known test signs flagged, %|AUROC, %|FPR95, %"
