@@ -1,7 +1,8 @@
-"""Measures accuracy, size and cost of the configurations that the documentation compares.
+r"""Measures accuracy, size and cost of the configurations that the documentation compares.
 
     uv run python -m benchmarks.accuracy default record data.raw_dir=../shared/gtsrb
-    uv run python -m benchmarks.accuracy teacher tiny --seed 1 --seed 2 --seed 3 data.raw_dir=../shared/gtsrb
+    uv run python -m benchmarks.accuracy record teacher tiny --seed 1 --seed 2 --seed 3 training.precision=bf16 \
+        data.raw_dir=../shared/gtsrb
 
 Trains each named configuration with each seed, then evaluates it once on the test images. All settings were chosen on
 validation images before. `tiny` learns from the models of `teacher` with the seeds 1 and 2, so train them first.
@@ -19,7 +20,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,8 +68,9 @@ def main(
     """Measures each configuration with each seed in new processes."""
     names, overrides = names_and_overrides(words, CONFIGURATIONS, "Configuration")
     runs = [_Run(name, one, [*CONFIGURATIONS[name], *overrides]) for name in names for one in seed]
+    _require_teachers(runs)  # before the first training
     if not again:
-        for run in runs:  # before the first training
+        for run in runs:
             run.require_same_settings()
     for run in runs:
         if again:
@@ -132,6 +134,23 @@ class _Run:
                 f"{self.folder} contains a training with other settings: {changed}. Use the same settings to continue, "
                 "move the folder to keep the model, or delete it with --again."
             )
+
+
+def _require_teachers(runs: Iterable[_Run]) -> None:
+    """Checks that each teacher exists or is trained before its student.
+
+    Raises:
+        ConfigError: A teacher is missing.
+    """
+    earlier: set[Path] = set()
+    for run in runs:
+        for teacher in run.config.training.teachers:
+            if not teacher.is_file() and teacher not in earlier:
+                raise ConfigError(
+                    f"{run.folder.name} learns from {teacher}, which does not exist. Train the teachers first: "
+                    "`python -m benchmarks.accuracy teacher --seed 1 --seed 2`, with the same overrides."
+                )
+        earlier.add(run.model)
 
 
 def changed_settings(

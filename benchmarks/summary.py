@@ -17,9 +17,10 @@ def summary() -> str:
     lines: list[list[str]] = []
     used: _Rows = []
     for file, explained, line in LINES:
-        if rows := read_results(file):
+        rows = read_results(file)
+        if cells := line(rows) if rows else []:
             result = f"[{file}.csv](benchmarks/results/{file}.csv)"
-            lines.append([*line(rows), f"{result}, [how](docs/{explained})"])
+            lines.append([*cells, f"{result}, [how](docs/{explained})"])
             used += rows
     return markdown_table("measurement|result|source", lines) + _environment(used)
 
@@ -38,6 +39,8 @@ def _tiny_accuracy(rows: _Rows) -> list[str]:
 
 def _accuracy(rows: _Rows, overrides: str, settings: str) -> list[str]:
     own = _where(rows, overrides=overrides)
+    if not own:
+        return []
     figure = _share([float(row["test_accuracy"]) for row in own])
     what = f"test accuracy, {settings}, {seeds(own)}"
     return [what, f"**{figure}**; 95 % interval for {int(own[0]['test_images']):,} images: {interval(own)}"]

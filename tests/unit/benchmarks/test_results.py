@@ -42,6 +42,12 @@ def test_processes_that_write_to_the_same_file_keep_the_rows_of_each_other(resul
     assert sorted(rows) == sorted((str(trial), str(seed)) for trial in range(4) for seed in range(5))
 
 
+def test_a_missing_teacher_is_an_error_before_the_first_training(tmp_path: Path) -> None:
+    result = CliRunner().invoke(accuracy.app, ["default", f"training.teachers=['{tmp_path}/teacher.pth']"])
+    assert isinstance(result.exception, ConfigError)
+    assert f"default-42 learns from {tmp_path}/teacher.pth, which does not exist" in str(result.exception)
+
+
 def test_an_unknown_configuration_is_an_error() -> None:
     result = CliRunner().invoke(accuracy.app, ["missing"])
     assert isinstance(result.exception, ConfigError)
