@@ -144,11 +144,12 @@ def _unknown() -> str:
     for model, group in _groups("unknown", "model"):
         scores = list(dict.fromkeys(row["score"] for row in group))
         known = {row["score"]: row["known_called_unknown"] for row in group}
+        kinds = grouped(group, "kind").items()
         text += f"\n**{model}**\n"
         for title, column, digits in _MEASURES:
             rows = [
                 [kind, found[0]["images"], *_cells({row["score"]: row[column] for row in found}, scores, digits)]
-                for (kind,), found in grouped(group, "kind").items()
+                for (kind,), found in kinds
             ]
             if column == "called_unknown":
                 rows.append(["known test signs", "", *_cells(known, scores, digits)])
